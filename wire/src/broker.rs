@@ -1,0 +1,221 @@
+//! Broker URLs: `mqtt://`, `mqtts://`, `ws://`, `wss://`.
+
+use std::fmt;
+
+use crate::secret::{percent_decode, Secret};
+
+/// How the MQTT connection is carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// Plain TCP, default port 1883.
+    Mqtt,
+    /// TLS, default port 8883.
+    Mqtts,
+    /// WebSocket, default port 80.
+    Ws,
+    /// WebSocket over TLS, default port 443.
+    Wss,
+}
+
+impl Scheme {
+    fn as_str(self) -> &'static str {
+        match self {
+            Scheme::Mqtt => "mqtt",
+            Scheme::Mqtts => "mqtts",
+            Scheme::Ws => "ws",
+            Scheme::Wss => "wss",
+        }
+    }
+
+    pub fn is_tls(self) -> bool {
+        matches!(self, Scheme::Mqtts | Scheme::Wss)
+    }
+
+    pub fn is_websocket(self) -> bool {
+        matches!(self, Scheme::Ws | Scheme::Wss)
+    }
+
+    fn default_port(self) -> u16 {
+        match self {
+            Scheme::Mqtt => 1883,
+            Scheme::Mqtts => 8883,
+            Scheme::Ws => 80,
+            Scheme::Wss => 443,
+        }
+    }
+}
+
+/// A broker's address without credentials: what `Display` shows is safe to log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokerUrl {
+    pub scheme: Scheme,
+    /// Host name or address; an IPv6 address without its brackets.
+    pub host: String,
+    pub port: u16,
+    /// Path of a WebSocket URL, `/mqtt` where none is given (the usual one).
+    pub path: String,
+}
+
+/// Credentials that were written into the URL (`mqtt://user:password@host`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UserInfo {
+    pub username: Option<String>,
+    pub password: Option<Secret>,
+}
+
+impl BrokerUrl {
+    /// Parses `url`; credentials in it come back beside it, percent-decoded.
+    ///
+    /// The error names the part that is wrong and shows nothing of the userinfo.
+    pub fn parse(url: &str) -> Result<(Self, UserInfo), String> {
+        let (scheme, rest) = url.split_once("://").ok_or(
+            "the broker URL has no scheme: write mqtt://, mqtts://, ws:// or wss:// before the host",
+        )?;
+        let scheme = match scheme.to_ascii_lowercase().as_str() {
+            "mqtt" | "tcp" => Scheme::Mqtt,
+            "mqtts" | "ssl" => Scheme::Mqtts,
+            "ws" => Scheme::Ws,
+            "wss" => Scheme::Wss,
+            other => {
+                return Err(format!(
+                    "the broker URL's scheme {other:?} is not known: use mqtt, mqtts, ws or wss"
+                ))
+            }
+        };
+        let (authority, path) = match rest.find('/') {
+            Some(slash) => rest.split_at(slash),
+            None => (rest, ""),
+        };
+        let (userinfo, address) = match authority.rsplit_once('@') {
+            Some((userinfo, address)) => (parse_userinfo(userinfo)?, address),
+            None => (UserInfo::default(), authority),
+        };
+        let (host, port) = split_port(address)?;
+        if host.is_empty() {
+            return Err("the broker URL has no host".into());
+        }
+        if !path.is_empty() && path != "/" && !scheme.is_websocket() {
+            return Err(format!(
+                "the broker URL has a path, which only ws:// and wss:// know: remove {path:?} (the topic is a property of its own)"
+            ));
+        }
+        let path = match path {
+            "" | "/" => "/mqtt".to_owned(),
+            path => path.to_owned(),
+        };
+        Ok((
+            BrokerUrl {
+                scheme,
+                host: host.to_owned(),
+                port: port.unwrap_or(scheme.default_port()),
+                path,
+            },
+            userinfo,
+        ))
+    }
+}
+
+impl fmt::Display for BrokerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = self.scheme.as_str();
+        if self.host.contains(':') {
+            write!(f, "{scheme}://[{}]:{}", self.host, self.port)?;
+        } else {
+            write!(f, "{scheme}://{}:{}", self.host, self.port)?;
+        }
+        if self.scheme.is_websocket() {
+            f.write_str(&self.path)?;
+        }
+        Ok(())
+    }
+}
+
+fn parse_userinfo(userinfo: &str) -> Result<UserInfo, String> {
+    let (username, password) = match userinfo.split_once(':') {
+        Some((username, password)) => (username, Some(password)),
+        None => (userinfo, None),
+    };
+    let decode = |text: &str| {
+        percent_decode(text).map_err(|_| {
+            "the credentials in the broker URL are not UTF-8 after percent-decoding".to_owned()
+        })
+    };
+    Ok(UserInfo {
+        username: Some(decode(username)?).filter(|username| !username.is_empty()),
+        password: password.map(decode).transpose()?.map(Secret::new),
+    })
+}
+
+/// Splits `host[:port]` or `[v6][:port]`.
+pub fn split_port(address: &str) -> Result<(&str, Option<u16>), String> {
+    let (host, port) = if let Some(rest) = address.strip_prefix('[') {
+        let (host, after) = rest
+            .split_once(']')
+            .ok_or_else(|| format!("the address {address:?} lacks the closing bracket"))?;
+        (host, after.strip_prefix(':'))
+    } else {
+        match address.split_once(':') {
+            Some((_, port)) if port.contains(':') => {
+                return Err(format!(
+                    "the address {address:?} looks like IPv6: write it in brackets, [{address}]"
+                ))
+            }
+            Some((host, port)) => (host, Some(port)),
+            None => (address, None),
+        }
+    };
+    let port = port
+        .map(|port| {
+            port.parse::<u16>()
+                .ok()
+                .filter(|port| *port != 0)
+                .ok_or_else(|| format!("the port {port:?} is not a number from 1 to 65535"))
+        })
+        .transpose()?;
+    Ok((host, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(url: &str) -> String {
+        BrokerUrl::parse(url).unwrap().0.to_string()
+    }
+
+    #[test]
+    fn each_scheme_has_its_default_port() {
+        assert_eq!(parsed("mqtt://h"), "mqtt://h:1883");
+        assert_eq!(parsed("MQTTS://h"), "mqtts://h:8883");
+        assert_eq!(parsed("ws://h"), "ws://h:80/mqtt");
+        assert_eq!(parsed("wss://h:9001/x"), "wss://h:9001/x");
+        assert_eq!(parsed("mqtt://[::1]:1884/"), "mqtt://[::1]:1884");
+    }
+
+    #[test]
+    fn credentials_are_taken_out_and_decoded() {
+        let (url, userinfo) = BrokerUrl::parse("mqtts://rob%40t:p%2Fa:b@h").unwrap();
+        assert_eq!(url.to_string(), "mqtts://h:8883");
+        assert_eq!(userinfo.username.as_deref(), Some("rob@t"));
+        assert_eq!(userinfo.password.unwrap().expose(), "p/a:b");
+    }
+
+    #[test]
+    fn a_bad_url_is_refused_with_the_remedy_and_without_the_password() {
+        for (url, reason) in [
+            ("h:1883", "scheme"),
+            ("http://u:hunter2@h", "http"),
+            ("mqtt://u:hunter2@", "no host"),
+            ("mqtt://u:hunter2@h:99999", "99999"),
+            ("mqtt://u:hunter2@h:0", "65535"),
+            ("mqtt://::1", "brackets"),
+            ("mqtt://[::1", "bracket"),
+            ("mqtt://u:hunter2@h/robot/stream", "robot/stream"),
+            ("mqtt://u:%ff@h", "UTF-8"),
+        ] {
+            let error = BrokerUrl::parse(url).unwrap_err();
+            assert!(error.contains(reason), "{error:?} names {reason:?}");
+            assert!(!error.contains("hunter2"), "{error:?}");
+        }
+    }
+}

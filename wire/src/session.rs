@@ -1,0 +1,570 @@
+//! An MQTT 5 session that comes back by itself: one task, back-off with jitter, a
+//! subscription on every CONNACK, retained topics that always hold the newest value.
+//!
+//! Nothing here waits on the caller's side: [`Session::set_retained`] stores, and
+//! [`Session::publish`] is for callers that want to wait for the broker's PUBACK.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use rumqttc::{
+    v5::{
+        mqttbytes::{
+            v5::{
+                ConnectReturnCode, Filter, LastWill, Packet, PubAckReason, PublishProperties,
+                RetainForwardRule, SubscribeReasonCode,
+            },
+            QoS,
+        },
+        AsyncClient, ConnectionError, Event as MqttEvent, EventLoop, MqttOptions, StateError,
+    },
+    NetworkOptions, Outgoing, TlsConfiguration, Transport,
+};
+use rustls::ClientConfig;
+use tokio::{
+    runtime::Handle,
+    sync::oneshot,
+    task::JoinHandle,
+    time::{sleep, timeout, Instant},
+};
+
+use crate::{backoff::jitter, broker::Scheme, Backoff, BrokerUrl, Secret};
+
+/// TCP, TLS, CONNECT and CONNACK together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+const BACKOFF_MIN: Duration = Duration::from_millis(250);
+/// With [`CONNECT_TIMEOUT`] and TCP's SYN retries: back within seconds of the link's return.
+const BACKOFF_MAX: Duration = Duration::from_secs(3);
+/// A connection that lasted this long makes the next wait the shortest again.
+const STABLE: Duration = Duration::from_secs(10);
+/// Last publishes and DISCONNECT at a clean end.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(150);
+/// Requests that wait for the event loop; DISCONNECT and acknowledgements fit beside them.
+const CHANNEL: usize = 128;
+/// Unacknowledged publishes; rumqttc reserves memory for this many.
+const INFLIGHT: u16 = 20;
+/// Announced to the broker, which then withholds larger packets instead of cutting us off.
+const MAX_PACKET: u32 = 32 * 1024;
+/// rumqttc's lower bound for MQTT 5.
+pub const MIN_KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// User name and password, asked for anew at each connect.
+pub type Credentials =
+    Box<dyn Fn() -> Result<(Option<String>, Option<Secret>), String> + Send + Sync>;
+
+/// What a session needs to know; nothing is checked before [`Session::spawn`] but what the
+/// types say.
+pub struct Config {
+    pub broker: BrokerUrl,
+    pub client_id: String,
+    pub credentials: Credentials,
+    /// Needed for `mqtts` and `wss`; see [`crate::tls::TlsFiles`].
+    pub tls: Option<Arc<ClientConfig>>,
+    /// At least [`MIN_KEEP_ALIVE`]; a shorter one is raised to it.
+    pub keep_alive: Duration,
+    /// How long the broker keeps queued commands for this client. Zero: not at all.
+    pub session_expiry: Duration,
+    /// Topic and payload of the retained last will.
+    pub will: Option<(String, String)>,
+    /// Topic filters, QoS 1.
+    pub subscriptions: Vec<String>,
+}
+
+/// What happens to a session, in order.
+#[derive(Debug)]
+pub enum Event {
+    /// Connected and subscribed.
+    Up,
+    /// Not connected: why, fit for logs. Comes for each failed try.
+    Down { reason: String },
+    /// A message; it is acknowledged when the handler returns.
+    Message(Message),
+}
+
+/// A message on a subscribed topic.
+#[derive(Debug, Clone)]
+pub struct Message {
+    pub topic: String,
+    pub payload: Vec<u8>,
+    /// Sent by the broker because it was retained, not because somebody just published it.
+    pub retained: bool,
+}
+
+/// Why a publish was not acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishError(pub String);
+
+impl fmt::Display for PublishError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for PublishError {}
+
+/// One MQTT session; lives until [`Session::stop`] or until it is dropped (without a clean end).
+pub struct Session {
+    shared: Arc<Shared>,
+    stop: Option<oneshot::Sender<Vec<(String, String)>>>,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Session {
+    /// Starts connecting on `runtime`. `on_event` runs in the session's task: it must not block.
+    pub fn spawn(
+        runtime: &Handle,
+        config: Config,
+        on_event: impl FnMut(Event) + Send + 'static,
+    ) -> Self {
+        let shared = Arc::new(Shared::default());
+        let (stop, stopped) = oneshot::channel();
+        let task = runtime.spawn(run(config, shared.clone(), on_event, stopped));
+        Session {
+            shared,
+            stop: Some(stop),
+            task: Some(task),
+        }
+    }
+
+    /// Connected and subscribed at this moment.
+    pub fn is_up(&self) -> bool {
+        self.shared.lock().client.is_some()
+    }
+
+    /// Times the session came up so far.
+    pub fn connects(&self) -> u64 {
+        self.shared.lock().connects
+    }
+
+    /// Makes `payload` the retained value of `topic`, now or as soon as the broker is there.
+    /// Values that come faster than the broker acknowledges replace each other.
+    pub fn set_retained(&self, topic: &str, payload: impl Into<Vec<u8>>) {
+        let mut state = self.shared.lock();
+        let slot = state.retained.entry(topic.to_owned()).or_default();
+        slot.payload = payload.into();
+        slot.dirty = true;
+        state.flush();
+    }
+
+    /// Publishes (QoS 1, not retained) and waits for the broker's PUBACK. Fails at once while
+    /// the session is down, and when it goes down before the answer: nothing is sent later.
+    pub async fn publish(
+        &self,
+        topic: &str,
+        payload: impl Into<Vec<u8>>,
+        expiry: Option<Duration>,
+    ) -> Result<(), PublishError> {
+        let answer =
+            self.shared
+                .lock()
+                .publish(topic, payload.into(), false, expiry, Waiter::caller)?;
+        answer
+            .await
+            .unwrap_or_else(|_| Err(PublishError("the MQTT session ended".into())))
+    }
+
+    /// Publishes `last` as retained values, disconnects (no last will) and ends the task;
+    /// takes at most a fifth of a second, whatever the network does.
+    pub async fn stop(mut self, last: Vec<(String, String)>) {
+        let (Some(stop), Some(task)) = (self.stop.take(), self.task.take()) else {
+            return;
+        };
+        let abort = task.abort_handle();
+        if stop.send(last).is_ok()
+            && timeout(CLOSE_TIMEOUT + CLOSE_TIMEOUT / 3, task)
+                .await
+                .is_err()
+        {
+            abort.abort();
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+/// What the session's task and its callers share.
+#[derive(Default)]
+struct Shared(Mutex<State>);
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Default)]
+struct State {
+    /// Set while connected and subscribed.
+    client: Option<AsyncClient>,
+    connects: u64,
+    retained: BTreeMap<String, Retained>,
+    /// Publishes handed to the event loop, in order, which it has not numbered yet.
+    unnumbered: VecDeque<Waiter>,
+    /// Publishes by packet identifier.
+    numbered: HashMap<u16, Waiter>,
+}
+
+#[derive(Default)]
+struct Retained {
+    payload: Vec<u8>,
+    dirty: bool,
+    in_flight: bool,
+}
+
+/// Who hears of a PUBACK.
+enum Waiter {
+    Caller(oneshot::Sender<Result<(), PublishError>>),
+    Retained(String),
+}
+
+impl Waiter {
+    fn caller() -> (Self, oneshot::Receiver<Result<(), PublishError>>) {
+        let (sender, receiver) = oneshot::channel();
+        (Waiter::Caller(sender), receiver)
+    }
+}
+
+impl State {
+    fn publish<T>(
+        &mut self,
+        topic: &str,
+        payload: Vec<u8>,
+        retain: bool,
+        expiry: Option<Duration>,
+        waiter: impl FnOnce() -> (Waiter, T),
+    ) -> Result<T, PublishError> {
+        let client = self
+            .client
+            .as_ref()
+            .ok_or_else(|| PublishError("no connection to the MQTT broker".into()))?;
+        let properties = PublishProperties {
+            message_expiry_interval: expiry
+                .map(|expiry| u32::try_from(expiry.as_secs().max(1)).unwrap_or(u32::MAX)),
+            ..PublishProperties::default()
+        };
+        client
+            .try_publish_with_properties(topic, QoS::AtLeastOnce, retain, payload, properties)
+            .map_err(|_| {
+                PublishError(
+                    "the MQTT broker is too slow: too many messages wait for its answer".into(),
+                )
+            })?;
+        let (waiter, rest) = waiter();
+        self.unnumbered.push_back(waiter);
+        Ok(rest)
+    }
+
+    /// Sends the retained values that changed and are not on their way.
+    fn flush(&mut self) {
+        if self.client.is_none() {
+            return;
+        }
+        let mut retained = std::mem::take(&mut self.retained);
+        for (topic, slot) in &mut retained {
+            if !slot.dirty || slot.in_flight {
+                continue;
+            }
+            let waiter = || (Waiter::Retained(topic.clone()), ());
+            if self
+                .publish(topic, slot.payload.clone(), true, None, waiter)
+                .is_err()
+            {
+                break;
+            }
+            slot.dirty = false;
+            slot.in_flight = true;
+        }
+        self.retained = retained;
+    }
+
+    fn numbered(&mut self, pkid: u16) {
+        if let Some(waiter) = self.unnumbered.pop_front() {
+            self.numbered.insert(pkid, waiter);
+        }
+    }
+
+    fn acknowledged(&mut self, pkid: u16, reason: PubAckReason) {
+        match self.numbered.remove(&pkid) {
+            Some(Waiter::Caller(sender)) => {
+                let answer = match reason {
+                    PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Ok(()),
+                    reason => Err(PublishError(format!(
+                        "the MQTT broker refused the message: {reason:?}"
+                    ))),
+                };
+                // A caller that no longer waits does not care.
+                let _ = sender.send(answer);
+            }
+            Some(Waiter::Retained(topic)) => {
+                if let Some(slot) = self.retained.get_mut(&topic) {
+                    slot.in_flight = false;
+                }
+                self.flush();
+            }
+            None => {}
+        }
+    }
+
+    fn up(&mut self, client: AsyncClient) {
+        self.client = Some(client);
+        self.connects += 1;
+        for slot in self.retained.values_mut() {
+            slot.dirty = true;
+            slot.in_flight = false;
+        }
+        self.flush();
+    }
+
+    fn down(&mut self, reason: &str) {
+        self.client = None;
+        let waiting = self
+            .unnumbered
+            .drain(..)
+            .chain(self.numbered.drain().map(|(_, waiter)| waiter));
+        for waiter in waiting {
+            if let Waiter::Caller(sender) = waiter {
+                let _ = sender.send(Err(PublishError(format!(
+                    "the connection to the MQTT broker was lost: {reason}"
+                ))));
+            }
+        }
+    }
+}
+
+async fn run(
+    config: Config,
+    shared: Arc<Shared>,
+    mut on_event: impl FnMut(Event) + Send,
+    mut stopped: oneshot::Receiver<Vec<(String, String)>>,
+) {
+    let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
+    // Commands queued for an earlier life of this client are stale: only what comes while
+    // this session lives is kept for it.
+    let mut clean_start = true;
+    loop {
+        let started = Instant::now();
+        let reason = match options(&config, clean_start) {
+            Err(reason) => reason,
+            Ok(options) => {
+                let (client, mut events) = AsyncClient::new(options, CHANNEL);
+                let driven = drive(
+                    &config,
+                    &client,
+                    &mut events,
+                    &shared,
+                    &mut on_event,
+                    &mut clean_start,
+                );
+                tokio::select! {
+                    biased;
+                    last = &mut stopped => {
+                        if let Ok(last) = last {
+                            close(&client, &mut events, &shared, last).await;
+                        }
+                        return;
+                    }
+                    reason = driven => reason,
+                }
+            }
+        };
+        shared.lock().down(&reason);
+        on_event(Event::Down { reason });
+        if started.elapsed() >= STABLE {
+            backoff.reset();
+        }
+        tokio::select! {
+            biased;
+            _ = &mut stopped => return,
+            () = sleep(backoff.next(jitter())) => {}
+        }
+    }
+}
+
+/// Runs one connection; returns why it ended.
+async fn drive(
+    config: &Config,
+    client: &AsyncClient,
+    events: &mut EventLoop,
+    shared: &Shared,
+    on_event: &mut (impl FnMut(Event) + Send),
+    clean_start: &mut bool,
+) -> String {
+    // rumqttc's flush has no time-out of its own: a full send buffer on a dead link would hang.
+    let patience = config.keep_alive.max(MIN_KEEP_ALIVE) * 2 + CONNECT_TIMEOUT;
+    let mut subscribed = config.subscriptions.is_empty();
+    loop {
+        let event = match timeout(patience, events.poll()).await {
+            Err(_) => return "the broker has not answered".into(),
+            Ok(Err(err)) => return describe(&err, config),
+            Ok(Ok(event)) => event,
+        };
+        match event {
+            MqttEvent::Incoming(Packet::ConnAck(_)) => {
+                *clean_start = false;
+                if subscribed {
+                    shared.lock().up(client.clone());
+                    on_event(Event::Up);
+                    continue;
+                }
+                let filters = config.subscriptions.iter().map(|topic| Filter {
+                    path: topic.clone(),
+                    qos: QoS::AtLeastOnce,
+                    nolocal: false,
+                    preserve_retain: false,
+                    retain_forward_rule: RetainForwardRule::OnEverySubscribe,
+                });
+                if client.try_subscribe_many(filters).is_err() {
+                    return "cannot subscribe: the request queue is full".into();
+                }
+            }
+            MqttEvent::Incoming(Packet::SubAck(answer)) if !subscribed => {
+                for (topic, code) in config.subscriptions.iter().zip(&answer.return_codes) {
+                    if !matches!(code, SubscribeReasonCode::Success(_)) {
+                        return format!(
+                            "the broker refuses the subscription to {topic:?} ({code:?}): check its access rights"
+                        );
+                    }
+                }
+                subscribed = true;
+                shared.lock().up(client.clone());
+                on_event(Event::Up);
+            }
+            MqttEvent::Incoming(Packet::Publish(publish)) => {
+                on_event(Event::Message(Message {
+                    topic: String::from_utf8_lossy(&publish.topic).into_owned(),
+                    payload: publish.payload.to_vec(),
+                    retained: publish.retain,
+                }));
+                // A full queue costs only a redelivery, which the receiver must bear anyway.
+                let _ = client.try_ack(&publish);
+            }
+            MqttEvent::Incoming(Packet::PubAck(answer)) => {
+                shared.lock().acknowledged(answer.pkid, answer.reason);
+            }
+            MqttEvent::Outgoing(Outgoing::Publish(pkid)) => shared.lock().numbered(pkid),
+            MqttEvent::Incoming(Packet::Disconnect(disconnect)) => {
+                return format!("the broker disconnected: {:?}", disconnect.reason_code);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Publishes `last`, disconnects, and reads until the broker closes: closing with unread input
+/// would reset the connection and set off the last will.
+async fn close(
+    client: &AsyncClient,
+    events: &mut EventLoop,
+    shared: &Shared,
+    last: Vec<(String, String)>,
+) {
+    if shared.lock().client.take().is_none() {
+        return;
+    }
+    for (topic, payload) in last {
+        if client
+            .try_publish(topic, QoS::AtLeastOnce, true, payload)
+            .is_err()
+        {
+            break;
+        }
+    }
+    if client.try_disconnect().is_err() {
+        return;
+    }
+    // The deadline is the only other end: the broker answers DISCONNECT by closing.
+    let _ = timeout(CLOSE_TIMEOUT, async {
+        while events.poll().await.is_ok() {}
+    })
+    .await;
+}
+
+fn options(config: &Config, clean_start: bool) -> Result<MqttOptions, String> {
+    let broker = &config.broker;
+    let host = if broker.scheme.is_websocket() {
+        broker.to_string()
+    } else {
+        broker.host.clone()
+    };
+    let mut options = MqttOptions::new(&config.client_id, host, broker.port);
+    let tls = || {
+        let tls = config
+            .tls
+            .clone()
+            .ok_or_else(|| "TLS is not set up".to_owned())?;
+        Ok::<_, String>(TlsConfiguration::Rustls(tls))
+    };
+    options.set_transport(match broker.scheme {
+        Scheme::Mqtt => Transport::Tcp,
+        Scheme::Mqtts => Transport::Tls(tls()?),
+        Scheme::Ws => Transport::Ws,
+        Scheme::Wss => Transport::Wss(tls()?),
+    });
+    let (username, password) = (config.credentials)()?;
+    if username.is_some() || password.is_some() {
+        options.set_credentials(
+            username.unwrap_or_default(),
+            password.as_ref().map_or("", Secret::expose),
+        );
+    }
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    options
+        .set_network_options(network)
+        .set_connection_timeout(CONNECT_TIMEOUT.as_secs())
+        .set_keep_alive(config.keep_alive.max(MIN_KEEP_ALIVE))
+        .set_outgoing_inflight_upper_limit(INFLIGHT)
+        .set_max_packet_size(Some(MAX_PACKET))
+        .set_session_expiry_interval(Some(
+            u32::try_from(config.session_expiry.as_secs()).unwrap_or(u32::MAX),
+        ))
+        .set_clean_start(clean_start)
+        .set_manual_acks(true);
+    if let Some((topic, payload)) = &config.will {
+        options.set_last_will(LastWill::new(
+            topic,
+            payload.as_bytes(),
+            QoS::AtLeastOnce,
+            true,
+            None,
+        ));
+    }
+    Ok(options)
+}
+
+/// The error in a user's words. rumqttc's errors hold no credentials; its options do and are
+/// never printed.
+fn describe(error: &ConnectionError, config: &Config) -> String {
+    let broker = &config.broker;
+    match error {
+        ConnectionError::ConnectionRefused(
+            ConnectReturnCode::NotAuthorized | ConnectReturnCode::BadUserNamePassword,
+        ) => format!(
+            "{broker} refuses the login: check username and password (or password-file) and the broker's access rights"
+        ),
+        ConnectionError::ConnectionRefused(code) => {
+            format!("{broker} refuses the connection: {code:?}")
+        }
+        ConnectionError::Timeout(_) => format!(
+            "{broker} has not answered within {} s",
+            CONNECT_TIMEOUT.as_secs()
+        ),
+        ConnectionError::MqttState(StateError::AwaitPingResp) => {
+            format!("{broker} has not answered a ping: the link is dead")
+        }
+        ConnectionError::MqttState(StateError::ConnectionAborted) => {
+            format!("{broker} closed the connection")
+        }
+        error => format!("{broker}: {error}"),
+    }
+}

@@ -1,0 +1,106 @@
+//! The retained JSON of the state topic.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// What a viewer needs to know of the robot's stream, in one word.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StreamState {
+    /// Closed: nothing flows.
+    #[default]
+    Idle,
+    /// Open, but the server has not accepted the publisher yet or no frame has passed.
+    Starting,
+    /// The server has accepted the publisher and frames flow.
+    Live,
+    /// Open, but the publishing session is lost: waiting for the next try.
+    Backoff,
+    /// Open, but the server refuses the publisher (wrong credentials, path taken).
+    Refused,
+    /// Open, but the robot cannot deliver, for example because the camera does not open.
+    Error,
+}
+
+impl StreamState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            StreamState::Idle => "idle",
+            StreamState::Starting => "starting",
+            StreamState::Live => "live",
+            StreamState::Backoff => "backoff",
+            StreamState::Refused => "refused",
+            StreamState::Error => "error",
+        }
+    }
+}
+
+/// What the sink says of its publishing session; part of the state as `publish`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PublishState {
+    /// `idle`, `connecting`, `publishing`, `backoff` or `refused`.
+    pub state: String,
+    /// Why the state is what it is; absent while all is well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Tries since the last session that the server accepted.
+    pub attempt: u32,
+    /// Seconds until the next try, where one is waited for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_try: Option<f64>,
+}
+
+/// The retained payload of the state topic.
+///
+/// Fields that a newer robot adds are kept in `more`, so that a bridge hands them on.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RobotState {
+    pub state: StreamState,
+    /// RFC 3339 UTC time at which `state` was entered, by the robot's clock.
+    pub since: String,
+    /// What led to it: `boot`, `mqtt`, `lease`, `local`, `offline`, `publish`, `camera`.
+    pub cause: String,
+    /// Ids that hold the stream open; a plain `start` counts as `*`, the local switch as `local`.
+    pub viewers: Vec<String>,
+    /// RFC 3339 time at which the last lease ends; null while one holds until `stop`, or none lives.
+    pub lease_until: Option<String>,
+    /// The sink's publishing session; absent where no `rtmpauthsink` is downstream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publish: Option<PublishState>,
+    /// Last fault or refused command, without any secret.
+    pub last_error: Option<String>,
+    /// What runs while closed: `cold`, `warm` or `hot`.
+    pub standby: String,
+    /// Commands refused since the element started.
+    pub refused_commands: u64,
+    /// Milliseconds from the last opening to the first buffer that passed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_latency_ms: Option<f64>,
+    /// Version of the robot's software.
+    pub version: String,
+    #[serde(flatten)]
+    pub more: serde_json::Map<String, Value>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_fields_survive_and_missing_ones_default() {
+        let state: RobotState =
+            serde_json::from_str(r#"{"state":"live","from_the_future":7}"#).unwrap();
+        assert_eq!(state.state, StreamState::Live);
+        let text = serde_json::to_string(&state).unwrap();
+        assert!(text.contains(r#""from_the_future":7"#), "{text}");
+    }
+
+    #[test]
+    fn states_are_written_in_lower_case() {
+        let text = serde_json::to_string(&RobotState::default()).unwrap();
+        assert!(text.starts_with(r#"{"state":"idle""#), "{text}");
+        assert!(text.contains(r#""lease_until":null"#), "{text}");
+    }
+}
