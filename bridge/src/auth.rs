@@ -1,0 +1,631 @@
+//! Who may do what: hashed secrets, Basic and Bearer, a limit on failed tries.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use argon2::{
+    password_hash::{phc, PasswordHasher, PasswordVerifier},
+    Argon2,
+};
+use axum::http::HeaderValue;
+use base64::{engine::general_purpose::STANDARD, Engine};
+use droidrelay_wire::Secret;
+use ring::{digest, hmac, rand::SystemRandom};
+use serde::Deserialize;
+use subtle::ConstantTimeEq;
+
+/// What a user may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Looks at robots, starts and stops their streams.
+    Viewer,
+    /// Everything, with every robot.
+    Admin,
+}
+
+/// One who may come in.
+#[derive(Debug)]
+pub struct User {
+    pub name: String,
+    pub role: Role,
+    /// The robots of a viewer; `None`: all.
+    pub robots: Option<Vec<String>>,
+    /// For Basic.
+    pub password: Option<Hash>,
+    /// For Bearer.
+    pub token: Option<Hash>,
+}
+
+impl User {
+    pub fn may_use(&self, robot: &str) -> bool {
+        self.robots
+            .as_ref()
+            .is_none_or(|robots| robots.iter().any(|name| name == robot))
+    }
+}
+
+/// A hashed secret as the configuration holds it.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Hash {
+    /// `sha256:` and the padded base64 of the digest, as in MediaMTX: for long random secrets.
+    Sha256([u8; 32]),
+    /// A PHC string, `$argon2id$…`: for what people choose.
+    Argon2(String),
+}
+
+impl Hash {
+    /// Reads a hash; the error shows nothing of the text, which may be a plain password.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        const REMEDY: &str =
+            "make it with `droidrelay-bridge hash-password` (add --sha256 for a long random secret)";
+        if let Some(digest) = text.strip_prefix("sha256:") {
+            return STANDARD
+                .decode(digest)
+                .ok()
+                .and_then(|digest| digest.try_into().ok())
+                .map(Hash::Sha256)
+                .ok_or_else(|| {
+                    format!(
+                        "what follows \"sha256:\" is not the padded base64 of 32 bytes: {REMEDY}"
+                    )
+                });
+        }
+        let phc = text.strip_prefix("argon2:").unwrap_or(text);
+        if !phc.starts_with("$argon2") {
+            return Err(format!("the secret is not hashed: {REMEDY}"));
+        }
+        let parsed = phc::PasswordHash::new(phc)
+            .map_err(|err| format!("the argon2 hash cannot be read ({err}): {REMEDY}"))?;
+        if parsed.hash.is_none() || parsed.salt.is_none() {
+            return Err(format!("the argon2 hash is not complete: {REMEDY}"));
+        }
+        Ok(Hash::Argon2(phc.to_owned()))
+    }
+
+    /// Hashes `secret` with argon2id and a new salt.
+    pub fn argon2id(secret: &Secret) -> Result<Self, String> {
+        Argon2::default()
+            .hash_password(secret.expose().as_bytes())
+            .map(|hash| Hash::Argon2(hash.to_string()))
+            .map_err(|err| format!("cannot hash: {err}"))
+    }
+
+    /// Hashes `secret` with SHA-256.
+    pub fn sha256(secret: &Secret) -> Self {
+        Hash::Sha256(sha256(secret))
+    }
+
+    /// Slow for argon2 (tens of milliseconds): not on an async thread.
+    fn verify(&self, secret: &Secret) -> bool {
+        match self {
+            Hash::Sha256(expected) => sha256(secret).ct_eq(expected).into(),
+            Hash::Argon2(expected) => phc::PasswordHash::new(expected).is_ok_and(|expected| {
+                Argon2::default()
+                    .verify_password(secret.expose().as_bytes(), &expected)
+                    .is_ok()
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Hash {
+    /// The text that [`Hash::parse`] reads.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Hash::Sha256(digest) => write!(f, "sha256:{}", STANDARD.encode(digest)),
+            Hash::Argon2(phc) => f.write_str(phc),
+        }
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hash(…)")
+    }
+}
+
+fn sha256(secret: &Secret) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(digest::digest(&digest::SHA256, secret.expose().as_bytes()).as_ref());
+    bytes
+}
+
+/// Why somebody does not come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denial {
+    /// No credentials were sent.
+    Missing,
+    /// The credentials are wrong.
+    Wrong,
+    /// Too many wrong ones came from there: not looked at until this has passed.
+    Limited(Duration),
+}
+
+/// Checks the `Authorization` header against the users.
+pub struct Auth {
+    users: Vec<Arc<User>>,
+    anonymous: Option<Arc<User>>,
+    /// Of the last good password of each user with an argon2 hash, so that only the first
+    /// request pays for it. The key lives in this process only.
+    cache: Mutex<HashMap<String, hmac::Tag>>,
+    cache_key: hmac::Key,
+    failures: Mutex<Failures>,
+    /// One argon2 at a time: each takes 19 MiB and a processor.
+    slow: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Auth {
+    /// Without users everybody is let in: the caller has made sure that only this host can ask.
+    pub fn new(users: Vec<User>, limit: FailureLimit) -> Result<Self, String> {
+        let cache_key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
+            .map_err(|_| "the system gives no random numbers".to_owned())?;
+        let anonymous = users.is_empty().then(|| {
+            Arc::new(User {
+                name: "anonymous".into(),
+                role: Role::Admin,
+                robots: None,
+                password: None,
+                token: None,
+            })
+        });
+        Ok(Auth {
+            users: users.into_iter().map(Arc::new).collect(),
+            anonymous,
+            cache: Mutex::default(),
+            cache_key,
+            failures: Mutex::new(Failures::new(limit)),
+            slow: Arc::default(),
+        })
+    }
+
+    /// Who sent this header from `peer`?
+    pub async fn check(
+        &self,
+        header: Option<&HeaderValue>,
+        peer: IpAddr,
+    ) -> Result<Arc<User>, Denial> {
+        if let Some(anonymous) = &self.anonymous {
+            return Ok(anonymous.clone());
+        }
+        let header = header.ok_or(Denial::Missing)?;
+        self.admit(peer)?;
+        let found = match header.to_str().ok().and_then(Credentials::parse) {
+            Some(Credentials::Bearer(token)) => self.by_token(&token),
+            Some(Credentials::Basic(name, password)) => match self.by_password(&name, &password) {
+                Verdict::Known(found) => found,
+                Verdict::Slow(user, hash) => {
+                    return self
+                        .by_slow_password(user, hash, name, password, peer)
+                        .await
+                }
+            },
+            None => None,
+        };
+        found.ok_or_else(|| {
+            lock(&self.failures).charge(peer, Instant::now());
+            Denial::Wrong
+        })
+    }
+
+    fn admit(&self, peer: IpAddr) -> Result<(), Denial> {
+        match lock(&self.failures).locked_for(peer, Instant::now()) {
+            None => Ok(()),
+            Some(wait) => Err(Denial::Limited(wait)),
+        }
+    }
+
+    fn by_token(&self, token: &Secret) -> Option<Arc<User>> {
+        let digest = sha256(token);
+        let mut found = None;
+        for user in &self.users {
+            if let Some(Hash::Sha256(expected)) = &user.token {
+                if bool::from(digest.ct_eq(expected)) {
+                    found = Some(user.clone());
+                }
+            }
+        }
+        found
+    }
+
+    /// What can be said at once.
+    fn by_password(&self, name: &str, password: &Secret) -> Verdict {
+        let user = self.users.iter().find(|user| user.name == name);
+        match user.and_then(|user| Some((user, user.password.as_ref()?))) {
+            Some((user, hash @ Hash::Argon2(_))) => {
+                if self.is_cached(name, password) {
+                    Verdict::Known(Some(user.clone()))
+                } else {
+                    Verdict::Slow(Some(user.clone()), hash.clone())
+                }
+            }
+            Some((user, hash)) => Verdict::Known(hash.verify(password).then(|| user.clone())),
+            // An unknown name takes as long as a known one: somebody else's hash is the decoy.
+            None => self
+                .users
+                .iter()
+                .filter_map(|user| user.password.as_ref())
+                .find(|hash| matches!(hash, Hash::Argon2(_)))
+                .map_or(Verdict::Known(None), |decoy| {
+                    Verdict::Slow(None, decoy.clone())
+                }),
+        }
+    }
+
+    async fn by_slow_password(
+        &self,
+        user: Option<Arc<User>>,
+        hash: Hash,
+        name: String,
+        password: Secret,
+        peer: IpAddr,
+    ) -> Result<Arc<User>, Denial> {
+        let turn = self.slow.clone().lock_owned().await;
+        // While this one waited its turn, another may have settled it.
+        if let (Some(user), true) = (&user, self.is_cached(&name, &password)) {
+            return Ok(user.clone());
+        }
+        self.admit(peer)?;
+        // Charged ahead: who hangs up during the check has tried all the same.
+        lock(&self.failures).charge(peer, Instant::now());
+        let tag = self.tag(&name, &password);
+        let good = tokio::task::spawn_blocking(move || {
+            let good = hash.verify(&password);
+            drop(turn);
+            good
+        })
+        .await
+        .unwrap_or(false);
+        match user {
+            Some(user) if good => {
+                lock(&self.failures).refund(peer);
+                lock(&self.cache).insert(name, tag);
+                Ok(user)
+            }
+            _ => Err(Denial::Wrong),
+        }
+    }
+
+    fn tag(&self, name: &str, password: &Secret) -> hmac::Tag {
+        let mut context = hmac::Context::with_key(&self.cache_key);
+        // A user name cannot hold a colon (RFC 7617, section 2).
+        context.update(name.as_bytes());
+        context.update(b":");
+        context.update(password.expose().as_bytes());
+        context.sign()
+    }
+
+    fn is_cached(&self, name: &str, password: &Secret) -> bool {
+        let tag = self.tag(name, password);
+        lock(&self.cache)
+            .get(name)
+            .is_some_and(|cached| tag.as_ref().ct_eq(cached.as_ref()).into())
+    }
+}
+
+enum Verdict {
+    Known(Option<Arc<User>>),
+    /// Needs argon2, with this hash; the user is missing where the hash is a decoy.
+    Slow(Option<Arc<User>>, Hash),
+}
+
+enum Credentials {
+    Basic(String, Secret),
+    Bearer(Secret),
+}
+
+impl Credentials {
+    fn parse(header: &str) -> Option<Self> {
+        let (scheme, rest) = header.split_once(' ')?;
+        let rest = rest.trim();
+        if scheme.eq_ignore_ascii_case("bearer") {
+            return (!rest.is_empty()).then(|| Credentials::Bearer(rest.into()));
+        }
+        if !scheme.eq_ignore_ascii_case("basic") {
+            return None;
+        }
+        let pair = Secret::new(String::from_utf8(STANDARD.decode(rest).ok()?).ok()?);
+        let (name, password) = pair.expose().split_once(':')?;
+        Some(Credentials::Basic(name.to_owned(), password.into()))
+    }
+}
+
+/// How many failed tries from one address are borne.
+#[derive(Debug, Clone, Copy)]
+pub struct FailureLimit {
+    /// Tries that may fail at once.
+    pub burst: u32,
+    /// The time in which that many are forgotten.
+    pub window: Duration,
+}
+
+/// Failed tries by address, a leaky bucket each; `now` is an argument.
+struct Failures {
+    limit: FailureLimit,
+    by_peer: HashMap<IpAddr, Bucket>,
+}
+
+struct Bucket {
+    level: f64,
+    at: Instant,
+}
+
+/// Addresses that are remembered; beyond it, some attacker's is forgotten.
+const MAX_PEERS: usize = 10_000;
+
+impl Failures {
+    fn new(limit: FailureLimit) -> Self {
+        Failures {
+            limit,
+            by_peer: HashMap::new(),
+        }
+    }
+
+    /// How long `peer` has to wait before it may try again.
+    fn locked_for(&self, peer: IpAddr, now: Instant) -> Option<Duration> {
+        let bucket = self.by_peer.get(&network(peer))?;
+        let over = self.level(bucket, now) + 1.0 - f64::from(self.limit.burst);
+        // Rounding must not leave a wait of nothing.
+        (over > 1e-6).then(|| Duration::from_secs_f64(over / self.rate()))
+    }
+
+    fn charge(&mut self, peer: IpAddr, now: Instant) {
+        if self.by_peer.len() >= MAX_PEERS {
+            self.forget(now);
+        }
+        let peer = network(peer);
+        let level = self
+            .by_peer
+            .get(&peer)
+            .map_or(0.0, |bucket| self.level(bucket, now));
+        let level = level + 1.0;
+        self.by_peer.insert(peer, Bucket { level, at: now });
+    }
+
+    fn refund(&mut self, peer: IpAddr) {
+        if let Some(bucket) = self.by_peer.get_mut(&network(peer)) {
+            bucket.level = (bucket.level - 1.0).max(0.0);
+        }
+    }
+
+    fn forget(&mut self, now: Instant) {
+        let mut by_peer = std::mem::take(&mut self.by_peer);
+        by_peer.retain(|_, bucket| self.level(bucket, now) > 0.0);
+        if by_peer.len() >= MAX_PEERS {
+            if let Some(peer) = by_peer.keys().next().copied() {
+                by_peer.remove(&peer);
+            }
+        }
+        self.by_peer = by_peer;
+    }
+
+    fn level(&self, bucket: &Bucket, now: Instant) -> f64 {
+        let leaked = now.saturating_duration_since(bucket.at).as_secs_f64() * self.rate();
+        (bucket.level - leaked).max(0.0)
+    }
+
+    /// Tries forgotten per second.
+    fn rate(&self) -> f64 {
+        f64::from(self.limit.burst) / self.limit.window.as_secs_f64()
+    }
+}
+
+/// What counts as one address: with IPv6, a host has a whole /64.
+fn network(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(address) => {
+            let high = address.to_bits() & !u128::from(u64::MAX);
+            IpAddr::V6(Ipv6Addr::from_bits(high))
+        }
+        v4 => v4,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOME: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    const LIMIT: FailureLimit = FailureLimit {
+        burst: 3,
+        window: Duration::from_secs(30),
+    };
+
+    fn user(name: &str, password: Option<Hash>, token: Option<Hash>) -> User {
+        User {
+            name: name.into(),
+            role: Role::Viewer,
+            robots: None,
+            password,
+            token,
+        }
+    }
+
+    /// An argon2id hash with the least cost there is: unoptimized, the usual one takes a second.
+    fn cheap(secret: &str) -> Hash {
+        let params = argon2::Params::new(8, 1, 1, None).unwrap();
+        let argon2 = Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
+        let hash = argon2.hash_password(secret.as_bytes()).unwrap();
+        Hash::parse(&hash.to_string()).unwrap()
+    }
+
+    fn basic(name: &str, password: &str) -> HeaderValue {
+        let pair = STANDARD.encode(format!("{name}:{password}"));
+        HeaderValue::from_str(&format!("Basic {pair}")).unwrap()
+    }
+
+    fn auth() -> Auth {
+        let users = vec![
+            user("random", Some(Hash::sha256(&"r4nd:om".into())), None),
+            user("human", Some(cheap("hunter2")), None),
+            user("app", None, Some(Hash::sha256(&"t0ken".into()))),
+        ];
+        Auth::new(users, LIMIT).unwrap()
+    }
+
+    async fn try_in(auth: &Auth, header: &HeaderValue) -> Result<String, Denial> {
+        let user = auth.check(Some(header), HOME).await?;
+        Ok(user.name.clone())
+    }
+
+    #[tokio::test]
+    async fn the_right_secret_lets_in_by_basic_and_bearer() {
+        let auth = auth();
+        assert_eq!(
+            try_in(&auth, &basic("random", "r4nd:om")).await.unwrap(),
+            "random"
+        );
+        assert_eq!(
+            try_in(&auth, &basic("human", "hunter2")).await.unwrap(),
+            "human"
+        );
+        let bearer = HeaderValue::from_static("bearer t0ken");
+        assert_eq!(try_in(&auth, &bearer).await.unwrap(), "app");
+        assert_eq!(auth.check(None, HOME).await.unwrap_err(), Denial::Missing);
+    }
+
+    #[tokio::test]
+    async fn a_wrong_secret_a_strange_header_and_an_unknown_name_are_refused() {
+        for header in [
+            basic("random", "hunter2"),
+            basic("human", "hunter3"),
+            basic("human", ""),
+            basic("nobody", "hunter2"),
+            basic("app", "t0ken"),
+            HeaderValue::from_static("Bearer hunter2"),
+            HeaderValue::from_static("Bearer "),
+            HeaderValue::from_static("Basic %%%"),
+            HeaderValue::from_static("Digest x"),
+            HeaderValue::from_static("Basic"),
+        ] {
+            assert_eq!(
+                try_in(&auth(), &header).await,
+                Err(Denial::Wrong),
+                "{header:?}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cached_password_is_cheap_and_another_one_is_still_wrong() {
+        let auth = auth();
+        try_in(&auth, &basic("human", "hunter2")).await.unwrap();
+        assert!(auth.is_cached("human", &"hunter2".into()));
+        assert!(!auth.is_cached("human", &"hunter3".into()));
+        assert_eq!(
+            try_in(&auth, &basic("human", "hunter3")).await,
+            Err(Denial::Wrong)
+        );
+        assert_eq!(
+            try_in(&auth, &basic("human", "hunter2")).await.unwrap(),
+            "human"
+        );
+    }
+
+    #[tokio::test]
+    async fn many_right_passwords_at_once_are_all_let_in() {
+        let auth = Arc::new(auth());
+        let tries: Vec<_> = (0..20)
+            .map(|_| {
+                let auth = auth.clone();
+                tokio::spawn(async move { try_in(&auth, &basic("human", "hunter2")).await })
+            })
+            .collect();
+        for one in tries {
+            assert_eq!(one.await.unwrap().unwrap(), "human");
+        }
+    }
+
+    #[tokio::test]
+    async fn after_too_many_failures_even_the_right_password_waits() {
+        for wrong in [
+            basic("random", "x"),
+            basic("human", "x"),
+            basic("nobody", "x"),
+        ] {
+            let auth = auth();
+            for _ in 0..LIMIT.burst {
+                assert_eq!(try_in(&auth, &wrong).await, Err(Denial::Wrong));
+            }
+            let Err(Denial::Limited(wait)) = try_in(&auth, &basic("human", "hunter2")).await else {
+                panic!("not limited after {wrong:?}");
+            };
+            assert!(
+                wait > Duration::ZERO && wait <= Duration::from_secs(10),
+                "{wait:?}"
+            );
+            let other = IpAddr::from([127, 0, 0, 2]);
+            assert!(auth
+                .check(Some(&basic("human", "hunter2")), other)
+                .await
+                .is_ok());
+        }
+    }
+
+    #[test]
+    fn failures_are_forgotten_with_time_and_counted_by_ipv6_network() {
+        let mut failures = Failures::new(LIMIT);
+        let now = Instant::now();
+        let (one, same, other): (IpAddr, IpAddr, IpAddr) = (
+            "2001:db8::1".parse().unwrap(),
+            "2001:db8::2".parse().unwrap(),
+            "2001:db8:0:1::1".parse().unwrap(),
+        );
+        for _ in 0..3 {
+            assert_eq!(failures.locked_for(one, now), None);
+            failures.charge(one, now);
+        }
+        assert_eq!(
+            failures.locked_for(same, now),
+            Some(Duration::from_secs(10))
+        );
+        assert_eq!(failures.locked_for(other, now), None);
+        assert_eq!(
+            failures.locked_for(one, now + Duration::from_secs(10)),
+            None
+        );
+    }
+
+    #[test]
+    fn the_memory_for_failures_is_bounded() {
+        let mut failures = Failures::new(LIMIT);
+        let now = Instant::now();
+        for peer in 0..(MAX_PEERS as u32 + 50) {
+            failures.charge(IpAddr::from(peer.to_be_bytes()), now);
+        }
+        assert_eq!(failures.by_peer.len(), MAX_PEERS);
+    }
+
+    #[test]
+    fn hashes_read_back_and_a_plain_password_is_refused_without_showing_it() {
+        let secret = "hunter2".into();
+        for hash in [Hash::sha256(&secret), Hash::argon2id(&secret).unwrap()] {
+            let read = Hash::parse(&hash.to_string()).unwrap();
+            assert!(read == hash && read.verify(&secret) && !read.verify(&"hunter3".into()));
+        }
+        // The form of MediaMTX's documentation: openssl dgst -binary -sha256 | openssl base64.
+        assert_eq!(
+            Hash::sha256(&"hunter2".into()).to_string(),
+            "sha256:9S+9MrKzuG/4jvbEkGKChfSCrxXdyylUH5S89Saj9sc="
+        );
+        for wrong in [
+            "hunter2",
+            "sha256:hunter2",
+            "$argon2id$hunter2",
+            "$argon2id$v=19$m=8,t=1,p=1",
+        ] {
+            let error = Hash::parse(wrong).unwrap_err();
+            assert!(error.contains("hash-password"), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! What the robots and the broker last said, and waiting for what they say next.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use droidrelay_wire::{
+    session::{Event, Message},
+    RobotState, StreamState, OFFLINE, ONLINE,
+};
+use tokio::{
+    sync::watch,
+    time::{timeout_at, Instant},
+};
+use tracing::{debug, info, warn};
+
+use crate::robots::{Directory, Word};
+
+/// Retained topics arrive right behind the subscription; after this a silent robot is one
+/// that the broker knows nothing of.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// The connection to the broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Link {
+    /// The first try has not ended yet.
+    Connecting,
+    /// Connected and subscribed since.
+    Up(Instant),
+    /// Why not.
+    Down(String),
+}
+
+/// What a robot last said; empty where it said nothing or the broker is out of reach.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    pub online: Option<bool>,
+    pub state: Option<Arc<RobotState>>,
+}
+
+impl View {
+    /// Frames reach the server, by the word of a robot that is there.
+    pub fn is_live(&self) -> bool {
+        let live = |state: &Arc<RobotState>| state.state == StreamState::Live;
+        self.online != Some(false) && self.state.as_ref().is_some_and(live)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.online.is_none() && self.state.is_none()
+    }
+}
+
+/// All robots' views, fed by the MQTT session.
+pub struct Fleet {
+    pub directory: Directory,
+    views: Mutex<HashMap<String, watch::Sender<View>>>,
+    link: watch::Sender<Link>,
+}
+
+impl Fleet {
+    pub fn new(directory: Directory) -> Self {
+        Fleet {
+            directory,
+            views: Mutex::default(),
+            link: watch::Sender::new(Link::Connecting),
+        }
+    }
+
+    /// Takes what happens to the session; does not block.
+    pub fn apply(&self, event: Event) {
+        match event {
+            Event::Up => {
+                info!("connected to the MQTT broker");
+                self.link.send_replace(Link::Up(Instant::now()));
+            }
+            Event::Down { reason } => {
+                let link = Link::Down(reason);
+                if let (Link::Down(reason), true) = (&link, *self.link.borrow() != link) {
+                    warn!("no MQTT broker: {reason}");
+                }
+                self.link.send_replace(link);
+                // Nobody knows now; the retained topics tell anew at the next connection.
+                self.lock().retain(|_, view| {
+                    view.send_replace(View::default());
+                    view.receiver_count() > 0
+                });
+            }
+            Event::Message(message) => self.hear(&message),
+        }
+    }
+
+    fn hear(&self, message: &Message) {
+        let Some((name, word)) = self.directory.resolve(&message.topic) else {
+            debug!(topic = ?message.topic, "message of no robot");
+            return;
+        };
+        let mut views = self.lock();
+        let view = views.entry(name.to_owned()).or_default();
+        match word {
+            Word::Availability => {
+                let online = match message.payload.as_slice() {
+                    b"" => None,
+                    payload if payload == ONLINE.as_bytes() => Some(true),
+                    payload if payload == OFFLINE.as_bytes() => Some(false),
+                    _ => {
+                        warn!(
+                            robot = name,
+                            "availability is neither {ONLINE} nor {OFFLINE}: ignored"
+                        );
+                        return;
+                    }
+                };
+                debug!(robot = name, ?online);
+                view.send_modify(|view| view.online = online);
+            }
+            Word::State => {
+                let state = if message.payload.is_empty() {
+                    None
+                } else {
+                    match serde_json::from_slice::<RobotState>(&message.payload) {
+                        Ok(state) => Some(Arc::new(state)),
+                        Err(err) => {
+                            warn!(robot = name, "state that cannot be read, ignored: {err}");
+                            return;
+                        }
+                    }
+                };
+                debug!(
+                    robot = name,
+                    state = state.as_ref().map(|state| state.state.as_str())
+                );
+                view.send_modify(|view| view.state = state);
+            }
+        }
+        let gone = view.borrow().is_empty() && view.receiver_count() == 0;
+        if gone {
+            views.remove(name);
+        }
+    }
+
+    pub fn link(&self) -> Link {
+        self.link.borrow().clone()
+    }
+
+    /// The link once its first try has ended, or the deadline has passed.
+    pub async fn link_decided(&self, deadline: Instant) -> Link {
+        let mut link = self.link.subscribe();
+        let decided = link.wait_for(|link| *link != Link::Connecting);
+        // The sender lives in self: only the deadline can end this early.
+        let _ = timeout_at(deadline, decided).await;
+        self.link()
+    }
+
+    pub fn view(&self, name: &str) -> View {
+        self.lock()
+            .get(name)
+            .map_or_else(View::default, |view| view.borrow().clone())
+    }
+
+    /// The view, given a moment to arrive where the connection is very young.
+    pub async fn settled_view(&self, name: &str) -> View {
+        if let Link::Up(since) = self.link() {
+            let deadline = since + SETTLE;
+            if Instant::now() < deadline {
+                let mut watcher = self.watch(name);
+                let known = watcher.receiver().wait_for(|view| view.online.is_some());
+                let _ = timeout_at(deadline, known).await;
+            }
+        }
+        self.view(name)
+    }
+
+    /// Follows one robot, also one that has not said anything yet.
+    pub fn watch(&self, name: &str) -> Watcher<'_> {
+        let receiver = self.lock().entry(name.to_owned()).or_default().subscribe();
+        Watcher {
+            fleet: self,
+            name: name.to_owned(),
+            receiver: Some(receiver),
+        }
+    }
+
+    /// Names of all robots that are listed or have been heard of, in order.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.lock().keys().cloned().collect();
+        names.extend(self.directory.listed().map(str::to_owned));
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, watch::Sender<View>>> {
+        self.views.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Forgets a robot that never said anything when the last one who asked for it goes.
+pub struct Watcher<'a> {
+    fleet: &'a Fleet,
+    name: String,
+    receiver: Option<watch::Receiver<View>>,
+}
+
+impl Watcher<'_> {
+    pub fn receiver(&mut self) -> &mut watch::Receiver<View> {
+        self.receiver.get_or_insert_with(|| {
+            self.fleet
+                .lock()
+                .entry(self.name.clone())
+                .or_default()
+                .subscribe()
+        })
+    }
+}
+
+impl Drop for Watcher<'_> {
+    fn drop(&mut self) {
+        let mut views = self.fleet.lock();
+        self.receiver = None;
+        let useless =
+            |view: &watch::Sender<View>| view.receiver_count() == 0 && view.borrow().is_empty();
+        if views.get(&self.name).is_some_and(useless) {
+            views.remove(&self.name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::robots::TopicTemplate;
+
+    fn fleet() -> Fleet {
+        let template = TopicTemplate::parse("robots/{robot}/stream").unwrap();
+        Fleet::new(Directory::new(
+            Some((template, "{robot}".into())),
+            vec![],
+            None,
+        ))
+    }
+
+    fn say(fleet: &Fleet, topic: &str, payload: &str) {
+        fleet.apply(Event::Message(Message {
+            topic: topic.into(),
+            payload: payload.into(),
+            retained: true,
+        }));
+    }
+
+    #[test]
+    fn a_robot_is_known_by_what_it_says_and_forgotten_when_it_takes_it_back() {
+        let fleet = fleet();
+        say(&fleet, "robots/r1/stream/availability", "online");
+        say(&fleet, "robots/r1/stream/state", r#"{"state":"live"}"#);
+        assert!(fleet.view("r1").is_live());
+        assert_eq!(fleet.names(), ["r1"]);
+        say(&fleet, "robots/r1/stream/availability", "offline");
+        assert!(!fleet.view("r1").is_live());
+        say(&fleet, "robots/r1/stream/availability", "");
+        say(&fleet, "robots/r1/stream/state", "");
+        assert!(fleet.names().is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_read_changes_nothing() {
+        let fleet = fleet();
+        say(&fleet, "robots/r1/stream/availability", "online");
+        say(&fleet, "robots/r1/stream/state", r#"{"state":"idle"}"#);
+        say(&fleet, "robots/r1/stream/availability", "maybe");
+        say(&fleet, "robots/r1/stream/state", "{");
+        let view = fleet.view("r1");
+        assert_eq!(view.online, Some(true));
+        assert_eq!(view.state.unwrap().state, StreamState::Idle);
+    }
+
+    #[test]
+    fn without_the_broker_nothing_is_known() {
+        let fleet = fleet();
+        say(&fleet, "robots/r1/stream/availability", "online");
+        let watcher = fleet.watch("r1");
+        fleet.apply(Event::Down {
+            reason: "gone".into(),
+        });
+        assert_eq!(fleet.link(), Link::Down("gone".into()));
+        assert_eq!(fleet.view("r1").online, None);
+        drop(watcher);
+        assert!(fleet.names().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_young_connection_is_given_a_moment_to_tell() {
+        let fleet = fleet();
+        fleet.apply(Event::Up);
+        let (view, ()) = tokio::join!(fleet.settled_view("r1"), async {
+            tokio::task::yield_now().await;
+            say(&fleet, "robots/r1/stream/availability", "offline");
+        });
+        assert_eq!(view.online, Some(false));
+        assert_eq!(fleet.settled_view("r2").await.online, None);
+        assert_eq!(fleet.names(), ["r1"], "asking leaves nothing behind");
+    }
+}

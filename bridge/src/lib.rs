@@ -1,0 +1,13 @@
+//! HTTP to MQTT: starts and stops robots' streams and tells their state.
+//!
+//! The truth is on the broker: the bridge keeps nothing that a second one beside it, or the
+//! same one after a restart, would not learn from the retained topics.
+
+pub mod app;
+pub mod auth;
+pub mod config;
+pub mod fleet;
+pub mod robots;
+
+pub use app::{app, Bridge};
+pub use config::{Config, ConfigError};

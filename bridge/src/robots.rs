@@ -1,0 +1,256 @@
+//! Which robots there are: names, command topics, media paths.
+
+use std::collections::{BTreeMap, HashMap};
+
+use droidrelay_wire::{availability_topic, check_topic, state_topic};
+
+/// Stands for the robot's name in a template.
+pub const PLACEHOLDER: &str = "{robot}";
+const MAX_NAME: usize = 64;
+
+/// One robot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Robot {
+    pub name: String,
+    /// Command topic.
+    pub topic: String,
+    /// Path on the media server, without the slash ahead.
+    pub path: String,
+}
+
+/// What a retained topic tells of a robot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    State,
+    Availability,
+}
+
+/// Says what is wrong with a robot's name, which becomes part of topics, paths and URLs.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(good) || name.starts_with('.')
+    {
+        return Err(format!(
+            "a robot's name has 1 to {MAX_NAME} letters, digits, '-', '_' or '.' and no dot ahead"
+        ));
+    }
+    Ok(())
+}
+
+/// Command topic of every robot that is not listed: `{robot}` is one whole level of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicTemplate {
+    before: String,
+    after: String,
+}
+
+impl TopicTemplate {
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let example = "for example \"robots/{robot}/stream\"";
+        let (before, after) = text
+            .split_once(PLACEHOLDER)
+            .ok_or_else(|| format!("the topic template lacks {PLACEHOLDER}: {example}"))?;
+        let whole = (before.is_empty() || before.ends_with('/'))
+            && (after.is_empty() || after.starts_with('/'));
+        if !whole || after.contains(PLACEHOLDER) {
+            return Err(format!(
+                "{PLACEHOLDER} must be one whole level of the topic template, once: {example}"
+            ));
+        }
+        let template = TopicTemplate {
+            before: before.to_owned(),
+            after: after.to_owned(),
+        };
+        check_topic(&template.topic("x"))?;
+        Ok(template)
+    }
+
+    fn topic(&self, name: &str) -> String {
+        format!("{}{name}{}", self.before, self.after)
+    }
+
+    fn name_of<'a>(&self, topic: &'a str) -> Option<&'a str> {
+        let name = topic
+            .strip_prefix(self.before.as_str())?
+            .strip_suffix(self.after.as_str())?;
+        check_name(name).is_ok().then_some(name)
+    }
+}
+
+/// All robots that the bridge knows of by its configuration.
+#[derive(Debug, Default)]
+pub struct Directory {
+    /// Topic and path of robots that are not listed.
+    template: Option<(TopicTemplate, String)>,
+    listed: BTreeMap<String, Robot>,
+    by_topic: HashMap<String, String>,
+    default: Option<String>,
+}
+
+impl Directory {
+    pub fn new(
+        template: Option<(TopicTemplate, String)>,
+        listed: Vec<Robot>,
+        default: Option<String>,
+    ) -> Self {
+        let by_topic = listed
+            .iter()
+            .map(|robot| (robot.topic.clone(), robot.name.clone()))
+            .collect();
+        Directory {
+            template,
+            listed: listed
+                .into_iter()
+                .map(|robot| (robot.name.clone(), robot))
+                .collect(),
+            by_topic,
+            default,
+        }
+    }
+
+    /// The robot of this name, if there can be one.
+    pub fn robot(&self, name: &str) -> Option<Robot> {
+        if let Some(robot) = self.listed.get(name) {
+            return Some(robot.clone());
+        }
+        let (topic, path) = self.template.as_ref()?;
+        check_name(name).ok()?;
+        Some(Robot {
+            name: name.to_owned(),
+            topic: topic.topic(name),
+            path: path.replace(PLACEHOLDER, name),
+        })
+    }
+
+    /// The robot of the endpoints that name none.
+    pub fn default_robot(&self) -> Option<Robot> {
+        self.robot(self.default.as_deref()?)
+    }
+
+    pub fn listed(&self) -> impl Iterator<Item = &str> {
+        self.listed.keys().map(String::as_str)
+    }
+
+    pub fn is_listed(&self, name: &str) -> bool {
+        self.listed.contains_key(name)
+    }
+
+    /// Which robot a state or availability topic belongs to.
+    pub fn resolve<'a>(&'a self, topic: &'a str) -> Option<(&'a str, Word)> {
+        let (command, word) = [
+            (state_topic(""), Word::State),
+            (availability_topic(""), Word::Availability),
+        ]
+        .into_iter()
+        .find_map(|(suffix, word)| Some((topic.strip_suffix(suffix.as_str())?, word)))?;
+        if let Some(name) = self.by_topic.get(command) {
+            return Some((name, word));
+        }
+        let name = self.template.as_ref()?.0.name_of(command)?;
+        // A listed robot has its own topic: what stands on the template's is not its word.
+        (!self.is_listed(name)).then_some((name, word))
+    }
+
+    /// Filters that cover every robot's state and availability, none of them twice.
+    pub fn subscriptions(&self) -> Vec<String> {
+        let template = self.template.as_ref().map(|(topic, _)| topic);
+        let covered =
+            |topic: &str| template.is_some_and(|template| template.name_of(topic).is_some());
+        self.listed
+            .values()
+            .map(|robot| robot.topic.clone())
+            .filter(|topic| !covered(topic))
+            .chain(template.map(|template| template.topic("+")))
+            .flat_map(|topic| [state_topic(&topic), availability_topic(&topic)])
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn robot(name: &str, topic: &str) -> Robot {
+        Robot {
+            name: name.into(),
+            topic: topic.into(),
+            path: "live/stream".into(),
+        }
+    }
+
+    fn directory() -> Directory {
+        let template = TopicTemplate::parse("robots/{robot}/stream").unwrap();
+        Directory::new(
+            Some((template, "robots/{robot}/live".into())),
+            vec![
+                robot("old", "robot/stream"),
+                robot("inside", "robots/x1/stream"),
+            ],
+            Some("old".into()),
+        )
+    }
+
+    #[test]
+    fn a_robot_comes_from_the_list_or_else_from_the_template() {
+        let directory = directory();
+        assert_eq!(directory.robot("old").unwrap().topic, "robot/stream");
+        let r7 = directory.robot("r7").unwrap();
+        assert_eq!(
+            (r7.topic.as_str(), r7.path.as_str()),
+            ("robots/r7/stream", "robots/r7/live")
+        );
+        assert_eq!(directory.default_robot().unwrap().name, "old");
+        for wrong in ["", "a/b", "+", "#", "..", "a b", &"x".repeat(65)] {
+            assert_eq!(directory.robot(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_topic_leads_back_to_its_robot() {
+        let directory = directory();
+        let resolve = |topic| directory.resolve(topic);
+        assert_eq!(resolve("robot/stream/state"), Some(("old", Word::State)));
+        assert_eq!(
+            resolve("robots/r7/stream/availability"),
+            Some(("r7", Word::Availability))
+        );
+        assert_eq!(
+            resolve("robots/x1/stream/state"),
+            Some(("inside", Word::State))
+        );
+        for strange in [
+            "robots/old/stream/state",
+            "robots/r7/stream",
+            "robots/a/b/stream/state",
+            "x",
+        ] {
+            assert_eq!(resolve(strange), None, "{strange}");
+        }
+    }
+
+    #[test]
+    fn subscriptions_cover_every_robot_once() {
+        assert_eq!(
+            directory().subscriptions(),
+            [
+                "robot/stream/state",
+                "robot/stream/availability",
+                "robots/+/stream/state",
+                "robots/+/stream/availability"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_template_that_no_wildcard_covers_is_refused() {
+        for wrong in [
+            "robots/stream",
+            "cam-{robot}/stream",
+            "{robot}/{robot}",
+            "a/#/{robot}",
+        ] {
+            assert!(TopicTemplate::parse(wrong).is_err(), "{wrong}");
+        }
+        assert!(TopicTemplate::parse("{robot}").is_ok());
+    }
+}
