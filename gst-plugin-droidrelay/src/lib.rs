@@ -1,1 +1,29 @@
+#![doc = "GStreamer plugin `droidrelay`: live video that flows only while somebody asks for it."]
+#![doc = ""]
+#![doc = "- [`mqttvalve`]: opens and closes the flow on MQTT messages."]
+#![doc = "- [`rtmpauthsink`]: publishes to an RTMP server and outlives its faults."]
 
+mod io;
+mod keyunit;
+mod link;
+pub mod mqttvalve;
+mod rtmp;
+pub mod rtmpauthsink;
+mod worker;
+
+fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    mqttvalve::register(plugin)?;
+    rtmpauthsink::register(plugin)
+}
+
+gst::plugin_define!(
+    droidrelay,
+    env!("CARGO_PKG_DESCRIPTION"),
+    plugin_init,
+    concat!(env!("CARGO_PKG_VERSION"), "-", env!("COMMIT_ID")),
+    "MPL",
+    env!("CARGO_PKG_NAME"),
+    env!("CARGO_PKG_NAME"),
+    env!("CARGO_PKG_REPOSITORY"),
+    env!("BUILD_REL_DATE")
+);

@@ -1,0 +1,32 @@
+//! Force-key-unit events (`GstForceKeyUnit`, as in GstVideo's `video-event`).
+
+const NAME: &str = "GstForceKeyUnit";
+
+/// Asks the encoder downstream for a key frame at the next frame.
+///
+/// The running time stays unset: in 1.22 to 1.26 the encoder base class compares a set one
+/// with adjusted time stamps, and every request but the first would count as done.
+pub fn downstream(count: u32) -> gst::Event {
+    gst::event::CustomDownstream::builder(
+        gst::Structure::builder(NAME)
+            .field("timestamp", gst::ClockTime::NONE)
+            .field("stream-time", gst::ClockTime::NONE)
+            .field("running-time", gst::ClockTime::NONE)
+            .field("all-headers", true)
+            .field("count", count)
+            .build(),
+    )
+    .build()
+}
+
+/// Asks the encoder upstream for a key frame at the next frame.
+pub fn upstream(count: u32) -> gst::Event {
+    gst::event::CustomUpstream::builder(
+        gst::Structure::builder(NAME)
+            .field("running-time", gst::ClockTime::NONE)
+            .field("all-headers", true)
+            .field("count", count)
+            .build(),
+    )
+    .build()
+}

@@ -1,0 +1,368 @@
+//! What the valve knows of itself: the gate, what became of the last opening, and what is
+//! still to be announced. Pure but for the wall clock in the state's time stamps.
+
+use std::{collections::VecDeque, time::Duration};
+
+use droidrelay_wire::{PublishState, RobotState, StreamState};
+
+use super::gate::{Cause, Change, Gate, Outcome};
+
+/// Viewers whose ids are listed in the state; all are counted.
+const LISTED_VIEWERS: usize = 64;
+/// Openings and closings that wait for the announcer; older pairs cancel out.
+const WAITING_CHANGES: usize = 64;
+
+/// Guarded by the element's `control` mutex.
+#[derive(Debug)]
+pub struct Control {
+    pub gate: Gate,
+    /// Openings and closings that have not been announced, oldest first.
+    pub changes: VecDeque<Change>,
+    cause: Cause,
+    /// Publishing state of the sink, once it has told one.
+    publish: Option<PublishState>,
+    /// Why the robot cannot deliver, while it cannot.
+    fault: Option<String>,
+    last_error: Option<String>,
+    last_command: Option<String>,
+    refused: u64,
+    opens: u64,
+    /// Since the last opening: has a buffer passed, and how long did that take.
+    opened_at: Option<Duration>,
+    flowing: bool,
+    start_latency: Option<Duration>,
+    state: StreamState,
+    since: String,
+    keyframe: Keyframe,
+}
+
+/// Key frames that were asked for.
+#[derive(Debug, Default)]
+struct Keyframe {
+    wanted: bool,
+    last: Option<Duration>,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Control {
+            gate: Gate::default(),
+            changes: VecDeque::new(),
+            cause: Cause::Boot,
+            publish: None,
+            fault: None,
+            last_error: None,
+            last_command: None,
+            refused: 0,
+            opens: 0,
+            opened_at: None,
+            flowing: false,
+            start_latency: None,
+            state: StreamState::Idle,
+            since: utc_after(Duration::ZERO),
+            keyframe: Keyframe::default(),
+        }
+    }
+}
+
+impl Control {
+    /// Takes note of what the gate decided; returns true where it opened or closed.
+    pub fn decided(&mut self, outcome: Outcome, now: Duration) -> bool {
+        match outcome {
+            Outcome::Changed(change) => {
+                self.cause = change.cause;
+                self.flowing = false;
+                self.fault = None;
+                if change.open {
+                    self.opens += 1;
+                    self.opened_at = Some(now);
+                    self.start_latency = None;
+                    self.last_error = None;
+                }
+                if self.changes.len() >= WAITING_CHANGES {
+                    self.changes.drain(..2);
+                }
+                self.changes.push_back(change);
+                true
+            }
+            Outcome::Refused(reason) => {
+                self.refuse(reason.into());
+                false
+            }
+            Outcome::Same | Outcome::Keyframe => false,
+        }
+    }
+
+    /// A key frame is wanted: now, or as soon as the last one is old enough.
+    pub fn want_keyframe(&mut self) {
+        self.keyframe.wanted = true;
+    }
+
+    /// When a wanted key frame may be asked for.
+    pub fn keyframe_due(&self, interval: Duration) -> Option<Duration> {
+        let due = self
+            .keyframe
+            .last
+            .map_or(Duration::ZERO, |at| at + interval);
+        self.keyframe.wanted.then_some(due)
+    }
+
+    /// Whether to ask for a key frame at `now`.
+    pub fn take_keyframe(&mut self, now: Duration, interval: Duration) -> bool {
+        if !self.gate.is_open() {
+            self.keyframe.wanted = false;
+        }
+        let take = self.keyframe_due(interval).is_some_and(|due| due <= now);
+        if take {
+            self.keyframe = Keyframe {
+                wanted: false,
+                last: Some(now),
+            };
+        }
+        take
+    }
+
+    /// Puts the open gate on the list of what is to be announced once more.
+    pub fn announce_again(&mut self) {
+        if self.gate.is_open() && self.changes.is_empty() {
+            self.changes.push_back(Change {
+                open: true,
+                cause: self.cause,
+                who: None,
+            });
+        }
+    }
+
+    /// The state's word as it was last published.
+    pub fn said_state(&self) -> StreamState {
+        self.state
+    }
+
+    /// Counts a command that is not obeyed.
+    pub fn refuse(&mut self, reason: String) {
+        self.refused += 1;
+        self.last_error = Some(format!("command refused: {reason}"));
+    }
+
+    /// Keeps the last command that was obeyed, so that a sender sees that it was.
+    pub fn obeyed(&mut self, command: String) {
+        self.last_command = Some(command);
+    }
+
+    /// The first buffer since the opening has passed.
+    pub fn flowing(&mut self, now: Duration) {
+        self.flowing = true;
+        self.fault = None;
+        self.start_latency = self.opened_at.map(|at| now.saturating_sub(at));
+    }
+
+    pub fn publish(&mut self, publish: PublishState) {
+        if publish.reason.is_some() {
+            self.last_error.clone_from(&publish.reason);
+        }
+        self.publish = Some(publish);
+    }
+
+    /// The camera cannot deliver: why; None once it can again.
+    pub fn fault(&mut self, fault: Option<String>) {
+        if fault.is_some() {
+            self.last_error.clone_from(&fault);
+        }
+        self.fault = fault;
+    }
+
+    /// A fault that does not keep the robot from delivering.
+    pub fn note(&mut self, error: String) {
+        self.last_error = Some(error);
+    }
+
+    pub fn opens(&self) -> u64 {
+        self.opens
+    }
+
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    pub fn start_latency(&self) -> Option<Duration> {
+        self.start_latency
+    }
+
+    fn stream_state(&self) -> StreamState {
+        if !self.gate.is_open() {
+            return StreamState::Idle;
+        }
+        if self.fault.is_some() {
+            return StreamState::Error;
+        }
+        match self.publish.as_ref().map(|publish| publish.state.as_str()) {
+            Some("backoff") => StreamState::Backoff,
+            Some("refused") => StreamState::Refused,
+            Some("publishing") | None if self.flowing => StreamState::Live,
+            _ => StreamState::Starting,
+        }
+    }
+
+    /// The state as it is to be published at `now`; notes the time at which its word changed.
+    pub fn robot_state(&mut self, standby: &str, now: Duration) -> RobotState {
+        let state = self.stream_state();
+        if state != self.state {
+            self.state = state;
+            self.since = utc_after(Duration::ZERO);
+        }
+        let mut more = serde_json::Map::new();
+        more.insert("viewer_count".into(), self.gate.holders().len().into());
+        more.insert("last_command".into(), self.last_command.clone().into());
+        RobotState {
+            state,
+            since: self.since.clone(),
+            cause: self.cause.as_str().into(),
+            viewers: self
+                .gate
+                .holders()
+                .take(LISTED_VIEWERS)
+                .map(str::to_owned)
+                .collect(),
+            lease_until: self
+                .gate
+                .open_until()
+                .map(|until| utc_after(until.saturating_sub(now))),
+            publish: self.publish.clone(),
+            last_error: self.last_error.clone(),
+            standby: standby.into(),
+            refused_commands: self.refused,
+            start_latency_ms: self
+                .start_latency
+                .map(|latency| (latency.as_secs_f64() * 1e6).round() / 1e3),
+            version: env!("CARGO_PKG_VERSION").into(),
+            more,
+        }
+    }
+}
+
+/// RFC 3339 time in UTC, `after` from now.
+fn utc_after(after: Duration) -> String {
+    glib::DateTime::now_utc()
+        .and_then(|now| {
+            now.add(glib::TimeSpan(
+                i64::try_from(after.as_micros()).unwrap_or(i64::MAX),
+            ))
+        })
+        .and_then(|time| time.format("%Y-%m-%dT%H:%M:%SZ"))
+        .map(String::from)
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mqttvalve::gate::Origin;
+    use droidrelay_wire::Command;
+
+    fn apply(control: &mut Control, command: Command) {
+        let outcome = control
+            .gate
+            .apply(&command, Origin::Mqtt, Duration::ZERO, Duration::ZERO);
+        control.decided(outcome, Duration::ZERO);
+    }
+
+    fn state(control: &mut Control) -> StreamState {
+        control.robot_state("cold", Duration::ZERO).state
+    }
+
+    fn publish(state: &str) -> PublishState {
+        PublishState {
+            state: state.into(),
+            ..PublishState::default()
+        }
+    }
+
+    #[test]
+    fn live_needs_frames_and_an_accepted_publisher() {
+        let mut control = Control::default();
+        assert_eq!(state(&mut control), StreamState::Idle);
+        apply(&mut control, Command::start());
+        assert_eq!(state(&mut control), StreamState::Starting);
+        control.publish(publish("connecting"));
+        control.flowing(Duration::from_millis(7));
+        assert_eq!(state(&mut control), StreamState::Starting);
+        control.publish(publish("publishing"));
+        assert_eq!(state(&mut control), StreamState::Live);
+        assert_eq!(
+            control.robot_state("cold", Duration::ZERO).start_latency_ms,
+            Some(7.0)
+        );
+        control.publish(publish("refused"));
+        assert_eq!(state(&mut control), StreamState::Refused);
+        apply(&mut control, Command::stop());
+        assert_eq!(state(&mut control), StreamState::Idle);
+    }
+
+    #[test]
+    fn without_a_sink_that_reports_frames_are_enough() {
+        let mut control = Control::default();
+        apply(&mut control, Command::start());
+        control.flowing(Duration::ZERO);
+        assert_eq!(state(&mut control), StreamState::Live);
+    }
+
+    #[test]
+    fn a_camera_fault_is_named_until_frames_flow() {
+        let mut control = Control::default();
+        apply(&mut control, Command::start());
+        control.fault(Some("cannot open /dev/video0".into()));
+        let said = control.robot_state("cold", Duration::ZERO);
+        assert_eq!(said.state, StreamState::Error);
+        assert_eq!(said.last_error.as_deref(), Some("cannot open /dev/video0"));
+        control.flowing(Duration::ZERO);
+        assert_eq!(state(&mut control), StreamState::Live);
+    }
+
+    #[test]
+    fn waiting_changes_are_bounded_and_end_as_the_gate_is() {
+        let mut control = Control::default();
+        for _ in 0..100 {
+            apply(&mut control, Command::start());
+            apply(&mut control, Command::stop());
+        }
+        apply(&mut control, Command::start());
+        assert!(control.changes.len() <= WAITING_CHANGES + 1);
+        assert!(control.changes.front().unwrap().open);
+        assert!(control.changes.back().unwrap().open);
+    }
+
+    #[test]
+    fn key_frames_are_asked_for_at_most_once_an_interval_and_none_is_forgotten() {
+        let interval = Duration::from_millis(500);
+        let at = Duration::from_millis;
+        let mut control = Control::default();
+        apply(&mut control, Command::start());
+        assert!(!control.take_keyframe(at(0), interval));
+        control.want_keyframe();
+        assert!(control.take_keyframe(at(1000), interval));
+        control.want_keyframe();
+        control.want_keyframe();
+        assert!(!control.take_keyframe(at(1100), interval));
+        assert_eq!(control.keyframe_due(interval), Some(at(1500)));
+        assert!(control.take_keyframe(at(1500), interval));
+        assert!(!control.take_keyframe(at(2500), interval));
+    }
+
+    #[test]
+    fn a_lease_end_is_told_as_wall_clock_time() {
+        let mut control = Control::default();
+        apply(
+            &mut control,
+            Command::Start {
+                id: Some("a".into()),
+                lease: Some(Duration::from_secs(30)),
+            },
+        );
+        let until = control
+            .robot_state("cold", Duration::ZERO)
+            .lease_until
+            .unwrap();
+        assert_eq!(until.len(), "2026-01-01T00:00:00Z".len());
+        assert!(until > utc_after(Duration::from_secs(20)), "{until}");
+    }
+}

@@ -1,0 +1,1115 @@
+use std::{
+    sync::{
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+    },
+    time::{Duration, Instant},
+};
+
+use droidrelay_wire::{
+    backoff::jitter,
+    command,
+    session::{Event, Message, Session},
+    Backoff, Command, Secret, OFFLINE, ONLINE,
+};
+use glib::subclass::Signal;
+use gst::{prelude::*, subclass::prelude::*};
+use once_cell::sync::Lazy;
+
+use super::{
+    control::Control,
+    gate::{Origin, Outcome},
+    settings::{
+        Settings, Topics, DEFAULT_ACCEPT_RETAINED, DEFAULT_KEEP_ALIVE, DEFAULT_LEASE,
+        DEFAULT_OFFLINE_TIMEOUT,
+    },
+    standby::{Errors, Upstream},
+    Standby,
+};
+use crate::{
+    io::Io,
+    keyunit, link,
+    worker::{Waker, Worker},
+};
+
+pub static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
+    gst::DebugCategory::new(
+        "mqttvalve",
+        gst::DebugColorFlags::empty(),
+        Some("Valve on MQTT messages"),
+    )
+});
+
+/// Key frames that `keyframe` commands can cause: one in this time.
+const KEYFRAME_INTERVAL: Duration = Duration::from_millis(500);
+/// A camera that fails to open is tried again within these bounds.
+const CAMERA_BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+/// How long READY to NULL waits for a thread of ours.
+const JOIN_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Values of the one word in the data path.
+mod word {
+    /// Buffers are dropped.
+    pub const CLOSED: u32 = 0;
+    /// The next buffer that may be the first goes through, as the first of a session.
+    pub const OPENING: u32 = 1;
+    /// Buffers go through.
+    pub const OPEN: u32 = 2;
+    /// As `OPEN`, and a key frame is asked for ahead of the next buffer.
+    pub const KEY_UNIT: u32 = 3;
+}
+
+/// What the caps say about opening in the middle of the stream.
+mod media {
+    /// Raw or intra-only video: any frame may be the first; the encoder is downstream.
+    pub const RAW: u32 = 0;
+    /// Delta-coded: a key frame must be the first; the encoder is upstream.
+    pub const CODED: u32 = 1;
+    /// Audio and others: nothing to ask for.
+    pub const OTHER: u32 = 2;
+}
+
+/// Exists from READY on; dropped on the way to NULL.
+struct State {
+    io: Arc<Io>,
+    session: Option<Arc<Session>>,
+    topics: Topics,
+    /// Events, notifications and messages, in the order of the changes.
+    announcer: Worker,
+    /// State changes upstream, and the kept frame.
+    standby: Worker,
+}
+
+pub struct MqttValve {
+    sinkpad: gst::Pad,
+    srcpad: gst::Pad,
+    /// Start of this element's monotonic clock.
+    epoch: Instant,
+    // Locks are never held together, nor across a push, post, notify or join.
+    settings: Mutex<Settings>,
+    control: Mutex<Control>,
+    state: Mutex<Option<State>>,
+    /// The newest raw frame of a warm valve that is closed.
+    kept: Mutex<Option<gst::Buffer>>,
+    word: AtomicU32,
+    media: AtomicU32,
+    passed: AtomicU64,
+    dropped: AtomicU64,
+    key_units: AtomicU32,
+    connected: AtomicBool,
+    /// `standby=cold` works here: upstream is ours to stop.
+    cold: AtomicBool,
+    /// Upstream is stopped, by us.
+    released: AtomicBool,
+    upstream_errors: Errors,
+    announcer: Waker,
+    standby: Waker,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl MqttValve {
+    fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    // ---- commands -------------------------------------------------------------------------
+
+    /// The one door in: every command, wherever it comes from, ends here.
+    fn command(&self, command: &Command, origin: Origin) {
+        let lease = locked(&self.settings).lease;
+        let now = self.now();
+        let (outcome, changed) = {
+            let mut control = locked(&self.control);
+            let outcome = control.gate.apply(command, origin, lease, now);
+            let changed = control.decided(outcome.clone(), now);
+            if outcome == Outcome::Keyframe {
+                control.want_keyframe();
+            }
+            if !matches!(outcome, Outcome::Refused(_)) {
+                control.obeyed(command.to_payload());
+            }
+            if changed {
+                self.set_word(control.gate.is_open());
+            }
+            (outcome, changed)
+        };
+        gst::debug!(CAT, imp = self, "{command:?} from {origin:?}: {outcome:?}");
+        if let Outcome::Refused(reason) = outcome {
+            gst::warning!(CAT, imp = self, "command refused: {reason}");
+        }
+        self.announcer.wake();
+        if changed {
+            self.standby.wake();
+        }
+    }
+
+    /// Called under the `control` lock, so that the word follows the gate's order.
+    fn set_word(&self, open: bool) {
+        self.word.store(
+            if open { word::OPENING } else { word::CLOSED },
+            Ordering::Release,
+        );
+    }
+
+    fn refuse(&self, reason: String) {
+        gst::warning!(CAT, imp = self, "command refused: {reason}");
+        locked(&self.control).refuse(reason);
+        self.announcer.wake();
+    }
+
+    // ---- MQTT -----------------------------------------------------------------------------
+
+    /// Runs in the I/O thread.
+    fn on_mqtt(&self, event: Event) {
+        match event {
+            Event::Up => {
+                gst::info!(CAT, imp = self, "connected to the broker and subscribed");
+                let now = self.now();
+                locked(&self.control).gate.link(true, now);
+                self.connected.store(true, Ordering::Relaxed);
+            }
+            Event::Down { reason } => {
+                gst::warning!(CAT, imp = self, "no MQTT session: {reason}");
+                let now = self.now();
+                let mut control = locked(&self.control);
+                control.gate.link(false, now);
+                control.note(reason);
+                self.connected.store(false, Ordering::Relaxed);
+            }
+            Event::Message(message) => return self.on_message(&message),
+        }
+        self.announcer.wake();
+    }
+
+    fn on_message(&self, message: &Message) {
+        gst::log!(
+            CAT,
+            imp = self,
+            "message of {} bytes on {}, retained: {}",
+            message.payload.len(),
+            message.topic,
+            message.retained
+        );
+        let accept_retained = locked(&self.settings).accept_retained;
+        match Command::parse(&message.payload) {
+            Err(refusal) => self.refuse(refusal.to_string()),
+            Ok(_) if message.retained && !accept_retained => self.refuse(
+                "it is a retained message, which may be old: publish commands without the retain flag, or set accept-retained"
+                    .into(),
+            ),
+            Ok(command) => self.command(&command, Origin::Mqtt),
+        }
+    }
+
+    // ---- announcer thread -----------------------------------------------------------------
+
+    /// Tells the world what has changed; returns when something is due by itself.
+    fn announce(&self) -> Option<Duration> {
+        let now = self.now();
+        let (offline_timeout, standby) = {
+            let settings = locked(&self.settings);
+            (settings.offline_timeout, settings.standby)
+        };
+        let standby = match standby {
+            Standby::Cold if self.cold.load(Ordering::Relaxed) => Standby::Cold,
+            _ => Standby::Warm,
+        };
+        let (changes, said, news, keyframe, due, expired) = {
+            let mut control = locked(&self.control);
+            let outcome = control.gate.expire(offline_timeout, now);
+            let expired = control.decided(outcome, now);
+            if expired {
+                self.set_word(control.gate.is_open());
+            }
+            let changes = std::mem::take(&mut control.changes);
+            let before = control.said_state();
+            let said = control.robot_state(standby.as_str(), now);
+            let news = !changes.is_empty() || before != said.state;
+            let keyframe = control.take_keyframe(now, KEYFRAME_INTERVAL);
+            let due = control
+                .gate
+                .next_deadline(offline_timeout)
+                .into_iter()
+                .chain(control.keyframe_due(KEYFRAME_INTERVAL))
+                .min();
+            (changes, said, news, keyframe, due, expired)
+        };
+        if expired {
+            self.standby.wake();
+        }
+        for change in &changes {
+            gst::info!(
+                CAT,
+                imp = self,
+                "{} ({}{})",
+                if change.open { "opens" } else { "closes" },
+                change.cause.as_str(),
+                change
+                    .who
+                    .as_ref()
+                    .map(|who| format!(", {who}"))
+                    .unwrap_or_default(),
+            );
+            // Nobody downstream need understand it.
+            let _ = self.srcpad.push_event(link::session_now(change.open));
+        }
+        if !changes.is_empty() {
+            self.obj().notify("drop");
+        }
+        if keyframe {
+            self.ask_for_key_unit();
+        }
+        let session = {
+            let state = locked(&self.state);
+            state
+                .as_ref()
+                .and_then(|state| Some((state.session.clone()?, state.topics.state.clone())))
+        };
+        if let Some((session, topic)) = session {
+            match serde_json::to_vec(&said) {
+                Ok(payload) => session.set_retained(&topic, payload),
+                Err(err) => gst::error!(CAT, imp = self, "cannot write the state: {err}"),
+            }
+        }
+        if news {
+            let structure = gst::Structure::builder("mqttvalve-state")
+                .field("state", said.state.as_str())
+                .field("open", self.word.load(Ordering::Relaxed) != word::CLOSED)
+                .field("cause", &said.cause)
+                .field("who", changes.back().and_then(|change| change.who.clone()))
+                .field("viewers", said.viewers.len() as u32)
+                .field("lease-until", &said.lease_until)
+                .field("last-error", &said.last_error)
+                .build();
+            let message = gst::message::Element::builder(structure)
+                .src(&*self.obj())
+                .build();
+            // Without a bus nobody listens.
+            let _ = self.obj().post_message(message);
+        }
+        due.map(|due| due.saturating_sub(self.now()))
+    }
+
+    fn ask_for_key_unit(&self) {
+        match self.media.load(Ordering::Relaxed) {
+            media::RAW => {
+                // The streaming thread sends it, in its place among the buffers.
+                let _ = self.word.compare_exchange(
+                    word::OPEN,
+                    word::KEY_UNIT,
+                    Ordering::AcqRel,
+                    Ordering::Relaxed,
+                );
+            }
+            media::CODED => self.ask_upstream(),
+            _ => {}
+        }
+    }
+
+    fn ask_upstream(&self) {
+        let count = self.key_units.fetch_add(1, Ordering::Relaxed);
+        if !self.sinkpad.push_event(keyunit::upstream(count)) {
+            gst::debug!(
+                CAT,
+                imp = self,
+                "nobody upstream makes key frames on request"
+            );
+        }
+    }
+
+    // ---- standby thread -------------------------------------------------------------------
+
+    /// Brings what is upstream to where the gate wants it; returns when to try again.
+    fn stand_by(&self, upstream: Option<&Upstream>, backoff: &mut Backoff) -> Option<Duration> {
+        let Some(upstream) = upstream else {
+            self.push_kept();
+            return None;
+        };
+        // A state change that comes between is noticed by the wake that it causes.
+        for _ in 0..3 {
+            let open = self.word.load(Ordering::Acquire) != word::CLOSED;
+            let released = self.released.load(Ordering::Relaxed);
+            if open && !self.upstream_errors.is_empty() && !released {
+                return Some(self.camera_failed(upstream, backoff));
+            }
+            if open != released {
+                return None;
+            }
+            if open {
+                let target = self.target_state();
+                gst::debug!(CAT, imp = self, "starting what is upstream to {target:?}");
+                // What an earlier life posted says nothing about this one.
+                self.upstream_errors.take();
+                self.released.store(false, Ordering::Relaxed);
+                self.obj().unset_element_flags(gst::ElementFlags::SOURCE);
+                match upstream.start(self.obj().upcast_ref(), target) {
+                    Ok(()) => {
+                        let latency = gst::message::Latency::builder().src(&*self.obj()).build();
+                        let _ = self.obj().post_message(latency);
+                    }
+                    Err(error) => return Some(self.camera_lost(upstream, backoff, error)),
+                }
+            } else {
+                self.release(upstream);
+                backoff.reset();
+            }
+        }
+        // Somebody toggles faster than the camera follows: look again after the others.
+        Some(Duration::from_millis(1))
+    }
+
+    fn release(&self, upstream: &Upstream) {
+        gst::debug!(CAT, imp = self, "stopping what is upstream");
+        // Stopping an element whose streaming thread is below the valve would wait for it
+        // while the application may wait for us: let that push return first.
+        drop(self.sinkpad.stream_lock());
+        upstream.stop();
+        self.released.store(true, Ordering::Relaxed);
+        // So that a pipeline-wide EOS reaches what is downstream while no source runs.
+        self.obj().set_element_flags(gst::ElementFlags::SOURCE);
+    }
+
+    fn camera_failed(&self, upstream: &Upstream, backoff: &mut Backoff) -> Duration {
+        let error = self
+            .upstream_errors
+            .take()
+            .unwrap_or_else(|| "upstream failed".into());
+        self.camera_lost(upstream, backoff, error)
+    }
+
+    fn camera_lost(&self, upstream: &Upstream, backoff: &mut Backoff, error: String) -> Duration {
+        self.release(upstream);
+        let wait = backoff.next(jitter());
+        gst::warning!(
+            CAT,
+            imp = self,
+            "camera failed, next try in {} ms: {error}",
+            wait.as_millis()
+        );
+        locked(&self.control).fault(Some(error));
+        self.announcer.wake();
+        wait
+    }
+
+    /// The state that the valve has or is on its way to.
+    fn target_state(&self) -> gst::State {
+        let (_, current, pending) = self.obj().state(gst::ClockTime::ZERO);
+        if pending == gst::State::VoidPending {
+            current
+        } else {
+            pending
+        }
+    }
+
+    /// At the opening of a warm valve the kept frame goes first, without waiting for the next.
+    fn push_kept(&self) {
+        if self.word.load(Ordering::Acquire) != word::OPENING {
+            return;
+        }
+        let _streaming = self.sinkpad.stream_lock();
+        let kept = locked(&self.kept).take();
+        if let Some(buffer) = kept {
+            if self.word.load(Ordering::Acquire) == word::OPENING {
+                if let Err(err) = self.chain_slow(word::OPENING, buffer) {
+                    gst::debug!(CAT, imp = self, "kept frame not taken: {err}");
+                }
+            }
+        }
+    }
+
+    // ---- streaming thread -----------------------------------------------------------------
+
+    fn sink_chain(
+        &self,
+        _pad: &gst::Pad,
+        buffer: gst::Buffer,
+    ) -> Result<gst::FlowSuccess, gst::FlowError> {
+        match self.word.load(Ordering::Acquire) {
+            word::OPEN => self.pass(buffer),
+            word => self.chain_slow(word, buffer),
+        }
+    }
+
+    #[inline]
+    fn pass(&self, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+        // Only the streaming thread writes it: no locked instruction needed.
+        let passed = self.passed.load(Ordering::Relaxed);
+        self.passed.store(passed + 1, Ordering::Relaxed);
+        match self.srcpad.push(buffer) {
+            Err(_) if self.word.load(Ordering::Relaxed) == word::CLOSED => Ok(gst::FlowSuccess::Ok),
+            result => result,
+        }
+    }
+
+    #[cold]
+    fn chain_slow(
+        &self,
+        word: u32,
+        mut buffer: gst::Buffer,
+    ) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let media = self.media.load(Ordering::Relaxed);
+        match word {
+            word::CLOSED => {
+                self.drop_buffer();
+                let keep = media == media::RAW
+                    && !self.cold.load(Ordering::Relaxed)
+                    && self.sinkpad.current_caps().is_some();
+                if keep {
+                    *locked(&self.kept) = Some(buffer);
+                }
+                return Ok(gst::FlowSuccess::Ok);
+            }
+            word::OPENING => {
+                if media == media::CODED && buffer.flags().contains(gst::BufferFlags::DELTA_UNIT) {
+                    self.drop_buffer();
+                    locked(&self.control).want_keyframe();
+                    self.announcer.wake();
+                    return Ok(gst::FlowSuccess::Ok);
+                }
+                if self
+                    .word
+                    .compare_exchange(
+                        word::OPENING,
+                        word::OPEN,
+                        Ordering::AcqRel,
+                        Ordering::Relaxed,
+                    )
+                    .is_err()
+                {
+                    self.drop_buffer();
+                    return Ok(gst::FlowSuccess::Ok);
+                }
+                locked(&self.kept).take();
+                buffer.make_mut().set_flags(gst::BufferFlags::DISCONT);
+                // Elements that do not know the event ignore it.
+                let _ = self.srcpad.push_event(link::session_begins());
+                let now = self.now();
+                locked(&self.control).flowing(now);
+                self.announcer.wake();
+                if media == media::RAW {
+                    self.push_key_unit();
+                }
+            }
+            word::KEY_UNIT => {
+                let _ = self.word.compare_exchange(
+                    word::KEY_UNIT,
+                    word::OPEN,
+                    Ordering::AcqRel,
+                    Ordering::Relaxed,
+                );
+                if media == media::RAW {
+                    self.push_key_unit();
+                }
+            }
+            _ => {}
+        }
+        self.pass(buffer)
+    }
+
+    fn push_key_unit(&self) {
+        let count = self.key_units.fetch_add(1, Ordering::Relaxed);
+        let _ = self.srcpad.push_event(keyunit::downstream(count));
+    }
+
+    fn drop_buffer(&self) {
+        let dropped = self.dropped.load(Ordering::Relaxed);
+        self.dropped.store(dropped + 1, Ordering::Relaxed);
+    }
+
+    fn sink_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
+        use gst::EventView;
+
+        gst::log!(CAT, obj = pad, "{:?}", event.type_());
+        let closed = self.word.load(Ordering::Acquire) == word::CLOSED;
+        match event.view() {
+            EventView::Caps(caps) => {
+                let media = media_of(caps.caps());
+                self.media.store(media, Ordering::Relaxed);
+                locked(&self.kept).take();
+            }
+            EventView::FlushStop(_) => {
+                locked(&self.kept).take();
+            }
+            // A source that fails ends its stream; ours goes on with the next try.
+            EventView::Eos(_) if !self.upstream_errors.is_empty() => return false,
+            EventView::Eos(_) => {}
+            _ if closed && event.is_serialized() && !event.is_sticky() => return true,
+            _ => {}
+        }
+        gst::Pad::event_default(pad, Some(&*self.obj()), event)
+    }
+
+    fn src_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
+        if let Some(publish) = link::parse_publish(&event) {
+            gst::debug!(CAT, obj = pad, "the sink is {}", publish.state);
+            locked(&self.control).publish(publish);
+            self.announcer.wake();
+            return true;
+        }
+        gst::Pad::event_default(pad, Some(&*self.obj()), event)
+    }
+
+    // ---- states ---------------------------------------------------------------------------
+
+    /// NULL to READY: checks, reads secrets, and starts connecting without waiting for it.
+    fn start(&self) -> Result<(), gst::ErrorMessage> {
+        let settings = locked(&self.settings).clone();
+        let failed = |error: String| gst::error_msg!(gst::ResourceError::Settings, ["{error}"]);
+        let config = settings.check(&self.obj().name()).map_err(failed)?;
+        let io = Io::acquire().map_err(|err| failed(format!("cannot start a thread: {err}")))?;
+        let topics = settings.topics();
+
+        let now = self.now();
+        let mut upstream = None;
+        if settings.standby == Standby::Cold {
+            match self.find_upstream() {
+                Ok(found) => upstream = Some(found),
+                Err(reason) => {
+                    let text = format!("standby=cold is not possible, warm instead: {reason}");
+                    gst::element_imp_warning!(self, gst::ResourceError::Settings, ["{text}"]);
+                    locked(&self.control).note(text);
+                }
+            }
+        }
+        self.cold.store(upstream.is_some(), Ordering::Relaxed);
+        let open = {
+            let mut control = locked(&self.control);
+            // Leases that ran out while the element was stopped do not open it again.
+            let outcome = control.gate.expire(Duration::ZERO, now);
+            control.decided(outcome, now);
+            let open = control.gate.is_open();
+            self.set_word(open);
+            open
+        };
+        self.released.store(false, Ordering::Relaxed);
+        if let Some(upstream) = upstream.as_ref().filter(|_| !open) {
+            // State changes run from sink to source: the camera is not touched at all.
+            upstream.lock();
+            self.released.store(true, Ordering::Relaxed);
+            self.obj().set_element_flags(gst::ElementFlags::SOURCE);
+        }
+
+        let session = config.map(|config| {
+            let weak = self.obj().downgrade();
+            let session = Session::spawn(io.handle(), config, move |event| {
+                if let Some(valve) = weak.upgrade() {
+                    let imp = valve.imp();
+                    gst::panic_to_error!(imp, (), { imp.on_mqtt(event) });
+                }
+            });
+            session.set_retained(&topics.availability, ONLINE);
+            Arc::new(session)
+        });
+
+        let name = self.obj().name();
+        let spawn_failed = |err: std::io::Error| failed(format!("cannot start a thread: {err}"));
+        let weak = self.obj().downgrade();
+        let announcer = Worker::spawn(name.to_string(), self.announcer.clone(), move || {
+            let valve = weak.upgrade()?;
+            let imp = valve.imp();
+            gst::panic_to_error!(imp, None, { imp.announce() })
+        })
+        .map_err(spawn_failed)?;
+        let weak = self.obj().downgrade();
+        let mut backoff = Backoff::new(CAMERA_BACKOFF.0, CAMERA_BACKOFF.1);
+        let standby = Worker::spawn(format!("{name}:standby"), self.standby.clone(), move || {
+            let valve = weak.upgrade()?;
+            let imp = valve.imp();
+            gst::panic_to_error!(imp, None, { imp.stand_by(upstream.as_ref(), &mut backoff) })
+        })
+        .map_err(spawn_failed)?;
+        *locked(&self.state) = Some(State {
+            io,
+            session,
+            topics,
+            announcer,
+            standby,
+        });
+        self.announcer.wake();
+        self.standby.wake();
+        Ok(())
+    }
+
+    fn find_upstream(&self) -> Result<Upstream, super::standby::Ineligible> {
+        let waker = self.standby.clone();
+        Upstream::find(&self.sinkpad, self.upstream_errors.clone(), move || {
+            waker.wake();
+        })
+    }
+
+    /// READY to NULL: says goodbye where a broker is there, within a deadline.
+    fn stop(&self) {
+        let Some(state) = locked(&self.state).take() else {
+            return;
+        };
+        let State {
+            io,
+            session,
+            topics,
+            announcer,
+            standby,
+        } = state;
+        // The streams are down already. Nothing that was upstream may be touched from here on
+        // but by the bin, which comes to it after us.
+        if !standby.stop(JOIN_TIMEOUT) {
+            gst::error!(
+                CAT,
+                imp = self,
+                "what is upstream has not changed its state within {} ms: its thread is left behind",
+                JOIN_TIMEOUT.as_millis()
+            );
+        }
+        self.obj().unset_element_flags(gst::ElementFlags::SOURCE);
+        announcer.stop(JOIN_TIMEOUT);
+        if let Some(session) = session.and_then(Arc::into_inner) {
+            let last = vec![
+                (topics.state, self.last_state()),
+                (topics.availability, OFFLINE.to_owned()),
+            ];
+            let (done, finished) = std::sync::mpsc::channel();
+            io.handle().spawn(async move {
+                session.stop(last).await;
+                // The receiver may have given up.
+                let _ = done.send(());
+            });
+            if finished.recv_timeout(JOIN_TIMEOUT).is_err() {
+                gst::warning!(CAT, imp = self, "the MQTT session did not end in time");
+            }
+        }
+        self.connected.store(false, Ordering::Relaxed);
+        locked(&self.kept).take();
+    }
+
+    /// The state that stays on the broker after a clean end.
+    fn last_state(&self) -> String {
+        let standby = locked(&self.settings).standby.as_str();
+        let now = self.now();
+        let mut said = locked(&self.control).robot_state(standby, now);
+        said.state = droidrelay_wire::StreamState::Idle;
+        said.viewers.clear();
+        said.lease_until = None;
+        said.publish = None;
+        serde_json::to_string(&said).unwrap_or_default()
+    }
+
+    fn stats(&self) -> gst::Structure {
+        let reconnects = {
+            let state = locked(&self.state);
+            let session = state.as_ref().and_then(|state| state.session.as_ref());
+            session.map_or(0, |session| session.connects().saturating_sub(1))
+        };
+        let (opens, refused, viewers, start_latency) = {
+            let control = locked(&self.control);
+            let viewers = control.gate.holders().len() as u32;
+            (
+                control.opens(),
+                control.refused(),
+                viewers,
+                control.start_latency().unwrap_or_default().as_nanos() as u64,
+            )
+        };
+        gst::Structure::builder("application/x-mqttvalve-stats")
+            .field("passed", self.passed.load(Ordering::Relaxed))
+            .field("dropped", self.dropped.load(Ordering::Relaxed))
+            .field("opens", opens)
+            .field("refused-commands", refused)
+            .field("reconnects", reconnects)
+            .field("viewers", viewers)
+            .field("start-latency", start_latency)
+            .build()
+    }
+}
+
+fn media_of(caps: &gst::CapsRef) -> u32 {
+    let Some(structure) = caps.structure(0) else {
+        return media::OTHER;
+    };
+    match structure.name().as_str() {
+        "video/x-raw" | "image/jpeg" | "image/png" | "video/x-bayer" => media::RAW,
+        name if name.starts_with("video/") => media::CODED,
+        _ => media::OTHER,
+    }
+}
+
+#[glib::object_subclass]
+impl ObjectSubclass for MqttValve {
+    const NAME: &'static str = "GstMqttValve";
+    type Type = super::MqttValve;
+    type ParentType = gst::Element;
+
+    fn with_class(klass: &Self::Class) -> Self {
+        let flags = gst::PadFlags::PROXY_CAPS | gst::PadFlags::PROXY_ALLOCATION;
+        let sinkpad = gst::Pad::builder_from_template(&klass.pad_template("sink").unwrap())
+            .chain_function(|pad, parent, buffer| {
+                MqttValve::catch_panic_pad_function(
+                    parent,
+                    || Err(gst::FlowError::Error),
+                    |valve| valve.sink_chain(pad, buffer),
+                )
+            })
+            .event_function(|pad, parent, event| {
+                MqttValve::catch_panic_pad_function(
+                    parent,
+                    || false,
+                    |valve| valve.sink_event(pad, event),
+                )
+            })
+            .flags(flags)
+            .build();
+        let srcpad = gst::Pad::builder_from_template(&klass.pad_template("src").unwrap())
+            .event_function(|pad, parent, event| {
+                MqttValve::catch_panic_pad_function(
+                    parent,
+                    || false,
+                    |valve| valve.src_event(pad, event),
+                )
+            })
+            .flags(flags)
+            .build();
+        MqttValve {
+            sinkpad,
+            srcpad,
+            epoch: Instant::now(),
+            settings: Mutex::default(),
+            control: Mutex::default(),
+            state: Mutex::default(),
+            kept: Mutex::default(),
+            word: AtomicU32::new(word::CLOSED),
+            media: AtomicU32::new(media::OTHER),
+            passed: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            key_units: AtomicU32::new(0),
+            connected: AtomicBool::new(false),
+            cold: AtomicBool::new(false),
+            released: AtomicBool::new(false),
+            upstream_errors: Errors::default(),
+            announcer: Waker::default(),
+            standby: Waker::default(),
+        }
+    }
+}
+
+impl ObjectImpl for MqttValve {
+    fn constructed(&self) {
+        self.parent_constructed();
+        let obj = self.obj();
+        obj.add_pad(&self.sinkpad).unwrap();
+        obj.add_pad(&self.srcpad).unwrap();
+    }
+
+    fn properties() -> &'static [glib::ParamSpec] {
+        static PROPERTIES: Lazy<Vec<glib::ParamSpec>> = Lazy::new(|| {
+            let string = |name: &str, nick: &str, blurb: &str| {
+                glib::ParamSpecString::builder(name)
+                    .nick(nick)
+                    .blurb(blurb)
+                    .mutable_ready()
+                    .build()
+            };
+            vec![
+                string("broker", "Broker", "URL of the MQTT broker: mqtt://, mqtts://, ws:// or wss:// host[:port]. Credentials in it are taken out at once. Unset: no MQTT, only the drop property and the action signals"),
+                glib::ParamSpecString::builder("topic")
+                    .nick("Topic")
+                    .blurb("Topic on which commands come; no wildcards")
+                    .default_value(Some(droidrelay_wire::DEFAULT_TOPIC))
+                    .mutable_ready()
+                    .build(),
+                string("username", "Username", "User name at the broker. Unset: none, or the one from the broker URL"),
+                glib::ParamSpecString::builder("password")
+                    .nick("Password")
+                    .blurb("Password at the broker; on a command line every user of the machine can read it, so prefer password-file")
+                    .write_only()
+                    .mutable_ready()
+                    .build(),
+                string("password-file", "Password File", "File whose first line is the password at the broker; read anew at each connect. Wins over password"),
+                string("ca-file", "CA File", "PEM file of the certificates to trust for mqtts and wss. Unset: the system's trust store"),
+                string("cert-file", "Certificate File", "PEM file of the client's certificate chain for mutual TLS; needs key-file"),
+                string("key-file", "Key File", "PEM file of the private key for cert-file"),
+                string("client-id", "Client ID", "MQTT client id, which names the session that the broker keeps. Unset: made of host, element name and topic. Two clients with one id throw each other out"),
+                glib::ParamSpecUInt::builder("keep-alive-interval")
+                    .nick("Keep Alive Interval")
+                    .blurb("Seconds between pings to the broker; a dead link is noticed within two of them. At least 5")
+                    .minimum(1)
+                    .maximum(u16::MAX.into())
+                    .default_value(DEFAULT_KEEP_ALIVE.as_secs() as u32)
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecBoolean::builder("drop")
+                    .nick("Drop")
+                    .blurb("Whether buffers are dropped (closed). The local switch: false opens until it is set to true, true closes and ends all leases")
+                    .default_value(true)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecEnum::builder_with_default("standby", Standby::default())
+                    .nick("Standby")
+                    .blurb("What keeps running while closed. Where cold is not possible (a tee, sometimes pads, a source that is not live) it is warm, with a warning")
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecUInt::builder("lease")
+                    .nick("Lease")
+                    .blurb("Seconds for which a start without a lease of its own holds (0 = until stop)")
+                    .default_value(DEFAULT_LEASE.as_secs() as u32)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecUInt::builder("offline-timeout")
+                    .nick("Offline Timeout")
+                    .blurb("Seconds without the broker after which what was started by MQTT is closed (0 = never)")
+                    .default_value(DEFAULT_OFFLINE_TIMEOUT.as_secs() as u32)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecBoolean::builder("accept-retained")
+                    .nick("Accept Retained")
+                    .blurb("Whether a retained command is obeyed; it may be old, so by default it is refused and logged")
+                    .default_value(DEFAULT_ACCEPT_RETAINED)
+                    .mutable_playing()
+                    .build(),
+                string("state-topic", "State Topic", "Topic of the retained JSON state. Unset: the topic with /state behind it"),
+                string("availability-topic", "Availability Topic", "Topic of the retained online or offline. Unset: the topic with /availability behind it"),
+                glib::ParamSpecBoolean::builder("connected")
+                    .nick("Connected")
+                    .blurb("Whether the session with the broker is up")
+                    .read_only()
+                    .build(),
+                glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
+                    .nick("Statistics")
+                    .blurb("Structure application/x-mqttvalve-stats with passed and dropped (buffers), opens, refused-commands, reconnects (counts), viewers (leases that live), start-latency (nanoseconds from the last opening to its first buffer)")
+                    .read_only()
+                    .build(),
+            ]
+        });
+        &PROPERTIES
+    }
+
+    fn signals() -> &'static [Signal] {
+        static SIGNALS: Lazy<Vec<Signal>> = Lazy::new(|| {
+            vec![
+                Signal::builder("start")
+                    .param_types([Option::<String>::static_type(), u32::static_type()])
+                    .return_type::<bool>()
+                    .action()
+                    .class_handler(|args| {
+                        let valve = args[0].get::<super::MqttValve>().ok()?;
+                        let id = args[1].get::<Option<String>>().ok()?;
+                        let lease = args[2].get::<u32>().ok()?;
+                        Some(valve.imp().local_start(id, lease).to_value())
+                    })
+                    .build(),
+                Signal::builder("stop")
+                    .param_types([Option::<String>::static_type()])
+                    .return_type::<bool>()
+                    .action()
+                    .class_handler(|args| {
+                        let valve = args[0].get::<super::MqttValve>().ok()?;
+                        let id = args[1].get::<Option<String>>().ok()?;
+                        Some(valve.imp().local_stop(id).to_value())
+                    })
+                    .build(),
+            ]
+        });
+        &SIGNALS
+    }
+
+    fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
+        let text = || value.get::<Option<String>>().expect("checked by GObject");
+        let path = || text().filter(|path| !path.is_empty()).map(Into::into);
+        let seconds =
+            || Duration::from_secs(u64::from(value.get::<u32>().expect("checked by GObject")));
+        let flag = || value.get::<bool>().expect("checked by GObject");
+        let name = pspec.name();
+        if !name.starts_with("password") && name != "broker" {
+            gst::info!(CAT, imp = self, "{name}: {:?}", value.transform::<String>());
+        }
+        if name == "drop" {
+            let command = if flag() {
+                Command::stop()
+            } else {
+                Command::Start {
+                    id: None,
+                    lease: Some(Duration::ZERO),
+                }
+            };
+            return self.command(&command, Origin::Local);
+        }
+        let mut settings = locked(&self.settings);
+        match name {
+            "broker" => {
+                settings.set_broker(text());
+                let shown = settings.broker.clone();
+                drop(settings);
+                gst::info!(CAT, imp = self, "broker: {shown:?}");
+            }
+            "topic" => {
+                settings.topic = text().unwrap_or_else(|| droidrelay_wire::DEFAULT_TOPIC.into());
+            }
+            "username" => settings.username = text(),
+            "password" => settings.password = text().map(Secret::new),
+            "password-file" => settings.password_file = path(),
+            "ca-file" => settings.tls.ca_file = path(),
+            "cert-file" => settings.tls.cert_file = path(),
+            "key-file" => settings.tls.key_file = path(),
+            "client-id" => settings.client_id = text(),
+            "keep-alive-interval" => settings.keep_alive = seconds(),
+            "standby" => settings.standby = value.get().expect("checked by GObject"),
+            "lease" => settings.lease = seconds(),
+            "offline-timeout" => {
+                settings.offline_timeout = seconds();
+                drop(settings);
+                self.announcer.wake();
+            }
+            "accept-retained" => settings.accept_retained = flag(),
+            "state-topic" => settings.state_topic = text().filter(|topic| !topic.is_empty()),
+            "availability-topic" => {
+                settings.availability_topic = text().filter(|topic| !topic.is_empty());
+            }
+            _ => unreachable!("GObject knows no property {name}"),
+        }
+    }
+
+    fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
+        let path = |path: &Option<std::path::PathBuf>| {
+            path.as_ref()
+                .map(|path| path.to_string_lossy().into_owned())
+                .to_value()
+        };
+        let seconds = |duration: Duration| (duration.as_secs() as u32).to_value();
+        match pspec.name() {
+            "drop" => {
+                return (self.word.load(Ordering::Acquire) == word::CLOSED).to_value();
+            }
+            "connected" => return self.connected.load(Ordering::Relaxed).to_value(),
+            "stats" => return self.stats().to_value(),
+            _ => {}
+        }
+        let settings = locked(&self.settings);
+        match pspec.name() {
+            "broker" => settings.broker.to_value(),
+            "topic" => settings.topic.to_value(),
+            "username" => settings.username.to_value(),
+            "password-file" => path(&settings.password_file),
+            "ca-file" => path(&settings.tls.ca_file),
+            "cert-file" => path(&settings.tls.cert_file),
+            "key-file" => path(&settings.tls.key_file),
+            "client-id" => settings.client_id.to_value(),
+            "keep-alive-interval" => seconds(settings.keep_alive),
+            "standby" => settings.standby.to_value(),
+            "lease" => seconds(settings.lease),
+            "offline-timeout" => seconds(settings.offline_timeout),
+            "accept-retained" => settings.accept_retained.to_value(),
+            "state-topic" => settings.topics().state.to_value(),
+            "availability-topic" => settings.topics().availability.to_value(),
+            name => unreachable!("GObject knows no property {name}"),
+        }
+    }
+}
+
+impl MqttValve {
+    /// Action signal `start`; returns whether the valve is open now.
+    fn local_start(&self, id: Option<String>, lease: u32) -> bool {
+        let id = id.filter(|id| !id.is_empty());
+        if let Some(refusal) = id.as_deref().and_then(|id| command::check_id(id).err()) {
+            self.refuse(refusal.to_string());
+        } else {
+            let lease = (lease > 0).then(|| Duration::from_secs(lease.into()));
+            self.command(&Command::Start { id, lease }, Origin::Local);
+        }
+        self.word.load(Ordering::Acquire) != word::CLOSED
+    }
+
+    /// Action signal `stop`; returns whether the valve is closed now.
+    fn local_stop(&self, id: Option<String>) -> bool {
+        let id = id.filter(|id| !id.is_empty());
+        self.command(&Command::Stop { id }, Origin::Local);
+        self.word.load(Ordering::Acquire) == word::CLOSED
+    }
+}
+
+impl GstObjectImpl for MqttValve {}
+
+impl ElementImpl for MqttValve {
+    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+        static METADATA: Lazy<gst::subclass::ElementMetadata> = Lazy::new(|| {
+            gst::subclass::ElementMetadata::new(
+                "MQTT valve",
+                "Filter/Network",
+                "Passes media while somebody asks for it over MQTT, drops it otherwise",
+                env!("CARGO_PKG_REPOSITORY"),
+            )
+        });
+        Some(&METADATA)
+    }
+
+    fn pad_templates() -> &'static [gst::PadTemplate] {
+        static TEMPLATES: Lazy<Vec<gst::PadTemplate>> = Lazy::new(|| {
+            [
+                ("sink", gst::PadDirection::Sink),
+                ("src", gst::PadDirection::Src),
+            ]
+            .map(|(name, direction)| {
+                gst::PadTemplate::new(
+                    name,
+                    direction,
+                    gst::PadPresence::Always,
+                    &gst::Caps::new_any(),
+                )
+                .unwrap()
+            })
+            .into()
+        });
+        &TEMPLATES
+    }
+
+    fn send_event(&self, event: gst::Event) -> bool {
+        // While upstream is stopped no source can send it.
+        if event.type_() == gst::EventType::Eos && self.released.load(Ordering::Relaxed) {
+            return self.srcpad.push_event(event);
+        }
+        self.parent_send_event(event)
+    }
+
+    fn change_state(
+        &self,
+        transition: gst::StateChange,
+    ) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        gst::trace!(CAT, imp = self, "{transition:?}");
+        if transition == gst::StateChange::NullToReady {
+            self.start().map_err(|error| {
+                self.post_error_message(error);
+                gst::StateChangeError
+            })?;
+        }
+        let success = self.parent_change_state(transition)?;
+        match transition {
+            gst::StateChange::ReadyToPaused => {
+                self.reannounce();
+                Ok(gst::StateChangeSuccess::NoPreroll)
+            }
+            // Closed, it delivers nothing to preroll with.
+            gst::StateChange::PlayingToPaused => Ok(gst::StateChangeSuccess::NoPreroll),
+            gst::StateChange::PausedToReady => {
+                locked(&self.kept).take();
+                let control = locked(&self.control);
+                self.set_word(control.gate.is_open());
+                Ok(success)
+            }
+            gst::StateChange::ReadyToNull => {
+                self.stop();
+                Ok(success)
+            }
+            _ => Ok(success),
+        }
+    }
+}
+
+impl MqttValve {
+    /// What downstream could not hear while its pads were not active.
+    fn reannounce(&self) {
+        let mut control = locked(&self.control);
+        control.announce_again();
+        drop(control);
+        self.announcer.wake();
+        self.standby.wake();
+    }
+}

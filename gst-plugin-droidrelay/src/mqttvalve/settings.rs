@@ -1,0 +1,244 @@
+//! The properties as they were set; nothing here connects, blocks or judges before
+//! [`Settings::check`].
+
+use std::{path::PathBuf, time::Duration};
+
+use droidrelay_wire::{
+    availability_topic,
+    broker::UserInfo,
+    check_topic,
+    session::{self, Credentials, MIN_KEEP_ALIVE},
+    state_topic,
+    tls::TlsFiles,
+    BrokerUrl, Secret, DEFAULT_TOPIC, OFFLINE,
+};
+
+use super::Standby;
+
+pub const DEFAULT_KEEP_ALIVE: Duration = Duration::from_secs(10);
+pub const DEFAULT_LEASE: Duration = Duration::ZERO;
+pub const DEFAULT_OFFLINE_TIMEOUT: Duration = Duration::from_secs(120);
+pub const DEFAULT_ACCEPT_RETAINED: bool = false;
+/// How long the broker keeps commands for a robot that is away.
+const SESSION_EXPIRY: Duration = Duration::from_secs(24 * 60 * 60);
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// As set, but without its credentials.
+    pub broker: Option<String>,
+    pub url_credentials: UserInfo,
+    /// Why `broker` is no URL.
+    pub broker_error: Option<String>,
+    pub topic: String,
+    pub username: Option<String>,
+    pub password: Option<Secret>,
+    pub password_file: Option<PathBuf>,
+    pub tls: TlsFiles,
+    pub client_id: Option<String>,
+    pub keep_alive: Duration,
+    pub standby: Standby,
+    pub lease: Duration,
+    pub offline_timeout: Duration,
+    pub accept_retained: bool,
+    pub state_topic: Option<String>,
+    pub availability_topic: Option<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            broker: None,
+            url_credentials: UserInfo::default(),
+            broker_error: None,
+            topic: DEFAULT_TOPIC.into(),
+            username: None,
+            password: None,
+            password_file: None,
+            tls: TlsFiles::default(),
+            client_id: None,
+            keep_alive: DEFAULT_KEEP_ALIVE,
+            standby: Standby::default(),
+            lease: DEFAULT_LEASE,
+            offline_timeout: DEFAULT_OFFLINE_TIMEOUT,
+            accept_retained: DEFAULT_ACCEPT_RETAINED,
+            state_topic: None,
+            availability_topic: None,
+        }
+    }
+}
+
+/// Topics of one valve.
+#[derive(Debug, Clone)]
+pub struct Topics {
+    pub command: String,
+    pub state: String,
+    pub availability: String,
+}
+
+impl Settings {
+    /// Stores a broker URL, its credentials apart: the property never reads back with them.
+    pub fn set_broker(&mut self, url: Option<String>) {
+        self.broker = None;
+        self.broker_error = None;
+        self.url_credentials = UserInfo::default();
+        let Some(url) = url.filter(|url| !url.is_empty()) else {
+            return;
+        };
+        match BrokerUrl::parse(&url) {
+            Ok((broker, credentials)) => {
+                self.broker = Some(broker.to_string());
+                self.url_credentials = credentials;
+            }
+            Err(error) => self.broker_error = Some(error),
+        }
+    }
+
+    pub fn topics(&self) -> Topics {
+        Topics {
+            command: self.topic.clone(),
+            state: self
+                .state_topic
+                .clone()
+                .unwrap_or_else(|| state_topic(&self.topic)),
+            availability: self
+                .availability_topic
+                .clone()
+                .unwrap_or_else(|| availability_topic(&self.topic)),
+        }
+    }
+
+    /// The same at each start, another one for each element and topic of a host: two sessions
+    /// with one id would throw each other out for ever.
+    pub fn client_id(&self, element: &str) -> String {
+        self.client_id.clone().unwrap_or_else(|| {
+            format!(
+                "droidrelay-{}-{element}-{}",
+                glib::host_name(),
+                self.topic.replace('/', "-")
+            )
+        })
+    }
+
+    /// Checks everything that can be checked without the network. None: no broker is set.
+    pub fn check(&self, element: &str) -> Result<Option<session::Config>, String> {
+        let topics = self.topics();
+        for topic in [&topics.command, &topics.state, &topics.availability] {
+            check_topic(topic)?;
+        }
+        if let Some(error) = &self.broker_error {
+            return Err(error.clone());
+        }
+        let Some(broker) = &self.broker else {
+            return Ok(None);
+        };
+        let (broker, _) = BrokerUrl::parse(broker)?;
+        if self.keep_alive < MIN_KEEP_ALIVE {
+            return Err(format!(
+                "keep-alive-interval is {} s: the least is {} s",
+                self.keep_alive.as_secs_f64(),
+                MIN_KEEP_ALIVE.as_secs()
+            ));
+        }
+        let client_id = self.client_id(element);
+        if client_id.is_empty() {
+            return Err("client-id is empty: name the client or leave the property unset".into());
+        }
+        let tls = broker
+            .scheme
+            .is_tls()
+            .then(|| self.tls.client_config())
+            .transpose()?;
+        let credentials = self.credentials();
+        credentials()?;
+        Ok(Some(session::Config {
+            broker,
+            client_id,
+            credentials,
+            tls,
+            keep_alive: self.keep_alive,
+            session_expiry: SESSION_EXPIRY,
+            will: Some((topics.availability, OFFLINE.into())),
+            subscriptions: vec![topics.command],
+        }))
+    }
+
+    /// Reads `password-file` at each connect, so that a rotated secret needs no restart.
+    fn credentials(&self) -> Credentials {
+        let username = self
+            .username
+            .clone()
+            .or_else(|| self.url_credentials.username.clone());
+        let password = self
+            .password
+            .clone()
+            .or_else(|| self.url_credentials.password.clone());
+        let password_file = self.password_file.clone();
+        Box::new(move || {
+            let password = match &password_file {
+                Some(path) => Some(Secret::from_file(path)?),
+                None => password.clone(),
+            };
+            Ok((username.clone(), password))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_broker(url: &str) -> Settings {
+        let mut settings = Settings::default();
+        settings.set_broker(Some(url.into()));
+        settings
+    }
+
+    #[test]
+    fn the_broker_reads_back_without_its_credentials() {
+        let settings = with_broker("mqtt://robot1:hunter2@localhost");
+        assert_eq!(settings.broker.as_deref(), Some("mqtt://localhost:1883"));
+        assert!(!format!("{settings:?}").contains("hunter2"));
+        let config = settings.check("valve").unwrap().unwrap();
+        let (username, password) = (config.credentials)().unwrap();
+        assert_eq!(username.as_deref(), Some("robot1"));
+        assert_eq!(password.unwrap().expose(), "hunter2");
+    }
+
+    #[test]
+    fn without_a_broker_there_is_no_session() {
+        assert!(Settings::default().check("valve").unwrap().is_none());
+    }
+
+    #[test]
+    fn bad_settings_are_named_before_anything_connects() {
+        let mut settings = with_broker("http://u:hunter2@h");
+        let error = settings.check("valve").err().unwrap();
+        assert!(
+            error.contains("http") && !error.contains("hunter2"),
+            "{error}"
+        );
+
+        settings = with_broker("mqtt://h");
+        settings.topic = "robot/#".into();
+        assert!(settings.check("valve").err().unwrap().contains("robot/#"));
+
+        settings = with_broker("mqtt://h");
+        settings.keep_alive = Duration::from_secs(1);
+        assert!(settings.check("valve").err().unwrap().contains("1 s"));
+
+        settings = with_broker("mqtt://h");
+        settings.password_file = Some("/nonexistent/pass".into());
+        let error = settings.check("valve").err().unwrap();
+        assert!(error.contains("/nonexistent/pass"), "{error}");
+    }
+
+    #[test]
+    fn the_client_id_is_stable_and_differs_by_element_and_topic() {
+        let mut settings = Settings::default();
+        let id = settings.client_id("valve");
+        assert_eq!(id, settings.client_id("valve"));
+        assert_ne!(id, settings.client_id("other"));
+        settings.topic = "robot/audio".into();
+        assert_ne!(id, settings.client_id("valve"));
+    }
+}

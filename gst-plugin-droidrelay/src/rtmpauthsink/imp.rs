@@ -1,0 +1,743 @@
+use std::{
+    path::PathBuf,
+    sync::{mpsc, Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use droidrelay_wire::{tls::TlsFiles, PublishState, Secret};
+use gst::{prelude::*, subclass::prelude::*};
+use once_cell::sync::Lazy;
+use rustls::ClientConfig;
+use tokio::task::JoinHandle;
+
+use super::{
+    publisher::Publisher,
+    queue::Track,
+    session::{self, Owner, Target},
+    sink::{Link, MediaSink},
+    CredentialMode, Credentials, Location, State,
+};
+use crate::{io::Io, keyunit, link};
+
+pub static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
+    gst::DebugCategory::new(
+        "rtmpauthsink",
+        gst::DebugColorFlags::empty(),
+        Some("RTMP publisher with credentials"),
+    )
+});
+
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+const DEFAULT_MAX_LATENCY: gst::ClockTime = gst::ClockTime::from_seconds(1);
+const DEFAULT_START_OFFSET: bool = true;
+const DEFAULT_FAIL_FAST: bool = false;
+/// How long the way to NULL waits for the server to hear of the end.
+const END_TIMEOUT: Duration = Duration::from_millis(200);
+
+#[derive(Debug, Clone)]
+struct Settings {
+    /// As parsed, without credentials; the error where it is no location.
+    location: Option<Result<Location, String>>,
+    url_credentials: Credentials,
+    user: Option<String>,
+    password: Option<Secret>,
+    password_file: Option<PathBuf>,
+    credential_mode: CredentialMode,
+    ca_file: Option<PathBuf>,
+    timeout: Duration,
+    max_latency: gst::ClockTime,
+    start_offset: bool,
+    fail_fast: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            location: None,
+            url_credentials: Credentials::default(),
+            user: None,
+            password: None,
+            password_file: None,
+            credential_mode: CredentialMode::default(),
+            ca_file: None,
+            timeout: DEFAULT_TIMEOUT,
+            max_latency: DEFAULT_MAX_LATENCY,
+            start_offset: DEFAULT_START_OFFSET,
+            fail_fast: DEFAULT_FAIL_FAST,
+        }
+    }
+}
+
+impl Settings {
+    fn set_location(&mut self, url: Option<&str>) {
+        self.url_credentials = Credentials::default();
+        self.location = url.filter(|url| !url.is_empty()).map(|url| {
+            let (location, credentials) = Location::parse(url)?;
+            self.url_credentials = credentials;
+            Ok(location)
+        });
+    }
+
+    fn location(&self) -> Result<&Location, String> {
+        match &self.location {
+            None => Err("location is not set: give rtmp://host/app/stream".into()),
+            Some(Err(error)) => Err(error.clone()),
+            Some(Ok(location)) => Ok(location),
+        }
+    }
+
+    /// Reads `password-file`, so that each session has the newest secret.
+    fn credentials(&self) -> Result<Credentials, String> {
+        let password = match &self.password_file {
+            Some(path) => Some(Secret::from_file(path)?),
+            None => self
+                .password
+                .clone()
+                .or_else(|| self.url_credentials.password.clone()),
+        };
+        let user = self
+            .user
+            .clone()
+            .or_else(|| self.url_credentials.user.clone());
+        Ok(Credentials { user, password })
+    }
+
+    fn target(&self, tls: Option<Arc<ClientConfig>>) -> Result<Target, String> {
+        let location = self.location()?;
+        Ok(Target {
+            stream: location.stream_name(&self.credentials()?, self.credential_mode),
+            location: location.clone(),
+            tls,
+            timeout: self.timeout,
+            start_offset: self.start_offset,
+        })
+    }
+}
+
+/// Exists from READY on; dropped on the way to NULL.
+struct Running {
+    io: Arc<Io>,
+    task: JoinHandle<()>,
+    tls: Option<Arc<ClientConfig>>,
+}
+
+/// The chain behind the always pad.
+struct Chain {
+    flv: bool,
+    elements: Vec<gst::Element>,
+}
+
+pub struct RtmpAuthSink {
+    sinkpad: gst::GhostPad,
+    publisher: Arc<Publisher>,
+    // Locks are never held together, nor across a push, post, notify or join.
+    settings: Mutex<Settings>,
+    running: Mutex<Option<Running>>,
+    chain: Mutex<Option<Chain>>,
+    audio: Mutex<Option<(gst::GhostPad, gst::Element)>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the session's task sees of the element.
+struct Sink(glib::WeakRef<super::RtmpAuthSink>);
+
+impl Owner for Sink {
+    fn target(&self) -> Result<Target, String> {
+        let sink = self.0.upgrade().ok_or("the element is gone")?;
+        let imp = sink.imp();
+        let settings = locked(&imp.settings).clone();
+        let tls = locked(&imp.running)
+            .as_ref()
+            .and_then(|running| running.tls.clone());
+        settings.target(tls)
+    }
+
+    fn state_changed(&self, publish: &PublishState) {
+        if let Some(sink) = self.0.upgrade() {
+            let imp = sink.imp();
+            gst::panic_to_error!(imp, (), { imp.state_changed(publish) });
+        }
+    }
+}
+
+impl RtmpAuthSink {
+    // ---- I/O thread -----------------------------------------------------------------------
+
+    /// Tells the world, outside of every lock.
+    fn state_changed(&self, publish: &PublishState) {
+        let state = State::from_word(&publish.state);
+        let reason = publish.reason.as_deref();
+        match state {
+            State::Backoff | State::Refused => gst::warning!(
+                CAT,
+                imp = self,
+                "{}: {}, next try in {:.2} s",
+                publish.state,
+                reason.unwrap_or_default(),
+                publish.next_try.unwrap_or_default()
+            ),
+            _ => gst::info!(CAT, imp = self, "{}", publish.state),
+        }
+        let obj = self.obj();
+        obj.notify("state");
+        let structure = gst::Structure::builder("rtmpauthsink-state")
+            .field("state", &publish.state)
+            .field("reason", reason)
+            .field("attempt", publish.attempt)
+            .field("next-try", publish.next_try.unwrap_or_default())
+            .build();
+        let element = gst::message::Element::builder(structure).src(&*obj).build();
+        // Without a bus nobody listens.
+        let _ = obj.post_message(element);
+        if let Some((kind, text)) = progress(state) {
+            let text = reason.unwrap_or(text);
+            let progress = gst::message::Progress::builder(kind, "publish", text)
+                .src(&*obj)
+                .build();
+            let _ = obj.post_message(progress);
+        }
+        if state == State::Refused && locked(&self.settings).fail_fast {
+            gst::element_imp_error!(
+                self,
+                gst::ResourceError::NotAuthorized,
+                ["{}", reason.unwrap_or_default()]
+            );
+        }
+        for pad in obj.sink_pads() {
+            // Without a valve upstream nobody takes it.
+            let _ = pad.push_event(link::publish(publish));
+        }
+    }
+
+    // ---- streaming thread -----------------------------------------------------------------
+
+    fn sink_chain(
+        &self,
+        pad: &gst::GhostPad,
+        track: Track,
+        buffer: gst::Buffer,
+    ) -> Result<gst::FlowSuccess, gst::FlowError> {
+        if !self.publisher.accepts(track) {
+            return Ok(gst::FlowSuccess::Ok);
+        }
+        match gst::ProxyPad::chain_default(pad, Some(&*self.obj()), buffer) {
+            Err(gst::FlowError::Flushing) => Err(gst::FlowError::Flushing),
+            Err(gst::FlowError::Eos) => Err(gst::FlowError::Eos),
+            Err(gst::FlowError::NotNegotiated) => Err(gst::FlowError::NotNegotiated),
+            // Whatever happens behind the pad is no reason to stop the stream.
+            Err(err) => {
+                gst::warning!(CAT, obj = pad, "buffer dropped: {err}");
+                Ok(gst::FlowSuccess::Ok)
+            }
+            Ok(success) => Ok(success),
+        }
+    }
+
+    fn sink_event(&self, pad: &gst::GhostPad, track: Track, event: gst::Event) -> bool {
+        if let Some(session) = link::parse_session(&event) {
+            gst::debug!(CAT, obj = pad, "valve: session {session:?}");
+            match session {
+                link::Session::Wanted => {
+                    self.publisher.want(track, true);
+                    // A valve that opens again must hear where we are, changed or not.
+                    pad.push_event(link::publish(&self.publisher.publish_state()));
+                }
+                link::Session::Begins => self.publisher.begin(track),
+                link::Session::Unwanted => self.publisher.want(track, false),
+            }
+            return true;
+        }
+        if let gst::EventView::Caps(caps) = event.view() {
+            let flv = caps
+                .caps()
+                .structure(0)
+                .is_some_and(|structure| structure.name() == "video/x-flv");
+            if track == Track::Video {
+                if let Err(err) = self.set_chain(flv) {
+                    gst::error!(CAT, obj = pad, "{err}");
+                    return false;
+                }
+            }
+        }
+        gst::Pad::event_default(pad, Some(&*self.obj()), event)
+    }
+
+    fn sink_query(&self, pad: &gst::GhostPad, query: &mut gst::QueryRef) -> bool {
+        let template = || pad.pad_template_caps();
+        match query.view_mut() {
+            gst::QueryViewMut::Caps(query) => {
+                let caps = match query.filter() {
+                    Some(filter) => {
+                        template().intersect_with_mode(filter, gst::CapsIntersectMode::First)
+                    }
+                    None => template(),
+                };
+                query.set_result(&caps);
+                true
+            }
+            gst::QueryViewMut::AcceptCaps(query) => {
+                let accepted = query.caps().can_intersect(&template());
+                query.set_result(accepted);
+                true
+            }
+            _ => gst::Pad::query_default(pad, Some(&*self.obj()), query),
+        }
+    }
+
+    // ---- inside of the bin ----------------------------------------------------------------
+
+    fn media_sink(&self, track: Track) -> gst::Element {
+        let weak = self.obj().downgrade();
+        MediaSink::new(Link {
+            publisher: self.publisher.clone(),
+            track,
+            ask_for_key_unit: Box::new(move || {
+                if let Some(sink) = weak.upgrade() {
+                    gst::debug!(CAT, obj = sink, "asking for a key frame");
+                    // Without an encoder that can, the next regular one must do.
+                    let _ = sink.imp().sinkpad.push_event(keyunit::upstream(0));
+                }
+            }),
+        })
+        .upcast()
+    }
+
+    /// Makes the chain behind the always pad what its caps need.
+    fn set_chain(&self, flv: bool) -> Result<(), String> {
+        let old = {
+            let mut chain = locked(&self.chain);
+            if chain.as_ref().is_some_and(|chain| chain.flv == flv) {
+                return Ok(());
+            }
+            chain.take()
+        };
+        let obj = self.obj();
+        let failed = |err: glib::BoolError| format!("cannot set up the bin: {err}");
+        for element in old.into_iter().flat_map(|chain| chain.elements) {
+            obj.remove(&element).map_err(failed)?;
+            element
+                .set_state(gst::State::Null)
+                .map_err(|err| format!("cannot stop {}: {err}", element.name()))?;
+        }
+        let sink = self.media_sink(Track::Video);
+        let mut elements = vec![sink];
+        if !flv {
+            let parser = gst::ElementFactory::make("h264parse")
+                .build()
+                .map_err(|_| {
+                    "the element h264parse is missing: install gstreamer1.0-plugins-bad".to_owned()
+                })?;
+            elements.insert(0, parser);
+        }
+        obj.add_many(&elements).map_err(failed)?;
+        gst::Element::link_many(&elements).map_err(failed)?;
+        let target = elements[0].static_pad("sink");
+        self.sinkpad.set_target(target.as_ref()).map_err(failed)?;
+        for element in elements.iter().rev() {
+            element.sync_state_with_parent().map_err(failed)?;
+        }
+        *locked(&self.chain) = Some(Chain { flv, elements });
+        Ok(())
+    }
+
+    // ---- states ---------------------------------------------------------------------------
+
+    /// NULL to READY: checks, and starts the task that waits for a wish.
+    fn start(&self) -> Result<(), gst::ErrorMessage> {
+        let settings = locked(&self.settings).clone();
+        let failed = |error: String| gst::error_msg!(gst::ResourceError::Settings, ["{error}"]);
+        let location = settings.location().map_err(failed)?;
+        let tls = if location.tls {
+            let files = TlsFiles {
+                ca_file: settings.ca_file.clone(),
+                ..TlsFiles::default()
+            };
+            Some(files.client_config().map_err(failed)?)
+        } else {
+            None
+        };
+        settings.target(tls.clone()).map_err(failed)?;
+        if locked(&self.chain).is_none() {
+            self.set_chain(false)
+                .map_err(|error| gst::error_msg!(gst::CoreError::MissingPlugin, ["{error}"]))?;
+        }
+        let io = Io::acquire().map_err(|err| failed(format!("cannot start a thread: {err}")))?;
+        self.publisher
+            .set_max_latency(settings.max_latency.nseconds() as i64);
+        let owner = Sink(self.obj().downgrade());
+        let task = io
+            .handle()
+            .spawn(session::run(self.publisher.clone(), owner));
+        *locked(&self.running) = Some(Running { io, task, tls });
+        Ok(())
+    }
+
+    /// READY to NULL: gives a session that still ends a moment, then ends the task.
+    fn stop(&self) {
+        self.publisher.set_running(false);
+        let Some(Running { io, task, .. }) = locked(&self.running).take() else {
+            return;
+        };
+        let (done, ended) = mpsc::channel();
+        let publisher = self.publisher.clone();
+        io.handle().spawn(async move {
+            let idle = async {
+                while publisher.publish_state().state != State::Idle.as_str() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            // Too late is the end as well.
+            let _ = tokio::time::timeout(END_TIMEOUT, idle).await;
+            task.abort();
+            let _ = task.await;
+            let _ = done.send(());
+        });
+        if ended.recv_timeout(2 * END_TIMEOUT).is_err() {
+            gst::warning!(
+                CAT,
+                imp = self,
+                "the publishing session did not end in time"
+            );
+        }
+    }
+}
+
+fn progress(state: State) -> Option<(gst::ProgressType, &'static str)> {
+    match state {
+        State::Idle => None,
+        State::Connecting => Some((gst::ProgressType::Start, "Connecting to the server")),
+        State::Publishing => Some((gst::ProgressType::Complete, "Publishing")),
+        State::Backoff => Some((gst::ProgressType::Canceled, "Waiting for the next try")),
+        State::Refused => Some((gst::ProgressType::Canceled, "Refused by the server")),
+    }
+}
+
+/// The functions of a ghost pad for `track`.
+fn pad_functions(
+    builder: gst::PadBuilder<gst::GhostPad>,
+    track: Track,
+) -> gst::PadBuilder<gst::GhostPad> {
+    builder
+        .chain_function(move |pad, parent, buffer| {
+            RtmpAuthSink::catch_panic_pad_function(
+                parent,
+                || Err(gst::FlowError::Error),
+                |sink| sink.sink_chain(pad, track, buffer),
+            )
+        })
+        .event_function(move |pad, parent, event| {
+            RtmpAuthSink::catch_panic_pad_function(
+                parent,
+                || false,
+                |sink| sink.sink_event(pad, track, event),
+            )
+        })
+        .query_function(move |pad, parent, query| {
+            RtmpAuthSink::catch_panic_pad_function(
+                parent,
+                || false,
+                |sink| sink.sink_query(pad, query),
+            )
+        })
+}
+
+#[glib::object_subclass]
+impl ObjectSubclass for RtmpAuthSink {
+    const NAME: &'static str = "GstRtmpAuthSink";
+    type Type = super::RtmpAuthSink;
+    type ParentType = gst::Bin;
+
+    fn with_class(klass: &Self::Class) -> Self {
+        let template = klass.pad_template("sink").unwrap();
+        let sinkpad = pad_functions(
+            gst::GhostPad::builder_from_template(&template),
+            Track::Video,
+        )
+        .build();
+        RtmpAuthSink {
+            sinkpad,
+            publisher: Arc::new(Publisher::new()),
+            settings: Mutex::default(),
+            running: Mutex::default(),
+            chain: Mutex::default(),
+            audio: Mutex::default(),
+        }
+    }
+}
+
+impl ObjectImpl for RtmpAuthSink {
+    fn constructed(&self) {
+        self.parent_constructed();
+        let obj = self.obj();
+        obj.set_suppressed_flags(gst::ElementFlags::SOURCE | gst::ElementFlags::SINK);
+        obj.set_element_flags(gst::ElementFlags::SINK);
+        obj.add_pad(&self.sinkpad).unwrap();
+    }
+
+    fn properties() -> &'static [glib::ParamSpec] {
+        static PROPERTIES: Lazy<Vec<glib::ParamSpec>> = Lazy::new(|| {
+            let string = |name: &str, nick: &str, blurb: &str| {
+                glib::ParamSpecString::builder(name)
+                    .nick(nick)
+                    .blurb(blurb)
+                    .mutable_ready()
+                    .build()
+            };
+            vec![
+                string("location", "Location", "Where to publish: rtmp:// or rtmps://host[:port]/app/stream. Credentials in it (userinfo, user= and pass= in the query) are taken out at once; it reads back without them"),
+                string("user", "User", "User name of the publisher. Unset: none, or the one from the location"),
+                glib::ParamSpecString::builder("password")
+                    .nick("Password")
+                    .blurb("Password (or token) of the publisher; on a command line every user of the machine can read it, so prefer password-file")
+                    .write_only()
+                    .mutable_ready()
+                    .build(),
+                string("password-file", "Password File", "File whose first line is the password (or token) of the publisher; read anew for each session. Wins over password"),
+                glib::ParamSpecEnum::builder_with_default("credential-mode", CredentialMode::default())
+                    .nick("Credential Mode")
+                    .blurb("How the credentials reach the server")
+                    .mutable_ready()
+                    .build(),
+                string("ca-file", "CA File", "PEM file of the certificates to trust for rtmps. Unset: the system's trust store"),
+                glib::ParamSpecUInt::builder("timeout")
+                    .nick("Timeout")
+                    .blurb("Seconds for which a server may be silent while something is due from it, before the session is given up and tried anew")
+                    .minimum(1)
+                    .maximum(3600)
+                    .default_value(DEFAULT_TIMEOUT.as_secs() as u32)
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecUInt64::builder("max-latency")
+                    .nick("Maximum Latency")
+                    .blurb("Nanoseconds of media that may wait for a slow uplink; older media is dropped up to a key frame")
+                    .default_value(DEFAULT_MAX_LATENCY.nseconds())
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecBoolean::builder("start-offset")
+                    .nick("Start Offset")
+                    .blurb("Whether media starts at 2 s of the session's time, which ends MediaMTX's analysis of the first two seconds with the first frame; harmless with other servers")
+                    .default_value(DEFAULT_START_OFFSET)
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecBoolean::builder("fail-fast")
+                    .nick("Fail Fast")
+                    .blurb("Whether a refusal by the server is an error of the pipeline instead of being tried again")
+                    .default_value(DEFAULT_FAIL_FAST)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecEnum::builder_with_default("state", State::default())
+                    .nick("State")
+                    .blurb("State of the publishing session; with notify")
+                    .read_only()
+                    .build(),
+                glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
+                    .nick("Statistics")
+                    .blurb("Structure application/x-rtmpauthsink-stats with sessions, reconnects, frames, bytes (sent), dropped (frames), queue-ms (milliseconds of media that wait), acknowledged-bytes (by the server), attempt (tries since the last accepted session), last-error")
+                    .read_only()
+                    .build(),
+            ]
+        });
+        &PROPERTIES
+    }
+
+    fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
+        let text = || value.get::<Option<String>>().expect("checked by GObject");
+        let path = || text().filter(|path| !path.is_empty()).map(PathBuf::from);
+        let flag = || value.get::<bool>().expect("checked by GObject");
+        let name = pspec.name();
+        if !matches!(name, "password" | "location") {
+            gst::info!(CAT, imp = self, "{name}: {:?}", value.transform::<String>());
+        }
+        let mut settings = locked(&self.settings);
+        match name {
+            "location" => settings.set_location(text().as_deref()),
+            "user" => settings.user = text(),
+            "password" => settings.password = text().map(Secret::new),
+            "password-file" => settings.password_file = path(),
+            "credential-mode" => {
+                settings.credential_mode = value.get().expect("checked by GObject");
+            }
+            "ca-file" => settings.ca_file = path(),
+            "timeout" => {
+                let seconds = value.get::<u32>().expect("checked by GObject");
+                settings.timeout = Duration::from_secs(seconds.into());
+            }
+            "max-latency" => {
+                let nanoseconds = value.get::<u64>().expect("checked by GObject");
+                settings.max_latency = gst::ClockTime::from_nseconds(nanoseconds);
+                drop(settings);
+                self.publisher
+                    .set_max_latency(i64::try_from(nanoseconds).unwrap_or(i64::MAX));
+            }
+            "start-offset" => settings.start_offset = flag(),
+            "fail-fast" => settings.fail_fast = flag(),
+            _ => unreachable!("GObject knows no property {name}"),
+        }
+    }
+
+    fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
+        let path = |path: &Option<PathBuf>| {
+            path.as_ref()
+                .map(|path| path.to_string_lossy().into_owned())
+                .to_value()
+        };
+        match pspec.name() {
+            "state" => return State::from_word(&self.publisher.publish_state().state).to_value(),
+            "stats" => return self.stats().to_value(),
+            _ => {}
+        }
+        let settings = locked(&self.settings);
+        match pspec.name() {
+            "location" => settings
+                .location()
+                .ok()
+                .map(|location| location.to_string())
+                .to_value(),
+            "user" => settings.user.to_value(),
+            "password-file" => path(&settings.password_file),
+            "credential-mode" => settings.credential_mode.to_value(),
+            "ca-file" => path(&settings.ca_file),
+            "timeout" => (settings.timeout.as_secs() as u32).to_value(),
+            "max-latency" => settings.max_latency.nseconds().to_value(),
+            "start-offset" => settings.start_offset.to_value(),
+            "fail-fast" => settings.fail_fast.to_value(),
+            name => unreachable!("GObject knows no property {name}"),
+        }
+    }
+}
+
+impl RtmpAuthSink {
+    fn stats(&self) -> gst::Structure {
+        let (stats, dropped, latency) = self.publisher.stats();
+        gst::Structure::builder("application/x-rtmpauthsink-stats")
+            .field("sessions", stats.sessions)
+            .field("reconnects", stats.reconnects)
+            .field("frames", stats.frames)
+            .field("bytes", stats.bytes)
+            .field("dropped", dropped)
+            .field("queue-ms", (latency / 1_000_000) as u64)
+            .field("acknowledged-bytes", stats.acknowledged)
+            .field("attempt", self.publisher.publish_state().attempt)
+            .field("last-error", stats.last_error)
+            .build()
+    }
+}
+
+impl GstObjectImpl for RtmpAuthSink {}
+
+impl ElementImpl for RtmpAuthSink {
+    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+        static METADATA: Lazy<gst::subclass::ElementMetadata> = Lazy::new(|| {
+            gst::subclass::ElementMetadata::new(
+                "RTMP publisher with credentials",
+                "Sink/Network/Bin",
+                "Publishes H.264 and audio to an RTMP server that asks for credentials, and outlives its faults",
+                env!("CARGO_PKG_REPOSITORY"),
+            )
+        });
+        Some(&METADATA)
+    }
+
+    fn pad_templates() -> &'static [gst::PadTemplate] {
+        static TEMPLATES: Lazy<Vec<gst::PadTemplate>> = Lazy::new(|| {
+            // The encoder takes the first that it can: avc needs no conversion.
+            let mut caps = gst::Caps::builder("video/x-h264")
+                .field("stream-format", "avc")
+                .field("alignment", "au")
+                .build();
+            caps.merge(
+                gst::Caps::builder("video/x-h264")
+                    .field("stream-format", "byte-stream")
+                    .build(),
+            );
+            caps.merge(gst::Caps::new_empty_simple("video/x-flv"));
+            let template = |name, presence, caps: &gst::Caps| {
+                gst::PadTemplate::new(name, gst::PadDirection::Sink, presence, caps).unwrap()
+            };
+            vec![
+                template("sink", gst::PadPresence::Always, &caps),
+                template("audio", gst::PadPresence::Request, &super::audio_caps()),
+            ]
+        });
+        &TEMPLATES
+    }
+
+    fn request_new_pad(
+        &self,
+        template: &gst::PadTemplate,
+        _name: Option<&str>,
+        _caps: Option<&gst::Caps>,
+    ) -> Option<gst::Pad> {
+        if locked(&self.audio).is_some() {
+            gst::warning!(CAT, imp = self, "there is one audio pad already");
+            return None;
+        }
+        let obj = self.obj();
+        let sink = self.media_sink(Track::Audio);
+        let target = sink.static_pad("sink")?;
+        let pad = pad_functions(
+            gst::GhostPad::builder_from_template(template).name("audio"),
+            Track::Audio,
+        )
+        .build();
+        obj.add(&sink).ok()?;
+        pad.set_target(Some(&target)).ok()?;
+        sink.sync_state_with_parent().ok()?;
+        pad.set_active(true).ok()?;
+        obj.add_pad(&pad).ok()?;
+        self.publisher.expect(Track::Audio, true);
+        *locked(&self.audio) = Some((pad.clone(), sink));
+        Some(pad.upcast())
+    }
+
+    fn release_pad(&self, pad: &gst::Pad) {
+        let audio = locked(&self.audio).take_if(|(audio, _)| audio.upcast_ref::<gst::Pad>() == pad);
+        let Some((pad, sink)) = audio else {
+            return;
+        };
+        self.publisher.expect(Track::Audio, false);
+        let obj = self.obj();
+        // Both are ours, so that nothing can be wrong with taking them out.
+        let _ = pad.set_active(false);
+        let _ = obj.remove_pad(&pad);
+        let _ = obj.remove(&sink);
+        let _ = sink.set_state(gst::State::Null);
+    }
+
+    fn change_state(
+        &self,
+        transition: gst::StateChange,
+    ) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        gst::trace!(CAT, imp = self, "{transition:?}");
+        match transition {
+            gst::StateChange::NullToReady => self.start().map_err(|error| {
+                self.post_error_message(error);
+                gst::StateChangeError
+            })?,
+            gst::StateChange::ReadyToPaused => self.publisher.set_running(true),
+            _ => {}
+        }
+        let result = self.parent_change_state(transition);
+        match transition {
+            gst::StateChange::PausedToReady => self.publisher.set_running(false),
+            gst::StateChange::ReadyToNull => self.stop(),
+            gst::StateChange::NullToReady if result.is_err() => self.stop(),
+            _ => {}
+        }
+        result
+    }
+}
+
+impl BinImpl for RtmpAuthSink {
+    fn handle_message(&self, message: gst::Message) {
+        if let gst::MessageView::Error(error) = message.view() {
+            // A frame that cannot be parsed is no reason to end the pipeline.
+            gst::warning!(CAT, imp = self, "kept inside: {}", error.error());
+            return;
+        }
+        self.parent_handle_message(message);
+    }
+}

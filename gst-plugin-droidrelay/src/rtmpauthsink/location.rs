@@ -1,0 +1,238 @@
+//! Where to publish, with its credentials apart from the first moment.
+
+use std::fmt;
+
+use droidrelay_wire::{
+    broker::split_port,
+    secret::{percent_decode, percent_encode},
+    Secret,
+};
+
+use super::CredentialMode;
+
+/// Credentials of the publisher.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    pub user: Option<String>,
+    pub password: Option<Secret>,
+}
+
+/// `rtmp(s)://host[:port]/app/stream[?query]` without credentials: what `Display` shows is
+/// safe to log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    pub tls: bool,
+    pub host: String,
+    pub port: u16,
+    pub app: String,
+    pub stream: String,
+    /// Query parameters other than credentials, as they were written.
+    pub query: String,
+}
+
+impl Location {
+    /// Parses `url`; credentials in its userinfo or in `user=`, `pass=` come back beside it,
+    /// percent-decoded. The error shows nothing of them.
+    pub fn parse(url: &str) -> Result<(Self, Credentials), String> {
+        let (scheme, rest) = url
+            .split_once("://")
+            .ok_or("the location has no scheme: write rtmp:// or rtmps://host/app/stream")?;
+        let tls = match scheme.to_ascii_lowercase().as_str() {
+            "rtmp" => false,
+            "rtmps" => true,
+            other => {
+                return Err(format!(
+                    "the location's scheme {other:?} is not known: use rtmp or rtmps"
+                ))
+            }
+        };
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        // A password may contain slashes that nobody escaped.
+        let (userinfo, rest) = match rest.rfind('@') {
+            Some(at) => (Some(&rest[..at]), &rest[at + 1..]),
+            None => (None, rest),
+        };
+        let (address, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (host, port) = split_port(address)?;
+        if host.is_empty() {
+            return Err("the location has no host".into());
+        }
+        let path = path.trim_matches('/');
+        let (app, stream) = path.rsplit_once('/').unwrap_or(("", path));
+        if app.is_empty() || stream.is_empty() {
+            return Err(format!(
+                "the location's path {path:?} is not app/stream: write for example rtmp://{host}/live/stream"
+            ));
+        }
+
+        let mut credentials = Credentials::default();
+        if let Some(userinfo) = userinfo {
+            let (user, password) = match userinfo.split_once(':') {
+                Some((user, password)) => (user, Some(password)),
+                None => (userinfo, None),
+            };
+            credentials.user = Some(decode(user)?).filter(|user| !user.is_empty());
+            credentials.password = password.map(decode).transpose()?.map(Secret::new);
+        }
+        let mut kept = Vec::new();
+        for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            match name {
+                "user" => credentials.user = Some(decode(value)?),
+                "pass" | "token" => credentials.password = Some(Secret::new(decode(value)?)),
+                _ => kept.push(parameter),
+            }
+        }
+        let location = Location {
+            tls,
+            host: host.to_owned(),
+            port: port.unwrap_or(if tls { 1936 } else { 1935 }),
+            app: app.to_owned(),
+            stream: stream.to_owned(),
+            query: kept.join("&"),
+        };
+        Ok((location, credentials))
+    }
+
+    fn authority(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.tls {
+            "rtmps"
+        } else {
+            "rtmp"
+        }
+    }
+
+    /// The URL of the application, as the connect command carries it.
+    pub fn tc_url(&self) -> String {
+        format!("{}://{}/{}", self.scheme(), self.authority(), self.app)
+    }
+
+    /// The stream name with the credentials that `mode` puts behind it, strictly percent-encoded.
+    pub fn stream_name(&self, credentials: &Credentials, mode: CredentialMode) -> Secret {
+        let mut query = self.query.clone();
+        let mut add = |name: &str, value: &str| {
+            if !query.is_empty() {
+                query.push('&');
+            }
+            query.push_str(name);
+            query.push('=');
+            query.push_str(&percent_encode(value));
+        };
+        let password = credentials.password.as_ref().map(Secret::expose);
+        match mode {
+            CredentialMode::None => {}
+            CredentialMode::Query => {
+                if let Some(user) = &credentials.user {
+                    add("user", user);
+                }
+                if let Some(password) = password {
+                    add("pass", password);
+                }
+            }
+            CredentialMode::Token => {
+                if let Some(password) = password {
+                    add("token", password);
+                }
+            }
+        }
+        Secret::new(if query.is_empty() {
+            self.stream.clone()
+        } else {
+            format!("{}?{query}", self.stream)
+        })
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}://{}/{}/{}",
+            self.scheme(),
+            self.authority(),
+            self.app,
+            self.stream
+        )?;
+        if !self.query.is_empty() {
+            write!(f, "?{}", self.query)?;
+        }
+        Ok(())
+    }
+}
+
+fn decode(text: &str) -> Result<String, String> {
+    percent_decode(text).map_err(|_| {
+        "the credentials in the location are not UTF-8 after percent-decoding".to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_taken_out_of_userinfo_and_query() {
+        for url in [
+            "rtmp://pub:p%2Fa&b@h/live/stream",
+            "rtmp://pub:p/a&b@h/live/stream",
+            "rtmp://h:1935/live/stream?user=pub&pass=p%2Fa%26b",
+        ] {
+            let (location, credentials) = Location::parse(url).unwrap();
+            assert_eq!(location.to_string(), "rtmp://h:1935/live/stream");
+            assert_eq!(credentials.user.as_deref(), Some("pub"));
+            assert_eq!(credentials.password.unwrap().expose(), "p/a&b");
+        }
+    }
+
+    #[test]
+    fn other_parameters_and_long_paths_stay() {
+        let (location, _) = Location::parse("rtmps://[::1]/robots/r1/live?x=1&user=u&y").unwrap();
+        assert_eq!(
+            location.to_string(),
+            "rtmps://[::1]:1936/robots/r1/live?x=1&y"
+        );
+        assert_eq!(location.tc_url(), "rtmps://[::1]:1936/robots/r1");
+        assert_eq!(location.stream, "live");
+    }
+
+    #[test]
+    fn the_stream_name_carries_what_the_mode_says_strictly_encoded() {
+        let (location, _) = Location::parse("rtmp://h/live/stream?x=1").unwrap();
+        let credentials = Credentials {
+            user: Some("a/b".into()),
+            password: Some("c&d".into()),
+        };
+        let name = |mode| location.stream_name(&credentials, mode).expose().to_owned();
+        assert_eq!(
+            name(CredentialMode::Query),
+            "stream?x=1&user=a%2Fb&pass=c%26d"
+        );
+        assert_eq!(name(CredentialMode::Token), "stream?x=1&token=c%26d");
+        assert_eq!(name(CredentialMode::None), "stream?x=1");
+    }
+
+    #[test]
+    fn a_bad_location_is_refused_with_the_remedy_and_without_the_password() {
+        for (url, reason) in [
+            ("h/live/stream", "scheme"),
+            ("http://u:hunter2@h/live/stream", "http"),
+            ("rtmp://u:hunter2@/live/stream", "no host"),
+            ("rtmp://u:hunter2@h/stream", "app/stream"),
+            ("rtmp://u:hunter2@h", "app/stream"),
+            ("rtmp://u:hunter2@h:x/live/stream", "port"),
+            ("rtmp://h/live/stream?pass=%ff&user=hunter2", "UTF-8"),
+        ] {
+            let error = Location::parse(url).unwrap_err();
+            assert!(error.contains(reason), "{error:?} names {reason:?}");
+            assert!(!error.contains("hunter2"), "{error:?}");
+        }
+    }
+}

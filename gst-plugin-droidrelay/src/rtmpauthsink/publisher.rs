@@ -1,0 +1,446 @@
+//! What the streaming threads, the application and the session's task share: media that
+//! waits, whether a session is wanted, and what became of it.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use droidrelay_wire::PublishState;
+use tokio::sync::Notify;
+
+use super::{
+    queue::{Frame, Queue, Track},
+    State,
+};
+use crate::rtmp::flv::Metadata;
+
+/// During its first seconds a session asks for a key frame this often: readers attach a
+/// moment after the publisher, and none of them should wait for a whole group of pictures.
+const EARLY_KEY_INTERVAL: Duration = Duration::from_millis(250);
+const EARLY: Duration = Duration::from_secs(2);
+/// Without a valve, a session ends after this time without media.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long media waits for the second track's configuration before it goes out alone.
+const TRACK_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A message body: what the format puts in front, and the payload without a copy.
+pub struct Body {
+    pub prefix: Vec<u8>,
+    pub payload: Payload,
+}
+
+pub enum Payload {
+    Buffer(gst::MappedBuffer<gst::buffer::Readable>),
+    Bytes(Vec<u8>),
+}
+
+impl Body {
+    pub fn parts(&self) -> [&[u8]; 2] {
+        let payload = match &self.payload {
+            Payload::Buffer(buffer) => buffer.as_slice(),
+            Payload::Bytes(bytes) => bytes,
+        };
+        [&self.prefix, payload]
+    }
+}
+
+/// What a server must know of the tracks before their first frame.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Headers {
+    pub metadata: Metadata,
+    /// Complete message body of the video sequence header.
+    pub video: Option<Vec<u8>>,
+    /// Complete message body of the audio sequence header, where the codec has one.
+    pub audio: Option<Vec<u8>>,
+}
+
+/// What a valve upstream of one pad has said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// No valve spoke: media itself is the wish.
+    ByMedia,
+    /// A session is wanted, its media has not begun.
+    Soon,
+    /// What comes is media of the wanted session.
+    Yes,
+    No,
+}
+
+/// Figures for the `stats` property.
+#[derive(Debug, Clone, Default)]
+pub struct Stats {
+    pub sessions: u64,
+    pub reconnects: u64,
+    pub frames: u64,
+    pub bytes: u64,
+    pub acknowledged: u64,
+    pub last_error: Option<String>,
+}
+
+pub struct Publisher {
+    inner: Mutex<Inner>,
+    /// Wakes the session's task: media, a wish, or the end.
+    pub changed: Notify,
+}
+
+struct Inner {
+    running: bool,
+    wanted: [Wanted; 2],
+    expected: [bool; 2],
+    headers: Headers,
+    /// Counts changes of the headers: a session that began with others is replaced.
+    headers_version: u64,
+    queue: Queue<Body>,
+    waiting_since: Option<Instant>,
+    last_media: Option<Instant>,
+    published_at: Option<Instant>,
+    last_key_request: Option<Instant>,
+    publish: PublishState,
+    stats: Stats,
+}
+
+fn index(track: Track) -> usize {
+    match track {
+        Track::Video => 0,
+        Track::Audio => 1,
+    }
+}
+
+impl Publisher {
+    pub fn new() -> Self {
+        Publisher {
+            inner: Mutex::new(Inner {
+                running: false,
+                wanted: [Wanted::ByMedia; 2],
+                expected: [true, false],
+                headers: Headers::default(),
+                headers_version: 0,
+                queue: Queue::new(0),
+                waiting_since: None,
+                last_media: None,
+                published_at: None,
+                last_key_request: None,
+                publish: PublishState {
+                    state: State::Idle.as_str().into(),
+                    ..PublishState::default()
+                },
+                stats: Stats::default(),
+            }),
+            changed: Notify::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // ---- from the element -----------------------------------------------------------------
+
+    /// Between READY and NULL nothing is wanted.
+    pub fn set_running(&self, running: bool) {
+        let mut inner = self.lock();
+        inner.running = running;
+        inner.queue.clear();
+        inner.waiting_since = None;
+        inner.last_media = None;
+        drop(inner);
+        self.changed.notify_one();
+    }
+
+    pub fn set_max_latency(&self, nanoseconds: i64) {
+        self.lock().queue.set_max_latency(nanoseconds);
+    }
+
+    /// Tells that the element has a pad for `track`: sessions wait a moment for its headers.
+    pub fn expect(&self, track: Track, expected: bool) {
+        let mut inner = self.lock();
+        inner.expected[index(track)] = expected;
+        if !expected {
+            match track {
+                Track::Video => inner.headers.video = None,
+                Track::Audio => inner.headers.audio = None,
+            }
+            inner.wanted[index(track)] = Wanted::ByMedia;
+        }
+    }
+
+    /// A valve upstream of `track` opened or closed.
+    pub fn want(&self, track: Track, wanted: bool) {
+        let mut inner = self.lock();
+        inner.wanted[index(track)] = if wanted { Wanted::Soon } else { Wanted::No };
+        if !inner.is_wanted() {
+            inner.queue.clear();
+            inner.waiting_since = None;
+        }
+        drop(inner);
+        self.changed.notify_one();
+    }
+
+    /// What follows on `track` is media of the wanted session.
+    pub fn begin(&self, track: Track) {
+        let mut inner = self.lock();
+        // A stop may have overtaken it.
+        if inner.wanted[index(track)] == Wanted::Soon {
+            inner.wanted[index(track)] = Wanted::Yes;
+        }
+    }
+
+    /// Whether media on `track` has a use: otherwise it need not even be parsed.
+    pub fn accepts(&self, track: Track) -> bool {
+        let inner = self.lock();
+        inner.running && matches!(inner.wanted[index(track)], Wanted::Yes | Wanted::ByMedia)
+    }
+
+    /// The stream of `track` ended.
+    pub fn end_of_stream(&self, track: Track) {
+        let mut inner = self.lock();
+        if inner.wanted[index(track)] == Wanted::ByMedia {
+            inner.last_media = None;
+        }
+        drop(inner);
+        self.changed.notify_one();
+    }
+
+    /// Changes what servers must know ahead of the media; a running session starts anew where
+    /// that differs from what it has told.
+    pub fn update_headers(&self, update: impl FnOnce(&mut Headers)) {
+        let mut inner = self.lock();
+        let before = inner.headers.clone();
+        update(&mut inner.headers);
+        if inner.headers != before {
+            inner.headers_version += 1;
+            if inner.headers.video.is_some() {
+                inner.queue.expect_video();
+            }
+            drop(inner);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Takes a frame; true where the encoder must be asked for a key frame.
+    pub fn push(&self, frame: Frame<Body>) -> bool {
+        let now = Instant::now();
+        let mut inner = self.lock();
+        if !inner.running {
+            return false;
+        }
+        inner.last_media = Some(now);
+        inner.waiting_since.get_or_insert(now);
+        let is_key = frame.key && frame.track == Track::Video;
+        let mut needs_key = inner.queue.push(frame);
+        if is_key {
+            // The one that was asked for.
+            needs_key = false;
+        } else {
+            needs_key |= inner
+                .published_at
+                .is_some_and(|at| now.duration_since(at) < EARLY);
+        }
+        needs_key &= inner
+            .last_key_request
+            .is_none_or(|at| now.duration_since(at) >= EARLY_KEY_INTERVAL);
+        if needs_key {
+            inner.last_key_request = Some(now);
+        }
+        drop(inner);
+        self.changed.notify_one();
+        needs_key
+    }
+
+    // ---- from the session's task ----------------------------------------------------------
+
+    pub fn is_wanted(&self) -> bool {
+        self.lock().is_wanted()
+    }
+
+    /// When a session that only media asks for ends, if none comes.
+    pub fn idle_deadline(&self) -> Option<Instant> {
+        let inner = self.lock();
+        let by_valve = inner
+            .wanted
+            .iter()
+            .any(|wanted| matches!(wanted, Wanted::Soon | Wanted::Yes));
+        inner
+            .last_media
+            .filter(|_| !by_valve)
+            .map(|at| at + IDLE_TIMEOUT)
+    }
+
+    /// The headers with which a session can begin now, and their version; None while the
+    /// first frame is missing, or another track's headers that may still come.
+    pub fn opening(&self) -> Option<(Headers, u64)> {
+        let inner = self.lock();
+        if inner.queue.is_empty() {
+            return None;
+        }
+        let complete = (!inner.expected[0] || inner.headers.video.is_some())
+            && (!inner.expected[1] || inner.headers.metadata.audio_codec.is_some());
+        let waited = inner
+            .waiting_since
+            .is_some_and(|since| since.elapsed() >= TRACK_TIMEOUT);
+        (complete || waited).then(|| (inner.headers.clone(), inner.headers_version))
+    }
+
+    /// When [`Publisher::opening`] stops waiting for the other track.
+    pub fn opening_deadline(&self) -> Option<Instant> {
+        self.lock().waiting_since.map(|since| since + TRACK_TIMEOUT)
+    }
+
+    pub fn headers_version(&self) -> u64 {
+        self.lock().headers_version
+    }
+
+    pub fn pop(&self) -> Option<Frame<Body>> {
+        self.lock().queue.pop()
+    }
+
+    pub fn has_media(&self) -> bool {
+        !self.lock().queue.is_empty()
+    }
+
+    /// A new session begins: at a key frame, without what is older.
+    pub fn restart_queue(&self) {
+        let mut inner = self.lock();
+        inner.queue.restart();
+        inner.published_at = None;
+        inner.last_key_request = None;
+    }
+
+    /// The server has accepted the session, or it ended.
+    pub fn set_published(&self, published: bool) {
+        self.lock().published_at = published.then(Instant::now);
+    }
+
+    /// Stores the state; false where nothing changed.
+    pub fn set_publish_state(&self, publish: &PublishState) -> bool {
+        let mut inner = self.lock();
+        if inner.publish == *publish {
+            return false;
+        }
+        inner.publish = publish.clone();
+        true
+    }
+
+    pub fn publish_state(&self) -> PublishState {
+        self.lock().publish.clone()
+    }
+
+    pub fn count(&self, update: impl FnOnce(&mut Stats)) {
+        update(&mut self.lock().stats);
+    }
+
+    /// Figures, dropped frames, and nanoseconds of media that wait.
+    pub fn stats(&self) -> (Stats, u64, i64) {
+        let inner = self.lock();
+        (
+            inner.stats.clone(),
+            inner.queue.dropped(),
+            inner.queue.latency(),
+        )
+    }
+}
+
+impl Inner {
+    fn is_wanted(&self) -> bool {
+        if !self.running {
+            return false;
+        }
+        let by_valve = self
+            .wanted
+            .iter()
+            .any(|wanted| matches!(wanted, Wanted::Soon | Wanted::Yes));
+        let by_media = self.wanted.contains(&Wanted::ByMedia)
+            && self
+                .last_media
+                .is_some_and(|at| at.elapsed() < IDLE_TIMEOUT)
+            && !self.wanted.contains(&Wanted::No);
+        by_valve || by_media
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(time: i64, key: bool) -> Frame<Body> {
+        Frame {
+            track: Track::Video,
+            time,
+            key,
+            body: Body {
+                prefix: Vec::new(),
+                payload: Payload::Bytes(Vec::new()),
+            },
+        }
+    }
+
+    fn running() -> Publisher {
+        let publisher = Publisher::new();
+        publisher.set_max_latency(1_000_000_000);
+        publisher.set_running(true);
+        publisher
+    }
+
+    #[test]
+    fn without_a_valve_media_is_the_wish() {
+        let publisher = running();
+        assert!(!publisher.is_wanted());
+        assert!(publisher.accepts(Track::Video));
+        publisher.push(frame(0, true));
+        assert!(publisher.is_wanted());
+        assert!(publisher.idle_deadline().is_some());
+        publisher.end_of_stream(Track::Video);
+        assert!(!publisher.is_wanted());
+    }
+
+    #[test]
+    fn with_a_valve_only_media_of_the_wanted_session_counts() {
+        let publisher = running();
+        publisher.want(Track::Video, true);
+        assert!(publisher.is_wanted());
+        assert!(!publisher.accepts(Track::Video));
+        publisher.begin(Track::Video);
+        assert!(publisher.accepts(Track::Video));
+        publisher.push(frame(0, true));
+        publisher.want(Track::Video, false);
+        assert!(!publisher.is_wanted());
+        assert!(!publisher.has_media());
+        publisher.begin(Track::Video);
+        assert!(!publisher.is_wanted());
+    }
+
+    #[test]
+    fn an_early_session_asks_for_key_frames_but_not_with_every_frame() {
+        let publisher = running();
+        assert!(!publisher.push(frame(0, true)));
+        assert!(!publisher.push(frame(1, false)));
+        publisher.set_published(true);
+        assert!(publisher.push(frame(2, false)));
+        assert!(!publisher.push(frame(3, false)));
+    }
+
+    #[test]
+    fn a_session_opens_when_the_headers_of_all_tracks_are_known() {
+        let publisher = running();
+        publisher.expect(Track::Audio, true);
+        publisher.push(frame(0, true));
+        publisher.update_headers(|headers| headers.video = Some(vec![1]));
+        assert!(publisher.opening().is_none());
+        publisher.update_headers(|headers| {
+            headers.metadata.audio_codec = Some(crate::rtmp::flv::AudioCodec::Mp3);
+        });
+        let (headers, version) = publisher.opening().unwrap();
+        assert_eq!(headers.video, Some(vec![1]));
+        assert_eq!(version, publisher.headers_version());
+    }
+
+    #[test]
+    fn nothing_is_wanted_or_taken_before_the_element_runs() {
+        let publisher = Publisher::new();
+        publisher.want(Track::Video, true);
+        publisher.push(frame(0, true));
+        assert!(!publisher.is_wanted());
+        assert!(!publisher.has_media());
+    }
+}

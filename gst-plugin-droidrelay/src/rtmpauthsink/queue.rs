@@ -1,0 +1,214 @@
+//! Media that waits for the socket: bounded in time, dropped up to a key frame; pure.
+
+use std::collections::VecDeque;
+
+/// Which of the session's two tracks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Track {
+    Video,
+    Audio,
+}
+
+/// One access unit on its way to the server.
+#[derive(Debug)]
+pub struct Frame<B> {
+    pub track: Track,
+    /// Decoding time as running time, in nanoseconds.
+    pub time: i64,
+    pub key: bool,
+    pub body: B,
+}
+
+/// Frames in decoding order, beginning with a key frame where there is video.
+#[derive(Debug)]
+pub struct Queue<B> {
+    frames: VecDeque<Frame<B>>,
+    /// Nothing but a key frame may come next.
+    needs_key: bool,
+    /// Without video, any frame may be the first.
+    has_video: bool,
+    max_latency: i64,
+    dropped: u64,
+}
+
+impl<B> Queue<B> {
+    /// `max_latency` in nanoseconds of media.
+    pub fn new(max_latency: i64) -> Self {
+        Queue {
+            frames: VecDeque::new(),
+            needs_key: true,
+            has_video: false,
+            max_latency,
+            dropped: 0,
+        }
+    }
+
+    /// Takes a frame, or drops it; true where a key frame is needed to go on.
+    pub fn push(&mut self, frame: Frame<B>) -> bool {
+        self.has_video |= frame.track == Track::Video;
+        let may_start = self.may_start(&frame);
+        if self.needs_key && !may_start {
+            self.dropped += 1;
+            return frame.track == Track::Video;
+        }
+        self.needs_key = false;
+        self.frames.push_back(frame);
+        if self.latency() <= self.max_latency {
+            return false;
+        }
+        // What is too old goes, up to the newest place from which decoding can start.
+        if self.keep_from_last_key() && self.latency() <= self.max_latency {
+            return false;
+        }
+        self.clear();
+        self.has_video
+    }
+
+    /// The oldest frame.
+    pub fn pop(&mut self) -> Option<Frame<B>> {
+        self.frames.pop_front()
+    }
+
+    /// Nanoseconds of media that wait.
+    pub fn latency(&self) -> i64 {
+        match (self.frames.front(), self.frames.back()) {
+            (Some(first), Some(last)) => last.time - first.time,
+            _ => 0,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Frames dropped since the beginning.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Tells that there is a video track, ahead of its first frame.
+    pub fn expect_video(&mut self) {
+        self.has_video = true;
+    }
+
+    pub fn set_max_latency(&mut self, max_latency: i64) {
+        self.max_latency = max_latency;
+    }
+
+    /// Drops all; the next frame must be a key frame.
+    pub fn clear(&mut self) {
+        self.dropped += self.frames.len() as u64;
+        self.frames.clear();
+        self.needs_key = true;
+    }
+
+    /// Makes the queue begin where a new session can: at its newest key frame, if it holds one.
+    pub fn restart(&mut self) {
+        if !self.keep_from_last_key() {
+            self.clear();
+        }
+    }
+
+    fn may_start(&self, frame: &Frame<B>) -> bool {
+        match frame.track {
+            Track::Video => frame.key,
+            Track::Audio => !self.has_video,
+        }
+    }
+
+    fn keep_from_last_key(&mut self) -> bool {
+        let start = self.frames.iter().rposition(|frame| self.may_start(frame));
+        if let Some(start) = start {
+            self.frames.drain(..start);
+            self.dropped += start as u64;
+        }
+        start.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn video(time: i64, key: bool) -> Frame<()> {
+        Frame {
+            track: Track::Video,
+            time,
+            key,
+            body: (),
+        }
+    }
+
+    fn audio(time: i64) -> Frame<()> {
+        Frame {
+            track: Track::Audio,
+            time,
+            key: true,
+            body: (),
+        }
+    }
+
+    fn times(queue: &mut Queue<()>) -> Vec<i64> {
+        std::iter::from_fn(|| queue.pop().map(|frame| frame.time)).collect()
+    }
+
+    #[test]
+    fn nothing_goes_before_the_first_key_frame() {
+        let mut queue = Queue::new(100);
+        assert!(queue.push(video(0, false)));
+        assert!(!queue.push(video(1, true)));
+        assert!(!queue.push(video(2, false)));
+        assert_eq!(times(&mut queue), [1, 2]);
+        assert_eq!(queue.dropped(), 1);
+    }
+
+    #[test]
+    fn too_much_waiting_media_is_dropped_up_to_the_newest_key_frame() {
+        let mut queue = Queue::new(10);
+        queue.push(video(0, true));
+        queue.push(video(5, false));
+        queue.push(video(8, true));
+        assert!(!queue.push(video(11, false)));
+        assert_eq!(times(&mut queue), [8, 11]);
+    }
+
+    #[test]
+    fn without_a_newer_key_frame_all_is_dropped_and_one_is_asked_for() {
+        let mut queue = Queue::new(10);
+        queue.push(video(0, true));
+        assert!(queue.push(video(11, false)));
+        assert!(queue.is_empty());
+        assert!(queue.push(video(12, false)));
+        assert!(!queue.push(video(13, true)));
+        assert_eq!(times(&mut queue), [13]);
+        assert_eq!(queue.dropped(), 3);
+    }
+
+    #[test]
+    fn audio_alone_starts_anywhere_but_waits_for_the_key_frame_where_there_is_video() {
+        let mut queue = Queue::new(10);
+        queue.push(audio(0));
+        assert_eq!(times(&mut queue), [0]);
+        queue.push(video(1, true));
+        queue.clear();
+        queue.push(audio(2));
+        assert!(queue.push(video(3, false)));
+        queue.push(video(4, true));
+        queue.push(audio(5));
+        assert_eq!(times(&mut queue), [4, 5]);
+    }
+
+    #[test]
+    fn a_new_session_begins_with_the_newest_key_frame() {
+        let mut queue = Queue::new(100);
+        for time in 0..6 {
+            queue.push(video(time, time % 2 == 0));
+        }
+        queue.restart();
+        assert_eq!(times(&mut queue), [4, 5]);
+        queue.push(video(6, false));
+        queue.restart();
+        assert!(queue.is_empty());
+        assert!(queue.push(video(7, false)));
+    }
+}

@@ -1,0 +1,537 @@
+//! The task that keeps a publishing session alive while one is wanted.
+
+use std::{future::Future, io, net::SocketAddr, os::fd::AsRawFd, sync::Arc, time::Duration};
+
+use droidrelay_wire::{backoff::jitter, Backoff, PublishState, Secret};
+use rustls::{pki_types::ServerName, ClientConfig};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{lookup_host, TcpStream},
+    task::JoinSet,
+    time::{sleep, sleep_until, timeout, timeout_at, Instant},
+};
+
+use super::{
+    publisher::Publisher,
+    queue::{Frame, Track},
+    Location, State,
+};
+use crate::rtmp::{self, Event, Params, Progress, RefusalKind};
+
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+/// A server that refuses a password is asked less often from the beginning.
+const REFUSED_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Publishing that lasted this long makes the next wait the shortest again.
+const STABLE: Duration = Duration::from_secs(60);
+/// Time for the last commands of a session that ends.
+const GOODBYE: Duration = Duration::from_millis(50);
+/// An address that does not answer is given this long before the next one is tried beside it
+/// (RFC 8305, section 5).
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+/// Bytes that the kernel holds unsent: what waits should wait where it can be dropped.
+const UNSENT_LIMIT: libc::c_int = 32 * 1024;
+/// What is sent ahead of media time ends a server's analysis of the first two seconds.
+const START_OFFSET_MS: i64 = 2000;
+
+/// One session's settings; made anew for each, so that a rotated secret needs no restart.
+pub struct Target {
+    pub location: Location,
+    /// Stream name with its credentials.
+    pub stream: Secret,
+    /// Set for `rtmps`.
+    pub tls: Option<Arc<ClientConfig>>,
+    pub timeout: Duration,
+    pub start_offset: bool,
+}
+
+/// What the element does for the task.
+pub trait Owner: Send + 'static {
+    /// The settings for the next session.
+    fn target(&self) -> Result<Target, String>;
+    /// The state changed; called outside of every lock.
+    fn state_changed(&self, publish: &PublishState);
+}
+
+/// Why a session ended.
+enum End {
+    /// Nobody wants it any more.
+    Unwanted,
+    /// Other headers are needed: at once again.
+    Renew,
+    /// Pipelined commands were not understood: at once again, step by step.
+    StepByStep,
+    Failed(Failure),
+}
+
+struct Failure {
+    refused: bool,
+    reason: String,
+}
+
+fn failed(reason: impl Into<String>) -> End {
+    End::Failed(Failure {
+        refused: false,
+        reason: reason.into(),
+    })
+}
+
+fn refused(reason: impl Into<String>) -> End {
+    End::Failed(Failure {
+        refused: true,
+        reason: reason.into(),
+    })
+}
+
+/// Runs until it is aborted.
+pub async fn run(publisher: Arc<Publisher>, owner: impl Owner) {
+    let mut sessions = Sessions {
+        publisher,
+        owner,
+        backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
+        refused_backoff: Backoff::new(REFUSED_BACKOFF.0, REFUSED_BACKOFF.1),
+        attempt: 0,
+        pipelined: true,
+    };
+    loop {
+        while !sessions.publisher.is_wanted() {
+            sessions.reset();
+            sessions.say(State::Idle, None, None);
+            sessions.publisher.changed.notified().await;
+        }
+        sessions.attempt += 1;
+        sessions.say(State::Connecting, None, None);
+        let end = sessions.session().await;
+        sessions.publisher.set_published(false);
+        match end {
+            End::Unwanted => sessions.reset(),
+            End::Renew => {}
+            End::StepByStep => sessions.pipelined = false,
+            End::Failed(failure) => sessions.wait(failure).await,
+        }
+    }
+}
+
+struct Sessions<O> {
+    publisher: Arc<Publisher>,
+    owner: O,
+    backoff: Backoff,
+    refused_backoff: Backoff,
+    attempt: u32,
+    /// Commands go out without waiting for answers; off for servers that do not take it.
+    pipelined: bool,
+}
+
+impl<O: Owner> Sessions<O> {
+    fn reset(&mut self) {
+        self.backoff.reset();
+        self.refused_backoff.reset();
+        self.attempt = 0;
+    }
+
+    fn say(&self, state: State, reason: Option<String>, next_try: Option<Duration>) {
+        let publish = PublishState {
+            state: state.as_str().into(),
+            reason,
+            attempt: self.attempt,
+            next_try: next_try.map(|wait| (wait.as_secs_f64() * 1000.0).round() / 1000.0),
+        };
+        if self.publisher.set_publish_state(&publish) {
+            self.owner.state_changed(&publish);
+        }
+    }
+
+    /// Waits for the next try, or until nobody wants one.
+    async fn wait(&mut self, failure: Failure) {
+        let (state, wait) = if failure.refused {
+            (State::Refused, self.refused_backoff.next(jitter()))
+        } else {
+            (State::Backoff, self.backoff.next(jitter()))
+        };
+        self.publisher
+            .count(|stats| stats.last_error = Some(failure.reason.clone()));
+        self.say(state, Some(failure.reason), Some(wait));
+        let until = Instant::now() + wait;
+        while self.publisher.is_wanted() {
+            let changed = timeout_at(until, self.publisher.changed.notified());
+            if changed.await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// One session from connecting to its end.
+    async fn session(&mut self) -> End {
+        let target = match self.owner.target() {
+            Ok(target) => target,
+            Err(reason) => return failed(reason),
+        };
+        let connecting = timeout(target.timeout, connect(&target));
+        let stream = match self.unless_unwanted(connecting).await {
+            None => return End::Unwanted,
+            Some(Err(_)) => {
+                return failed(format!(
+                    "{} has not answered within {} s",
+                    target.location,
+                    target.timeout.as_secs_f64()
+                ))
+            }
+            Some(Ok(Err(reason))) => return failed(reason),
+            Some(Ok(Ok(stream))) => stream,
+        };
+        self.publisher.restart_queue();
+        let mut session = Session {
+            publisher: self.publisher.clone(),
+            rtmp: rtmp::Publisher::new(
+                Params {
+                    app: target.location.app.clone(),
+                    tc_url: target.location.tc_url(),
+                    stream: target.stream.clone(),
+                    pipelined: self.pipelined,
+                    hevc: false,
+                },
+                &noise(),
+            ),
+            target,
+            base: None,
+            headers_version: None,
+            answered: false,
+        };
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        let end = session.run(&mut reader, &mut writer, self).await;
+        if matches!(end, End::Unwanted | End::Renew) {
+            session.goodbye(&mut writer).await;
+        }
+        end
+    }
+
+    /// The future's output, or None as soon as nobody wants a session any more.
+    async fn unless_unwanted<F: Future>(&self, future: F) -> Option<F::Output> {
+        tokio::pin!(future);
+        loop {
+            tokio::select! {
+                biased;
+                output = &mut future => return Some(output),
+                () = self.publisher.changed.notified() => {
+                    if !self.publisher.is_wanted() {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    fn published(&mut self) {
+        self.publisher.set_published(true);
+        self.publisher.count(|stats| {
+            stats.sessions += 1;
+            stats.reconnects += u64::from(self.attempt > 1);
+        });
+        self.refused_backoff.reset();
+        self.say(State::Publishing, None, None);
+    }
+}
+
+/// A session on an open connection.
+struct Session {
+    publisher: Arc<Publisher>,
+    rtmp: rtmp::Publisher,
+    target: Target,
+    /// Time of the first frame, in nanoseconds of running time.
+    base: Option<i64>,
+    /// Version of the headers that were sent.
+    headers_version: Option<u64>,
+    /// The server has answered something beyond the handshake.
+    answered: bool,
+}
+
+impl Session {
+    async fn run<O: Owner>(
+        &mut self,
+        reader: &mut (impl AsyncRead + Unpin),
+        writer: &mut (impl AsyncWrite + Unpin),
+        sessions: &mut Sessions<O>,
+    ) -> End {
+        let mut input = vec![0; 8 * 1024];
+        let mut needs_flush = false;
+        // Silence of the server, until it has accepted; then only of a socket that takes nothing.
+        let mut progress = Instant::now();
+        let mut published_at = None;
+        loop {
+            if !self.publisher.is_wanted() {
+                return End::Unwanted;
+            }
+            if self
+                .headers_version
+                .is_some_and(|version| version != self.publisher.headers_version())
+            {
+                return End::Renew;
+            }
+            self.feed();
+            let writing = !self.rtmp.output().is_empty();
+            let waiting = published_at.is_none() || writing || needs_flush;
+            let stalled = progress + self.target.timeout;
+            let wake = [
+                waiting.then_some(stalled),
+                self.publisher.idle_deadline().map(Instant::from_std),
+                self.publisher
+                    .opening_deadline()
+                    .filter(|_| self.base.is_none())
+                    .map(Instant::from_std)
+                    .filter(|at| *at > Instant::now()),
+            ]
+            .into_iter()
+            .flatten()
+            .min();
+            tokio::select! {
+                read = reader.read(&mut input) => {
+                    match read {
+                        Ok(0) => return self.closed(None),
+                        Ok(n) => {
+                            progress = Instant::now();
+                            if let Err(err) = self.rtmp.input(&input[..n]) {
+                                return failed(format!("{}: {err}", self.target.location));
+                            }
+                        }
+                        Err(err) => return self.closed(Some(&err)),
+                    }
+                    self.answered |= self.rtmp.progress() > Progress::Connect;
+                    let acknowledged = self.rtmp.acknowledged_bytes();
+                    self.publisher.count(|stats| {
+                        stats.acknowledged = acknowledged.unwrap_or_default();
+                    });
+                    while let Some(event) = self.rtmp.next_event() {
+                        match event {
+                            Event::Published => {
+                                published_at = Some(Instant::now());
+                                sessions.published();
+                            }
+                            Event::StreamIdMismatch => return End::StepByStep,
+                            Event::Refused { code, description, kind } => {
+                                return self.refusal(kind, &code, &description);
+                            }
+                        }
+                    }
+                }
+                sent = send(writer, self.rtmp.output()), if writing || needs_flush => {
+                    progress = Instant::now();
+                    match sent {
+                        Ok(0) if writing => return self.closed(None),
+                        Ok(n) => {
+                            needs_flush = writing;
+                            self.rtmp.consume(n);
+                            self.publisher.count(|stats| stats.bytes += n as u64);
+                        }
+                        Err(err) => return self.closed(Some(&err)),
+                    }
+                }
+                () = self.publisher.changed.notified() => {
+                    if !waiting {
+                        // What comes now has waited for nothing yet.
+                        progress = Instant::now();
+                    }
+                }
+                () = at(wake) => {
+                    if waiting && Instant::now() >= stalled {
+                        return failed(format!(
+                            "{} has been silent for {} s",
+                            self.target.location,
+                            self.target.timeout.as_secs_f64()
+                        ));
+                    }
+                }
+            }
+            if published_at.is_some_and(|at| at.elapsed() >= STABLE) && sessions.attempt > 0 {
+                sessions.reset();
+            }
+        }
+    }
+
+    /// Hands waiting media to the protocol, one message at a time: what is behind it can
+    /// still be dropped.
+    fn feed(&mut self) {
+        if !self.rtmp.ready_for_media() {
+            return;
+        }
+        if self.headers_version.is_none() {
+            let Some((headers, version)) = self.publisher.opening() else {
+                return;
+            };
+            self.rtmp.metadata(&headers.metadata);
+            if let Some(video) = &headers.video {
+                self.rtmp.video(0, &[video]);
+            }
+            if let Some(audio) = &headers.audio {
+                self.rtmp.audio(0, &[audio]);
+            }
+            self.headers_version = Some(version);
+            // The first frame leaves in the same write.
+            if let Some(frame) = self.publisher.pop() {
+                self.send(&frame);
+            }
+        } else if self.rtmp.output().is_empty() {
+            if let Some(frame) = self.publisher.pop() {
+                self.send(&frame);
+            }
+        }
+    }
+
+    fn send(&mut self, frame: &Frame<super::publisher::Body>) {
+        let base = *self.base.get_or_insert(frame.time);
+        let offset = if self.target.start_offset {
+            START_OFFSET_MS
+        } else {
+            0
+        };
+        let time = (frame.time - base) / 1_000_000 + offset;
+        // RTMP's clock wraps at 32 bits (section 5.3.1).
+        let time = time.max(0) as u32;
+        let parts = frame.body.parts();
+        match frame.track {
+            Track::Video => self.rtmp.video(time, &parts),
+            Track::Audio => self.rtmp.audio(time, &parts),
+        }
+        self.publisher.count(|stats| stats.frames += 1);
+    }
+
+    /// The server closed the connection; what that means depends on how far it had come.
+    fn closed(&self, error: Option<&io::Error>) -> End {
+        let location = &self.target.location;
+        match (self.rtmp.progress(), error) {
+            (Progress::Publish, _) => refused(format!(
+                "{location} closed the connection instead of accepting the publisher: user, password or stream name is wrong, or the path is taken"
+            )),
+            (Progress::Published, None) => failed(format!("{location} closed the connection")),
+            (Progress::Published, Some(err)) => {
+                failed(format!("the connection to {location} was lost: {err}"))
+            }
+            (_, _) if !self.answered && self.rtmp.ready_for_media() => {
+                // Perhaps it does not take commands ahead of its answers.
+                End::StepByStep
+            }
+            (_, None) => failed(format!(
+                "{location} closed the connection before it accepted the publisher"
+            )),
+            (_, Some(err)) => failed(format!("{location}: {err}")),
+        }
+    }
+
+    fn refusal(&self, kind: RefusalKind, code: &str, description: &str) -> End {
+        let location = &self.target.location;
+        let answer = format!("({code}: {description})");
+        match kind {
+            RefusalKind::Credentials => refused(format!(
+                "{location} refuses the credentials: check user and password (or password-file) {answer}"
+            )),
+            RefusalKind::PathTaken => refused(format!(
+                "{location} has another publisher: stop that one or choose another stream name {answer}"
+            )),
+            RefusalKind::Other => refused(format!("{location} refuses the publisher {answer}")),
+        }
+    }
+
+    /// Tells the server that this is the end, as far as it listens.
+    async fn goodbye(&mut self, writer: &mut (impl AsyncWrite + Unpin)) {
+        self.rtmp.unpublish();
+        // However far it gets: closing the connection says the same.
+        let _ = timeout(GOODBYE, async {
+            writer.write_all(self.rtmp.output()).await?;
+            writer.shutdown().await
+        })
+        .await;
+    }
+}
+
+/// Writes some of `output`, or flushes where there is none. Safe to drop half-way.
+async fn send(writer: &mut (impl AsyncWrite + Unpin), output: &[u8]) -> io::Result<usize> {
+    if output.is_empty() {
+        writer.flush().await?;
+        return Ok(0);
+    }
+    writer.write(output).await
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+async fn connect(target: &Target) -> Result<Box<dyn Stream>, String> {
+    let location = &target.location;
+    let addresses: Vec<SocketAddr> = lookup_host((location.host.as_str(), location.port))
+        .await
+        .map_err(|err| format!("cannot resolve {}: {err}", location.host))?
+        .collect();
+    let tcp = connect_tcp(addresses)
+        .await
+        .map_err(|err| format!("cannot connect to {location}: {err}"))?;
+    tune(&tcp, target.timeout).map_err(|err| format!("cannot set up the socket: {err}"))?;
+    let Some(tls) = &target.tls else {
+        return Ok(Box::new(tcp));
+    };
+    let name = ServerName::try_from(location.host.clone())
+        .map_err(|_| format!("{} is no name that a certificate can carry", location.host))?;
+    let stream = tokio_rustls::TlsConnector::from(tls.clone())
+        .connect(name, tcp)
+        .await
+        .map_err(|err| format!("no TLS session with {location}: {err}"))?;
+    Ok(Box::new(stream))
+}
+
+/// Tries the addresses in order, each a moment after the one before, and takes the first that
+/// answers.
+async fn connect_tcp(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let mut attempts = JoinSet::new();
+    for (n, address) in (0u32..).zip(addresses) {
+        attempts.spawn(async move {
+            sleep(NEXT_ADDRESS * n).await;
+            TcpStream::connect(address).await
+        });
+    }
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    while let Some(attempt) = attempts.join_next().await {
+        match attempt {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(err)) => failure = err,
+            Err(err) => failure = io::Error::other(err),
+        }
+    }
+    Err(failure)
+}
+
+fn tune(tcp: &TcpStream, timeout: Duration) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let socket = socket2::SockRef::from(tcp);
+    socket.set_tcp_user_timeout(Some(timeout))?;
+    let limit = UNSENT_LIMIT;
+    // SAFETY: the descriptor is open for as long as `tcp` is borrowed, and the option's value
+    // is a C int of the length that is given.
+    let failed = unsafe {
+        libc::setsockopt(
+            tcp.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_NOTSENT_LOWAT,
+            (&raw const limit).cast(),
+            size_of_val(&limit) as libc::socklen_t,
+        )
+    };
+    if failed == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Filler for the handshake, which asks for no more than variety (section 5.2.3).
+fn noise() -> [u8; 64] {
+    let mut noise = [0; 64];
+    for bytes in noise.chunks_mut(8) {
+        let bits = (jitter() * (1u64 << 53) as f64) as u64;
+        bytes.copy_from_slice(&bits.to_le_bytes());
+    }
+    noise
+}
