@@ -1,14 +1,19 @@
 //! The HTTP surface.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     extract::{
         rejection::QueryRejection, ConnectInfo, FromRequestParts, Path, Query, Request, State,
     },
     http::{
-        header::{AUTHORIZATION, CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE},
+        header::{AUTHORIZATION, CACHE_CONTROL, HOST, RETRY_AFTER, WWW_AUTHENTICATE},
         request::Parts,
+        uri::Authority,
         HeaderName, HeaderValue, StatusCode,
     },
     middleware::{self, Next},
@@ -353,7 +358,7 @@ async fn until_live(bridge: &Bridge, robot: &Robot, wait: Duration) -> Result<()
     let mut closing = bridge.closing.subscribe();
     let live = async {
         tokio::select! {
-            _ = watcher.receiver().wait_for(View::is_live) => true,
+            _ = watcher.receiver.wait_for(View::is_live) => true,
             _ = closing.wait_for(|closing| *closing) => false,
         }
     };
@@ -468,6 +473,10 @@ async fn authenticate(
         )
         .into_response();
     }
+    if bridge.auth.is_open() && !names_this_host(request.headers().get(HOST)) {
+        let reason = "without any [[user]] only requests to localhost or 127.0.0.1 are answered";
+        return Failure::new(StatusCode::FORBIDDEN, reason).into_response();
+    }
     match bridge
         .auth
         .check(request.headers().get(AUTHORIZATION), peer.ip())
@@ -484,6 +493,19 @@ async fn authenticate(
             refuse(denial)
         }
     }
+}
+
+/// A page whose name was made to resolve to this host sends its own name here.
+fn names_this_host(host: Option<&HeaderValue>) -> bool {
+    let Some(host) = host else { return true };
+    let Ok(authority) = Authority::try_from(host.as_bytes()) else {
+        return false;
+    };
+    let name = authority.host().trim_matches(['[', ']']);
+    name.eq_ignore_ascii_case("localhost")
+        || name
+            .parse()
+            .is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 fn refuse(denial: Denial) -> Response {
@@ -759,6 +781,22 @@ mod tests {
             .headers_mut()
             .insert("sec-fetch-site", HeaderValue::from_static("cross-site"));
         assert_eq!(bench.send(foreign).await.0, 403);
+    }
+
+    #[test]
+    fn without_users_only_this_host_is_served_under_its_own_name() {
+        for (host, own) in [
+            ("localhost:8080", true),
+            ("127.0.0.1", true),
+            ("[::1]:8080", true),
+            ("evil.example", false),
+            ("localhost.evil.example:8080", false),
+            ("192.0.2.1", false),
+            ("", false),
+        ] {
+            let host = HeaderValue::from_static(host);
+            assert_eq!(names_this_host(Some(&host)), own, "{host:?}");
+        }
     }
 
     #[tokio::test]

@@ -184,6 +184,11 @@ impl Auth {
         })
     }
 
+    /// Nobody needs a credential.
+    pub fn is_open(&self) -> bool {
+        self.anonymous.is_some()
+    }
+
     /// Who sent this header from `peer`?
     pub async fn check(
         &self,

@@ -165,7 +165,7 @@ impl Fleet {
             let deadline = since + SETTLE;
             if Instant::now() < deadline {
                 let mut watcher = self.watch(name);
-                let known = watcher.receiver().wait_for(|view| view.online.is_some());
+                let known = watcher.receiver.wait_for(|view| view.online.is_some());
                 let _ = timeout_at(deadline, known).await;
             }
         }
@@ -174,11 +174,10 @@ impl Fleet {
 
     /// Follows one robot, also one that has not said anything yet.
     pub fn watch(&self, name: &str) -> Watcher<'_> {
-        let receiver = self.lock().entry(name.to_owned()).or_default().subscribe();
         Watcher {
+            receiver: self.lock().entry(name.to_owned()).or_default().subscribe(),
             fleet: self,
             name: name.to_owned(),
-            receiver: Some(receiver),
         }
     }
 
@@ -198,29 +197,17 @@ impl Fleet {
 
 /// Forgets a robot that never said anything when the last one who asked for it goes.
 pub struct Watcher<'a> {
+    pub receiver: watch::Receiver<View>,
     fleet: &'a Fleet,
     name: String,
-    receiver: Option<watch::Receiver<View>>,
-}
-
-impl Watcher<'_> {
-    pub fn receiver(&mut self) -> &mut watch::Receiver<View> {
-        self.receiver.get_or_insert_with(|| {
-            self.fleet
-                .lock()
-                .entry(self.name.clone())
-                .or_default()
-                .subscribe()
-        })
-    }
 }
 
 impl Drop for Watcher<'_> {
     fn drop(&mut self) {
         let mut views = self.fleet.lock();
-        self.receiver = None;
+        // Our own receiver is still counted.
         let useless =
-            |view: &watch::Sender<View>| view.receiver_count() == 0 && view.borrow().is_empty();
+            |view: &watch::Sender<View>| view.receiver_count() <= 1 && view.borrow().is_empty();
         if views.get(&self.name).is_some_and(useless) {
             views.remove(&self.name);
         }

@@ -1,0 +1,484 @@
+//! A real Mosquitto, a scripted robot, the bridge as a process, and HTTP by hand.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        mpsc, Arc, Mutex,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use base64::{engine::general_purpose::STANDARD, Engine};
+use rumqttc::v5::{
+    mqttbytes::{v5::Packet, QoS},
+    Client, Event, MqttOptions,
+};
+use serde_json::Value;
+
+/// Ends a test that fails; a good one never gets near it.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+pub const BROKER_PASSWORD: &str = "canary-broker-1f6e";
+pub const VIEWER_PASSWORD: &str = "canary-viewer-93ab";
+pub const HUMAN_PASSWORD: &str = "canary-human-77d0";
+pub const TOKEN: &str = "canary-token-5c21";
+
+/// A folder that is gone with its owner.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("droidrelay-bridge-test-{}-{count}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+const ACL: &str = "user robot\ntopic readwrite robots/#\nuser bridge\n\
+    topic read robots/+/stream/state\ntopic read robots/+/stream/availability\n";
+
+pub struct Mosquitto {
+    child: Child,
+    pub port: u16,
+    folder: Folder,
+}
+
+impl Mosquitto {
+    pub fn start() -> Self {
+        let folder = Folder::new();
+        let passwords = folder.write("passwd", &format!("bridge:{BROKER_PASSWORD}\nrobot:r\n"));
+        let hashed = Command::new("mosquitto_passwd")
+            .arg("-U")
+            .arg(&passwords)
+            .status();
+        assert!(hashed
+            .expect("mosquitto_passwd of the package mosquitto")
+            .success());
+        folder.write(
+            "acl",
+            &format!("{ACL}user bridge\ntopic write robots/+/stream\n"),
+        );
+        // The port is free when it is asked for; another process may be faster to take it.
+        for _ in 0..10 {
+            let port = free_port();
+            if let Some(child) = Self::launch(&folder, port) {
+                return Mosquitto {
+                    child,
+                    port,
+                    folder,
+                };
+            }
+        }
+        panic!("mosquitto does not start: {}", log_of(&folder));
+    }
+
+    fn launch(folder: &Folder, port: u16) -> Option<Child> {
+        let path = |name: &str| folder.0.join(name).display().to_string();
+        let text = format!(
+            "user root\nlistener {port} 127.0.0.1\nallow_anonymous false\npassword_file {}\nacl_file {}\n\
+             persistence false\nset_tcp_nodelay true\nlog_dest stderr\n",
+            path("passwd"),
+            path("acl")
+        );
+        let config = folder.write("mosquitto.conf", &text);
+        let log = fs::File::create(path("log")).unwrap();
+        let program = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"]
+            .into_iter()
+            .find(|program| Path::new(program).exists())
+            .unwrap_or("mosquitto");
+        let mut child = Command::new(program)
+            .arg("-c")
+            .arg(config)
+            .stderr(log)
+            .spawn()
+            .expect("mosquitto must be installed");
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if answers(port) {
+                return Some(child);
+            }
+            if child.try_wait().unwrap().is_some() {
+                return None;
+            }
+            assert!(Instant::now() < deadline, "no CONNACK: {}", log_of(folder));
+            thread::yield_now();
+        }
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Back on the same port.
+    pub fn restart(&mut self) {
+        self.child = Self::launch(&self.folder, self.port)
+            .unwrap_or_else(|| panic!("mosquitto does not come back: {}", log_of(&self.folder)));
+    }
+
+    pub fn signal(&self, name: &str) {
+        send_signal(&self.child, name);
+    }
+
+    /// Takes the bridge's right to the command topics.
+    pub fn forbid_commands(&self) {
+        self.folder.write("acl", ACL);
+        self.signal("HUP");
+        let deadline = Instant::now() + DEADLINE;
+        while !log_of(&self.folder).contains("Reloading config") {
+            assert!(Instant::now() < deadline, "{}", log_of(&self.folder));
+            thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Mosquitto {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("mosquitto:\n{}", log_of(&self.folder));
+        }
+    }
+}
+
+fn log_of(folder: &Folder) -> String {
+    fs::read_to_string(folder.0.join("log")).unwrap_or_default()
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// Any CONNACK will do, also a refusal.
+fn answers(port: u16) -> bool {
+    const CONNECT: &[u8] = b"\x10\x10\x00\x04MQTT\x04\x02\x00\x0a\x00\x04test";
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let Ok(mut stream) = TcpStream::connect(address) else {
+        return false;
+    };
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut answer = [0; 2];
+    stream.write_all(CONNECT).is_ok() && stream.read_exact(&mut answer).is_ok() && answer[0] == 0x20
+}
+
+pub fn send_signal(child: &Child, name: &str) {
+    let pid = child.id().to_string();
+    let sent = Command::new("kill")
+        .args([&format!("-{name}"), &pid])
+        .status();
+    assert!(sent.unwrap().success());
+}
+
+/// What arrived on the command topic.
+#[derive(Debug, PartialEq)]
+pub struct Heard {
+    pub payload: String,
+    pub expiry: Option<u32>,
+}
+
+/// Listens on its command topic, says what it is told to say.
+pub struct Robot {
+    client: Client,
+    topic: String,
+    heard: mpsc::Receiver<Heard>,
+    subscribed: mpsc::Receiver<()>,
+    acknowledged: mpsc::Receiver<()>,
+}
+
+impl Robot {
+    /// Connected, subscribed and announced as online and idle.
+    pub fn new(port: u16, name: &str) -> Self {
+        let mut options = MqttOptions::new(format!("robot-{name}"), "127.0.0.1", port);
+        options
+            .set_credentials("robot", "r")
+            .set_outgoing_inflight_upper_limit(20);
+        let (client, mut connection) = Client::new(options, 20);
+        let topic = format!("robots/{name}/stream");
+        let (heard_in, heard) = mpsc::channel();
+        let (subscribed_in, subscribed) = mpsc::channel();
+        let (acknowledged_in, acknowledged) = mpsc::channel();
+        let (subscriber, filter) = (client.clone(), topic.clone());
+        thread::spawn(move || {
+            for event in connection.iter() {
+                let sent = match event {
+                    Ok(Event::Incoming(Packet::ConnAck(_))) => {
+                        let _ = subscriber.try_subscribe(&filter, QoS::AtLeastOnce);
+                        Ok(())
+                    }
+                    Ok(Event::Incoming(Packet::SubAck(_))) => subscribed_in.send(()).map_err(drop),
+                    Ok(Event::Incoming(Packet::PubAck(_))) => {
+                        acknowledged_in.send(()).map_err(drop)
+                    }
+                    Ok(Event::Incoming(Packet::Publish(publish))) => heard_in
+                        .send(Heard {
+                            payload: String::from_utf8(publish.payload.to_vec()).unwrap(),
+                            expiry: publish
+                                .properties
+                                .and_then(|properties| properties.message_expiry_interval),
+                        })
+                        .map_err(drop),
+                    Ok(_) => Ok(()),
+                    // The broker is away: not so fast.
+                    Err(_) => {
+                        thread::sleep(Duration::from_millis(20));
+                        Ok(())
+                    }
+                };
+                if sent.is_err() {
+                    return;
+                }
+            }
+        });
+        let robot = Robot {
+            client,
+            topic,
+            heard,
+            subscribed,
+            acknowledged,
+        };
+        robot.wait_subscribed();
+        robot.say("availability", "online");
+        robot.say("state", r#"{"state":"idle"}"#);
+        robot
+    }
+
+    pub fn wait_subscribed(&self) {
+        self.subscribed.recv_timeout(DEADLINE).expect("SUBACK");
+    }
+
+    /// Retains `payload` on the topic beside the command topic; the broker has it on return.
+    pub fn say(&self, word: &str, payload: &str) {
+        let topic = format!("{}/{word}", self.topic);
+        self.client
+            .publish(topic, QoS::AtLeastOnce, true, payload.to_owned())
+            .unwrap();
+        self.acknowledged.recv_timeout(DEADLINE).expect("PUBACK");
+    }
+
+    pub fn next(&self) -> Heard {
+        self.heard.recv_timeout(DEADLINE).expect("a command")
+    }
+
+    pub fn nothing_more(&self) {
+        assert_eq!(self.heard.try_recv().ok(), None);
+    }
+}
+
+impl Drop for Robot {
+    fn drop(&mut self) {
+        let _ = self.client.try_disconnect();
+    }
+}
+
+/// The program itself; all that it ever writes is kept.
+pub struct Bridge {
+    child: Child,
+    address: SocketAddr,
+    log: Arc<Mutex<String>>,
+    answers: Mutex<String>,
+    _folder: Folder,
+}
+
+impl Bridge {
+    pub fn start(broker_port: u16) -> Self {
+        Self::start_with(broker_port, &[])
+    }
+
+    pub fn start_with(broker_port: u16, environment: &[(&str, &str)]) -> Self {
+        let folder = Folder::new();
+        folder.write("mqtt.pass", &format!("{BROKER_PASSWORD}\n"));
+        let text = format!(
+            r#"
+            listen = "127.0.0.1:0"
+            [mqtt]
+            broker = "mqtt://127.0.0.1:{broker_port}"
+            username = "bridge"
+            password-file = "mqtt.pass"
+            keep-alive = 5
+            start-expiry = 25
+            ack-timeout = 3
+            [robots]
+            topic = "robots/{{robot}}/stream"
+            default = "r1"
+            [failures]
+            burst = 5
+            [[user]]
+            name = "viewer"
+            role = "viewer"
+            password = "{}"
+            [[user]]
+            name = "human"
+            role = "admin"
+            password = "{}"
+            token = "{}"
+            "#,
+            hash(VIEWER_PASSWORD, &["--sha256"]),
+            hash(HUMAN_PASSWORD, &[]),
+            hash(TOKEN, &["--sha256"]),
+        );
+        let config = folder.write("bridge.toml", &text);
+        let mut child = program()
+            .args(["--log-level", "debug", "--config"])
+            .arg(config)
+            .envs(environment.iter().copied())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (ready_in, ready) = mpsc::channel();
+        let (kept, stderr) = (log.clone(), child.stderr.take().unwrap());
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if let Some((_, address)) = line.split_once("listening on http://") {
+                    let _ = ready_in.send(address.parse().unwrap());
+                }
+                let mut kept = kept.lock().unwrap();
+                kept.push_str(&line);
+                kept.push('\n');
+            }
+        });
+        let address = match ready.recv_timeout(DEADLINE) {
+            Ok(address) => address,
+            Err(err) => {
+                let _ = child.kill();
+                panic!("{err}: {}", log.lock().unwrap());
+            }
+        };
+        Bridge {
+            child,
+            address,
+            log,
+            answers: Mutex::default(),
+            _folder: folder,
+        }
+    }
+
+    /// Sends one request; the answer's status, head and JSON.
+    pub fn send(&self, method: &str, path: &str, authorization: &str) -> (u16, String, Value) {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: bridge\r\nauthorization: {authorization}\r\n\
+             content-length: 0\r\nconnection: close\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        self.answers.lock().unwrap().push_str(&answer);
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, head.to_owned(), serde_json::from_str(body).unwrap())
+    }
+
+    pub fn post(&self, path: &str) -> (u16, Value) {
+        let (status, _, json) = self.send("POST", path, &basic("viewer", VIEWER_PASSWORD));
+        (status, json)
+    }
+
+    pub fn get(&self, path: &str) -> (u16, Value) {
+        let (status, _, json) = self.send("GET", path, &basic("viewer", VIEWER_PASSWORD));
+        (status, json)
+    }
+
+    /// Asks until the answer is as wanted.
+    pub fn get_until(&self, path: &str, wanted: impl Fn(u16, &Value) -> bool) -> Value {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let (status, json) = self.get(path);
+            if wanted(status, &json) {
+                return json;
+            }
+            assert!(Instant::now() < deadline, "last answer: {status} {json}");
+            thread::yield_now();
+        }
+    }
+
+    /// Connected to the broker.
+    pub fn wait_ready(&self) {
+        self.get_until("/healthz", |status, _| status == 200);
+    }
+
+    pub fn signal(&self, name: &str) {
+        send_signal(&self.child, name);
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the bridge does not end");
+            thread::yield_now();
+        }
+    }
+
+    /// Log and answers so far.
+    pub fn all_output(&self) -> String {
+        self.log.lock().unwrap().clone() + &self.answers.lock().unwrap()
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("bridge:\n{}", self.all_output());
+        }
+    }
+}
+
+pub fn program() -> Command {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_droidrelay-bridge"));
+    program
+        .env_remove("DROIDRELAY_MQTT_PASSWORD")
+        .env_remove("DROIDRELAY_MQTT_PASSWORD_FILE")
+        .env_remove("DROIDRELAY_BRIDGE_CONFIG");
+    program
+}
+
+/// The hash that the program makes of `secret`.
+pub fn hash(secret: &str, flags: &[&str]) -> String {
+    let mut child = program()
+        .arg("hash-password")
+        .args(flags)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    writeln!(child.stdin.take().unwrap(), "{secret}").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .trim_end()
+        .to_owned()
+}
+
+pub fn basic(name: &str, password: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{name}:{password}")))
+}
