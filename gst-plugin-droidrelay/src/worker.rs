@@ -31,11 +31,6 @@ impl Waker {
         self.0.changed.notify_all();
     }
 
-    /// Whether the worker has been asked to end: for jobs that wait themselves.
-    pub fn is_stopping(&self) -> bool {
-        self.lock().stopping
-    }
-
     fn lock(&self) -> std::sync::MutexGuard<'_, Flags> {
         self.0.flags.lock().unwrap_or_else(PoisonError::into_inner)
     }

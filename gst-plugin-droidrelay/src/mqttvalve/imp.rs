@@ -1031,11 +1031,12 @@ impl GstObjectImpl for MqttValve {}
 impl ElementImpl for MqttValve {
     fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
         static METADATA: Lazy<gst::subclass::ElementMetadata> = Lazy::new(|| {
-            gst::subclass::ElementMetadata::new(
+            gst::subclass::ElementMetadata::with_additional(
                 "MQTT valve",
                 "Filter/Network",
                 "Passes media while somebody asks for it over MQTT, drops it otherwise",
                 env!("CARGO_PKG_REPOSITORY"),
+                super::doc::DOC,
             )
         });
         Some(&METADATA)

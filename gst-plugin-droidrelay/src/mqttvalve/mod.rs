@@ -1,9 +1,10 @@
 //! `mqttvalve`: passes media while somebody wants it.
 //!
-//! The element's reference documentation is its long description in [`DOC`], which
+//! The reference documentation is in `doc.rs` and the properties' blurbs, which
 //! `gst-inspect-1.0 mqttvalve` shows.
 
 mod control;
+mod doc;
 mod gate;
 mod imp;
 mod settings;

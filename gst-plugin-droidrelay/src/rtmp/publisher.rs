@@ -120,7 +120,6 @@ pub struct Publisher {
     events: VecDeque<Event>,
     output: Vec<u8>,
     written: usize,
-    sent_bytes: u64,
     received_bytes: u64,
     /// Received bytes at our last Acknowledgement, and how often one is due.
     acknowledged_to_peer: u64,
@@ -160,7 +159,6 @@ impl Publisher {
             events: VecDeque::new(),
             output,
             written: 0,
-            sent_bytes: 0,
             received_bytes: 0,
             acknowledged_to_peer: 0,
             window_of_peer: None,
@@ -195,7 +193,6 @@ impl Publisher {
     pub fn consume(&mut self, count: usize) {
         let count = count.min(self.output.len() - self.written);
         self.written += count;
-        self.sent_bytes += count as u64;
         // Moving the rest only where it is the smaller part keeps the cost linear.
         if self.written * 2 >= self.output.len() {
             self.output.drain(..self.written);
@@ -221,12 +218,6 @@ impl Publisher {
     /// How many of our bytes the server says it has, `None` before it said so.
     pub fn acknowledged_bytes(&self) -> Option<u64> {
         self.acknowledged
-    }
-
-    /// How many bytes were [`consume`](Self::consume)d: the counterpart of
-    /// [`acknowledged_bytes`](Self::acknowledged_bytes).
-    pub fn sent_bytes(&self) -> u64 {
-        self.sent_bytes
     }
 
     /// Sends `onMetaData`. Like all media calls: nothing happens unless

@@ -121,9 +121,36 @@ struct Running {
     tls: Option<Arc<ClientConfig>>,
 }
 
+/// What comes on the always pad.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Input {
+    H264,
+    H265,
+    Flv,
+}
+
+impl Input {
+    fn of(caps: &gst::CapsRef) -> Self {
+        match caps.structure(0).map(|structure| structure.name().as_str()) {
+            Some("video/x-flv") => Input::Flv,
+            Some("video/x-h265") => Input::H265,
+            _ => Input::H264,
+        }
+    }
+
+    /// The element that makes it what the session sends.
+    fn parser(self) -> Option<&'static str> {
+        match self {
+            Input::H264 => Some("h264parse"),
+            Input::H265 => Some("h265parse"),
+            Input::Flv => None,
+        }
+    }
+}
+
 /// The chain behind the always pad.
 struct Chain {
-    flv: bool,
+    input: Input,
     elements: Vec<gst::Element>,
 }
 
@@ -251,12 +278,8 @@ impl RtmpAuthSink {
             return true;
         }
         if let gst::EventView::Caps(caps) = event.view() {
-            let flv = caps
-                .caps()
-                .structure(0)
-                .is_some_and(|structure| structure.name() == "video/x-flv");
             if track == Track::Video {
-                if let Err(err) = self.set_chain(flv) {
+                if let Err(err) = self.set_chain(Input::of(caps.caps())) {
                     gst::error!(CAT, obj = pad, "{err}");
                     return false;
                 }
@@ -306,10 +329,10 @@ impl RtmpAuthSink {
     }
 
     /// Makes the chain behind the always pad what its caps need.
-    fn set_chain(&self, flv: bool) -> Result<(), String> {
+    fn set_chain(&self, input: Input) -> Result<(), String> {
         let old = {
             let mut chain = locked(&self.chain);
-            if chain.as_ref().is_some_and(|chain| chain.flv == flv) {
+            if chain.as_ref().is_some_and(|chain| chain.input == input) {
                 return Ok(());
             }
             chain.take()
@@ -324,12 +347,10 @@ impl RtmpAuthSink {
         }
         let sink = self.media_sink(Track::Video);
         let mut elements = vec![sink];
-        if !flv {
-            let parser = gst::ElementFactory::make("h264parse")
-                .build()
-                .map_err(|_| {
-                    "the element h264parse is missing: install gstreamer1.0-plugins-bad".to_owned()
-                })?;
+        if let Some(name) = input.parser() {
+            let parser = gst::ElementFactory::make(name).build().map_err(|_| {
+                format!("the element {name} is missing: install gstreamer1.0-plugins-bad")
+            })?;
             elements.insert(0, parser);
         }
         obj.add_many(&elements).map_err(failed)?;
@@ -339,7 +360,7 @@ impl RtmpAuthSink {
         for element in elements.iter().rev() {
             element.sync_state_with_parent().map_err(failed)?;
         }
-        *locked(&self.chain) = Some(Chain { flv, elements });
+        *locked(&self.chain) = Some(Chain { input, elements });
         Ok(())
     }
 
@@ -361,7 +382,7 @@ impl RtmpAuthSink {
         };
         settings.target(tls.clone()).map_err(failed)?;
         if locked(&self.chain).is_none() {
-            self.set_chain(false)
+            self.set_chain(Input::H264)
                 .map_err(|error| gst::error_msg!(gst::CoreError::MissingPlugin, ["{error}"]))?;
         }
         let io = Io::acquire().map_err(|err| failed(format!("cannot start a thread: {err}")))?;
@@ -631,11 +652,12 @@ impl GstObjectImpl for RtmpAuthSink {}
 impl ElementImpl for RtmpAuthSink {
     fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
         static METADATA: Lazy<gst::subclass::ElementMetadata> = Lazy::new(|| {
-            gst::subclass::ElementMetadata::new(
+            gst::subclass::ElementMetadata::with_additional(
                 "RTMP publisher with credentials",
                 "Sink/Network/Bin",
                 "Publishes H.264 and audio to an RTMP server that asks for credentials, and outlives its faults",
                 env!("CARGO_PKG_REPOSITORY"),
+                super::doc::DOC,
             )
         });
         Some(&METADATA)
@@ -651,6 +673,11 @@ impl ElementImpl for RtmpAuthSink {
             caps.merge(
                 gst::Caps::builder("video/x-h264")
                     .field("stream-format", "byte-stream")
+                    .build(),
+            );
+            caps.merge(
+                gst::Caps::builder("video/x-h265")
+                    .field("stream-format", gst::List::new(["hvc1", "byte-stream"]))
                     .build(),
             );
             caps.merge(gst::Caps::new_empty_simple("video/x-flv"));

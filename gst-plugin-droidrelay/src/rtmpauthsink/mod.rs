@@ -1,5 +1,9 @@
 //! `rtmpauthsink`: publishes to an RTMP server that asks for credentials, and outlives its faults.
+//!
+//! The reference documentation is in `doc.rs` and the properties' blurbs, which
+//! `gst-inspect-1.0 rtmpauthsink` shows.
 
+mod doc;
 mod imp;
 mod location;
 mod publisher;

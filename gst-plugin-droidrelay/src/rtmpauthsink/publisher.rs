@@ -13,7 +13,7 @@ use super::{
     queue::{Frame, Queue, Track},
     State,
 };
-use crate::rtmp::flv::Metadata;
+use crate::rtmp::flv::{Metadata, VideoCodec};
 
 /// During its first seconds a session asks for a key frame this often: readers attach a
 /// moment after the publisher, and none of them should wait for a whole group of pictures.
@@ -285,6 +285,11 @@ impl Publisher {
     /// When [`Publisher::opening`] stops waiting for the other track.
     pub fn opening_deadline(&self) -> Option<Instant> {
         self.lock().waiting_since.map(|since| since + TRACK_TIMEOUT)
+    }
+
+    /// Whether the server must be told to expect Enhanced RTMP.
+    pub fn is_hevc(&self) -> bool {
+        self.lock().headers.metadata.video_codec == Some(VideoCodec::Hevc)
     }
 
     pub fn headers_version(&self) -> u64 {

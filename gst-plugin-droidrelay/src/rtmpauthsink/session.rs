@@ -187,7 +187,7 @@ impl<O: Owner> Sessions<O> {
                     tc_url: target.location.tc_url(),
                     stream: target.stream.clone(),
                     pipelined: self.pipelined,
-                    hevc: false,
+                    hevc: self.publisher.is_hevc(),
                 },
                 &noise(),
             ),

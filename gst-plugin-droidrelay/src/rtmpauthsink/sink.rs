@@ -20,6 +20,7 @@ enum Format {
     #[default]
     Unknown,
     Avc,
+    Hevc,
     Aac,
     Mp3 {
         rate: u32,
@@ -90,6 +91,12 @@ impl ElementImpl for MediaSinkImp {
                 .field("stream-format", "avc")
                 .field("alignment", "au")
                 .build();
+            caps.merge(
+                gst::Caps::builder("video/x-h265")
+                    .field("stream-format", "hvc1")
+                    .field("alignment", "au")
+                    .build(),
+            );
             caps.merge(super::audio_caps());
             caps.merge(gst::Caps::new_empty_simple("video/x-flv"));
             vec![gst::PadTemplate::new(
@@ -115,9 +122,10 @@ impl BaseSinkImpl for MediaSinkImp {
             .ok()
             .and_then(|buffer| buffer.into_mapped_buffer_readable().ok());
         let format = match structure.name().as_str() {
-            "video/x-h264" => {
+            name @ ("video/x-h264" | "video/x-h265") => {
+                let hevc = name == "video/x-h265";
                 let codec_data = codec_data.ok_or_else(|| {
-                    gst::loggable_error!(CAT, "H.264 caps without codec_data: {caps}")
+                    gst::loggable_error!(CAT, "video caps without codec_data: {caps}")
                 })?;
                 link.publisher.update_headers(|headers| {
                     let size = |name| {
@@ -131,10 +139,19 @@ impl BaseSinkImpl for MediaSinkImp {
                         .ok()
                         .filter(|rate| rate.numer() > 0)
                         .map(|rate| f64::from(rate.numer()) / f64::from(rate.denom()));
-                    headers.metadata.video_codec = Some(VideoCodec::H264);
-                    headers.video = Some([&flv::avc_sequence_header(), &codec_data[..]].concat());
+                    let (codec, header) = if hevc {
+                        (VideoCodec::Hevc, flv::hevc_sequence_header())
+                    } else {
+                        (VideoCodec::H264, flv::avc_sequence_header())
+                    };
+                    headers.metadata.video_codec = Some(codec);
+                    headers.video = Some([&header, &codec_data[..]].concat());
                 });
-                Format::Avc
+                if hevc {
+                    Format::Hevc
+                } else {
+                    Format::Avc
+                }
             }
             "audio/mpeg" => {
                 let number = |name| {
@@ -204,6 +221,10 @@ impl BaseSinkImpl for MediaSinkImp {
         let prefix: Vec<u8> = match &mut *format {
             Format::Unknown => return Err(gst::FlowError::NotNegotiated),
             Format::Avc => flv::avc_frame(key, self.composition_ms(buffer)).into(),
+            Format::Hevc => match self.composition_ms(buffer) {
+                0 => flv::hevc_frame(key).into(),
+                composition => flv::hevc_reordered_frame(key, composition).into(),
+            },
             Format::Aac => flv::aac_frame().into(),
             Format::Mp3 { rate, channels } => flv::mp3_frame(*rate, *channels).into(),
             Format::Flv(reader) => {

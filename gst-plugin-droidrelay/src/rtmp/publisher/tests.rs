@@ -492,9 +492,8 @@ fn output_is_consumed_in_any_steps() {
         publisher.consume(count);
     }
     assert_eq!(seen, whole);
-    assert_eq!(publisher.sent_bytes(), whole.len() as u64);
     publisher.consume(10);
-    assert_eq!(publisher.sent_bytes(), whole.len() as u64);
+    assert!(publisher.output().is_empty());
 }
 
 #[test]

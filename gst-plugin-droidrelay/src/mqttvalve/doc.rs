@@ -1,0 +1,82 @@
+//! What `gst-inspect-1.0 mqttvalve` shows beside properties and signals.
+
+pub const DOC: &[(&str, &str)] = &[
+    (
+        "Stream",
+        "
+    Passes buffers while open, drops them while closed; closed at start. The first buffer
+    after an opening is DISCONT and a key frame: in front of an encoder (raw or JPEG video)
+    the valve sends it a force-key-unit event, behind one it asks upstream and drops up to
+    the key frame. Sticky events and EOS always pass; other serialized events are dropped
+    while closed. Returns NO_PREROLL, so that it never holds back preroll or a sibling
+    branch. A pipeline-wide EOS passes also while upstream is stopped.
+    Needs a live source; put the valve in front of the encoder, so that nothing is encoded
+    for nobody.",
+    ),
+    (
+        "Standby",
+        "
+    cold   All elements that feed nothing but the valve are in NULL: device closed, no CPU,
+           from the first moment on. A source that fails to open or is lost is tried again
+           every 0.5 to 5 s while somebody wants the stream; its error goes into the state
+           instead of ending the pipeline.
+    warm   They run and are dropped; the newest raw frame is sent first at opening.",
+    ),
+    (
+        "Commands",
+        "
+    On `topic`, QoS 1, UTF-8, at most 4096 bytes:
+      start  ON                                      open until stop, or for `lease` seconds
+      stop  OFF  {\"command\":\"stop\"}                  end all leases
+      {\"command\":\"start\",\"id\":\"phone-7\",\"lease\":30}  open or renew for 30 s for this viewer
+      {\"command\":\"stop\",\"id\":\"phone-7\"}            end the lease of this viewer
+      keyframe  {\"command\":\"keyframe\"}               a key frame now, at most two a second
+    Case and surrounding white space do not matter; unknown JSON fields are ignored. The
+    valve is open while any lease lives (up to 1000 ids of up to 128 bytes). Retained
+    commands, and whatever else comes, are refused: logged, counted, named in the state.
+    Commands sent while the robot is away come when it is back, unless the sender gave them
+    an MQTT 5 message expiry that has run out; commands from before the element was started
+    do not. The same commands are given on the robot itself by the action signals and `drop`;
+    the last one wins.",
+    ),
+    (
+        "State",
+        "
+    Retained JSON on `state-topic`: state (idle, starting, live, backoff, refused, error),
+    since (RFC 3339), cause (boot, mqtt, local, lease, offline), viewers (the first 64 ids; `*`
+    is a start without id, `local` the local switch), viewer_count, lease_until, publish (what
+    rtmpauthsink says: state, reason, attempt, next_try in seconds), last_error, last_command,
+    standby, refused_commands, start_latency_ms, version. `live` means that the server has
+    accepted the publisher and frames flow. `availability-topic`: online or offline, retained;
+    offline is the last will and is sent at a clean end too.",
+    ),
+    (
+        "Messages",
+        "
+    Element message `mqttvalve-state` on each change: state, open (boolean), cause, who,
+    viewers (uint), lease-until, last-error. Latency message after upstream was started.",
+    ),
+    (
+        "Errors",
+        "
+    RESOURCE/SETTINGS, NULL to READY fails: broker, topic, keep-alive-interval, password-file
+      or certificate files do not serve; the text names the value and the remedy.
+    RESOURCE/SETTINGS as a warning: standby=cold is not possible here; it is warm instead.
+    A broker that is down, slow, lost or refuses the login is no error: it is tried again every
+    0.25 to 3 s, named in the log; the stream goes on (see offline-timeout).",
+    ),
+    (
+        "Example",
+        "
+    gst-launch-1.0 v4l2src ! video/x-raw,width=640,height=480 ! mqttvalve
+      broker=mqtt://localhost topic=robot/stream ! videoconvert ! autovideosink
+    Shows nothing, and the camera's light is off, until
+    `mosquitto_pub -t robot/stream -m start`; `-m stop` turns it off again.",
+    ),
+    (
+        "Source",
+        "
+    MQTT Version 5.0 (OASIS): 3.1.2.5 will, 3.3.2.3.3 message expiry, 4.7 topics.
+    GStreamer: force-key-unit events (GstVideo), NO_PREROLL (states design document).",
+    ),
+];
