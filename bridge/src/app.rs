@@ -92,7 +92,9 @@ impl Bridge {
     async fn publish(&self, robot: &Robot, command: &Command) -> Result<(), Failure> {
         let deadline = Instant::now() + self.ack_timeout;
         if let Link::Down(reason) = self.fleet.link_decided(deadline).await {
-            return Err(Failure::unavailable(reason));
+            return Err(Failure::unavailable(format!(
+                "the MQTT broker is out of reach: {reason}"
+            )));
         }
         let expiry = matches!(command, Command::Start { .. }).then_some(self.start_expiry);
         let answer = self

@@ -124,8 +124,7 @@ fn without_the_broker_a_command_is_refused_with_the_reason_and_never_delivered()
         let (status, json) = bridge.post("/stream/start");
         assert_eq!(status, 503, "{json}");
         assert!(
-            json["error"].as_str().unwrap().contains("broker")
-                || json["error"].as_str().unwrap().contains("mqtt://"),
+            json["error"].as_str().unwrap().contains("out of reach"),
             "{json}"
         );
         assert!(asked.elapsed() < Duration::from_secs(5));
