@@ -1,0 +1,41 @@
+#!/bin/bash
+# Compares what gst-inspect-1.0 says of the elements with docs/; --update writes docs/ anew.
+#   scripts/inspect-docs.sh [--update]     the plugin: GST_PLUGIN_PATH, else target/debug
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+export GST_PLUGIN_PATH=${GST_PLUGIN_PATH:-${CARGO_TARGET_DIR:-$root/target}/debug}
+export LC_ALL=C.UTF-8
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+export GST_REGISTRY=$scratch/registry
+
+# Leaves out what differs between builds and between GStreamer's versions: the plugin's file,
+# version and date, and the properties that every element or bin has.
+normalised() {
+    gst-inspect-1.0 --no-colors "$1" | awk '
+        /^Plugin Details:/ { details = 1 }
+        /^$/ { details = 0 }
+        details && /^  (Filename|Version|Source release date) / { next }
+        /^Element Properties:/ { properties = 1 }
+        /^Element (Actions|Signals):/ { properties = 0 }
+        properties && /^  [a-z]/ {
+            inherited = $1 ~ /^(name|parent|async-handling|message-forward)$/
+        }
+        properties && inherited && /^  / { next }
+        { sub(/ +$/, ""); print }
+    ' | cat -s
+}
+
+rc=0
+mkdir -p "$root/docs"
+for element in mqttvalve rtmpauthsink; do
+    normalised $element >"$scratch/$element.txt"
+    if [ "${1:-}" = --update ]; then
+        cp "$scratch/$element.txt" "$root/docs/$element.txt"
+    elif ! diff -u --label "docs/$element.txt" --label "gst-inspect-1.0 $element" \
+        "$root/docs/$element.txt" "$scratch/$element.txt"; then
+        echo "docs/$element.txt is out of date; look at the change, then scripts/inspect-docs.sh --update" >&2
+        rc=1
+    fi
+done
+exit $rc
