@@ -10,20 +10,25 @@ trap 'rm -rf "$scratch"' EXIT
 export GST_REGISTRY=$scratch/registry
 
 # Leaves out what differs between builds and between GStreamer's versions: the plugin's file,
-# version and date, and the properties that every element or bin has.
+# version and date, the properties that every element or bin has, blank lines, and how the
+# arguments of actions are written.
 normalised() {
     gst-inspect-1.0 --no-colors "$1" | awk '
-        /^Plugin Details:/ { details = 1 }
-        /^$/ { details = 0 }
-        details && /^  (Filename|Version|Source release date) / { next }
-        /^Element Properties:/ { properties = 1 }
-        /^Element (Actions|Signals):/ { properties = 0 }
-        properties && /^  [a-z]/ {
+        /^ *$/ { next }
+        /^[^ ]/ { heading = $0 }
+        heading == "Element Flags:" { next }
+        heading == "Plugin Details:" && /^  (Filename|Version|Source release date) / { next }
+        heading == "Element Properties:" && /^  [a-z]/ {
             inherited = $1 ~ /^(name|parent|async-handling|message-forward)$/
         }
-        properties && inherited && /^  / { next }
+        heading == "Element Properties:" && inherited && /^  / { next }
+        heading == "Element Actions:" && /^  / {
+            if ($1 ~ /^"/) print "  " $1
+            next
+        }
+        /^[^ ]/ && NR > 1 { print "" }
         { sub(/ +$/, ""); print }
-    ' | cat -s
+    '
 }
 
 rc=0
