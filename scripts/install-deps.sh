@@ -1,6 +1,6 @@
 #!/bin/bash
 # Installs with apt what building and the demo need and this Debian (12 or newer) lacks.
-#   scripts/install-deps.sh [tests]     "tests": also rustfmt and clippy
+#   scripts/install-deps.sh [tests]     "tests": also what only tests/run.sh needs
 # Nothing is touched, and no root asked for, when all of it is there.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
@@ -17,6 +17,7 @@ wanted=(
 # cargo-web is the current Rust in Debian's security suite; Debian's own is too old.
 rust_is_new_enough || wanted+=(cargo-web rustc-web)
 if [ "${1:-}" = tests ]; then
+    wanted+=(gstreamer1.0-libcamera)
     cargo fmt --version >/dev/null 2>&1 || wanted+=(rustfmt-web)
     cargo clippy --version >/dev/null 2>&1 || wanted+=(rust-web-clippy)
 fi

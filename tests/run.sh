@@ -1,0 +1,67 @@
+#!/bin/bash
+# All checks and tests. The last line is "N passed, N failed"; exits 1 when anything failed.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+scripts/install-deps.sh tests || exit 1
+. scripts/env.sh
+rust_is_new_enough || exit 1
+
+target=${CARGO_TARGET_DIR:-target}
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+passed=0
+failed=0
+log=$scratch/log
+
+# A check counts as one; of `cargo test`, each test does.
+check() {
+    local name=$1
+    shift
+    echo "== $name"
+    if "$@"; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        failures+=("$name")
+    fi
+}
+failures=()
+
+check "format" cargo fmt --all --check
+check "clippy" cargo clippy --workspace --all-targets --locked -- -D warnings
+check "build" cargo build --workspace --locked
+
+if [ -z "${MEDIAMTX:-}" ] && ! command -v mediamtx >/dev/null; then
+    echo "== NOTE: no MediaMTX here (neither \$MEDIAMTX nor in PATH): the tests against it do not run" >&2
+fi
+echo "== tests"
+cargo test --workspace --locked --no-fail-fast 2>&1 | tee "$log"
+test_status=${PIPESTATUS[0]}
+read -r tests_passed tests_failed < <(
+    awk '/^test result:/ { passed += $4; failed += $6 } END { print passed + 0, failed + 0 }' "$log"
+)
+passed=$((passed + tests_passed))
+failed=$((failed + tests_failed))
+# A test program that does not build or dies has no result line of its own.
+if [ "$test_status" != 0 ] && [ "$tests_failed" = 0 ]; then
+    failed=$((failed + 1))
+    failures+=("cargo test (exit $test_status)")
+elif [ "$tests_failed" != 0 ]; then
+    failures+=("$tests_failed of cargo test's")
+fi
+
+export GST_PLUGIN_PATH=$PWD/$target/debug
+[[ $target != /* ]] || export GST_PLUGIN_PATH=$target/debug
+check "docs/ as gst-inspect-1.0 says it" scripts/inspect-docs.sh
+for file in pipelines/*.launch; do
+    check "$file in gst-launch-1.0" scripts/try-launch.sh "$file"
+done
+if command -v meson >/dev/null; then
+    check "meson setup" meson setup "$scratch/meson" .
+fi
+
+for failure in ${failures+"${failures[@]}"}; do
+    echo "FAILED: $failure"
+done
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]
