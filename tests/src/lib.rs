@@ -1,1 +1,15 @@
+//! Real servers and processes for tests and for the demo: each owns its folder and ports, is
+//! ready when its protocol answers, and is ended by its handle.
 
+pub mod bridge;
+pub mod camera;
+pub mod http;
+pub mod journal;
+pub mod mosquitto;
+pub mod observer;
+pub mod process;
+pub mod reader;
+pub mod relay;
+pub mod rig;
+pub mod robot;
+pub mod secrets;

@@ -1,0 +1,148 @@
+//! A camera that is really opened and closed: a device, or a process that plays into shared
+//! memory what a robot's line opens with `shmsrc`.
+
+use std::{
+    fs,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{ensure, Context, Result};
+use tempfile::TempDir;
+
+use crate::process::{program_of, text_of, Process};
+
+/// What the played camera gives.
+const CAPS: &str = "video/x-raw,format=I420,width=640,height=360,framerate=25/1";
+/// Shared memory for some 20 pictures.
+const MEMORY: u32 = 8_000_000;
+
+pub struct Camera {
+    source: Source,
+}
+
+enum Source {
+    Device(PathBuf),
+    Player(Player),
+}
+
+impl Camera {
+    /// The device `path`.
+    pub fn device(path: &Path) -> Self {
+        let source = Source::Device(path.to_owned());
+        Camera { source }
+    }
+
+    /// The video file `clip`, over and over, at 25 pictures a second.
+    pub fn clip(clip: &Path) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("camera-").tempdir()?;
+        let output = Command::new(program_of("ffmpeg", "ffmpeg")?)
+            .args(["-v", "error", "-nostdin", "-i"])
+            .arg(clip)
+            .args(["-an", "-q:v", "3", "-vf"])
+            .arg("fps=25,scale=640:360:force_original_aspect_ratio=decrease,pad=640:360:-1:-1")
+            .arg(folder.path().join("%05d.jpg"))
+            .output()?;
+        ensure!(
+            output.status.success(),
+            "{} cannot be decoded: {}",
+            clip.display(),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let pictures = text_of(folder.path())?;
+        let source = format!(
+            "multifilesrc location={pictures}/%05d.jpg start-index=1 index=1 loop=true caps=image/jpeg,framerate=25/1 ! jpegdec ! videoconvert"
+        );
+        Player::start(folder, &source).map(Self::played)
+    }
+
+    /// GStreamer's test picture.
+    pub fn test_picture() -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("camera-").tempdir()?;
+        Player::start(folder, "videotestsrc is-live=true").map(Self::played)
+    }
+
+    fn played(player: Player) -> Self {
+        let source = Source::Player(player);
+        Camera { source }
+    }
+
+    /// The beginning of the robot's line.
+    pub fn line(&self) -> String {
+        match &self.source {
+            Source::Device(path) => format!(
+                "v4l2src device={} ! video/x-raw,width=640,height=480 ! videoconvert",
+                path.display()
+            ),
+            Source::Player(player) => format!(
+                "shmsrc socket-path={} is-live=true do-timestamp=true ! {CAPS}",
+                player.socket().display()
+            ),
+        }
+    }
+
+    /// Whether the process `id` holds this camera open, by the kernel's word.
+    pub fn is_open_in(&self, id: u32) -> Result<bool> {
+        match &self.source {
+            Source::Device(path) => {
+                let files = fs::read_dir(format!("/proc/{id}/fd"))?;
+                // A file may be closed between listing and looking.
+                Ok(files
+                    .flatten()
+                    .filter_map(|file| fs::read_link(file.path()).ok())
+                    .any(|file| file == *path))
+            }
+            Source::Player(player) => {
+                let maps = fs::read_to_string(format!("/proc/{id}/maps"))?;
+                Ok(maps.contains(&player.memory()))
+            }
+        }
+    }
+}
+
+struct Player {
+    process: Process,
+    folder: TempDir,
+}
+
+impl Player {
+    fn start(folder: TempDir, source: &str) -> Result<Self> {
+        let socket = folder.path().join("camera");
+        let line = format!(
+            "-q {source} ! {CAPS},colorimetry=bt601 ! shmsink socket-path={} shm-size={MEMORY} wait-for-connection=false sync=true",
+            text_of(&socket)?
+        );
+        let mut command = Command::new(program_of("gst-launch-1.0", "gstreamer1.0-tools")?);
+        command.args(line.split_whitespace());
+        let mut process = Process::spawn("camera", &mut command)?;
+        process
+            .wait_ready(|| UnixStream::connect(&socket).is_ok())
+            .context("the camera does not start")?;
+        Ok(Player { process, folder })
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("camera")
+    }
+
+    /// How the name of shmsink's memory begins (gst-plugins-bad, sys/shm/shmalloc.c).
+    fn memory(&self) -> String {
+        format!("/shmpipe.{:5}.", self.process.id())
+    }
+}
+
+impl Drop for Player {
+    fn drop(&mut self) {
+        // Ended by SIGINT it removes its memory; killed, it cannot.
+        let name = self.memory();
+        let memory = fs::read_dir("/dev/shm").into_iter().flatten().flatten();
+        let ended = self.process.end(crate::process::Signal::INT);
+        for file in memory {
+            if ended.is_ok() && file.path().to_string_lossy().contains(&name) {
+                // Gone already where all went well.
+                let _ = fs::remove_file(file.path());
+            }
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! An MQTT client that sees what the robot says and sends what a person would.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{anyhow, Context, Result};
+use droidrelay_wire::{
+    availability_topic,
+    secret::Secret,
+    session::{Config, Event, Session},
+    state_topic, BrokerUrl, RobotState, StreamState,
+};
+use tokio::runtime::Runtime;
+
+use crate::{
+    journal::Journal,
+    mosquitto::{Mosquitto, TOPIC},
+    secrets::random_word,
+};
+
+/// What was seen on the broker.
+#[derive(Debug, Clone)]
+pub enum Seen {
+    /// Subscribed; retained values follow.
+    Up,
+    Down(String),
+    Command(String),
+    /// The robot's state, and the text it came in.
+    State(Box<RobotState>, String),
+    Availability(String),
+}
+
+impl Seen {
+    pub fn state(&self) -> Option<&RobotState> {
+        match self {
+            Seen::State(state, _) => Some(state),
+            _ => None,
+        }
+    }
+
+    pub fn is(&self, wanted: StreamState) -> bool {
+        self.state().is_some_and(|state| state.state == wanted)
+    }
+
+    pub fn is_available(&self, wanted: &str) -> bool {
+        matches!(self, Seen::Availability(text) if text == wanted)
+    }
+}
+
+pub struct Observer {
+    seen: Journal<Seen>,
+    session: Option<Session>,
+    runtime: Option<Runtime>,
+}
+
+impl Observer {
+    /// Connected and subscribed.
+    pub fn start(broker: &Mosquitto) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
+        let (url, _) = BrokerUrl::parse(&broker.url()).map_err(|err| anyhow!(err))?;
+        let login = broker.operator.clone();
+        let config = Config {
+            broker: url,
+            client_id: format!("operator-{}", random_word()?),
+            credentials: Box::new(move || {
+                let password = Secret::new(login.password.as_str());
+                Ok((Some(login.user.clone()), Some(password)))
+            }),
+            tls: None,
+            keep_alive: Duration::from_secs(5),
+            session_expiry: Duration::ZERO,
+            will: None,
+            subscriptions: vec![TOPIC.into(), state_topic(TOPIC), availability_topic(TOPIC)],
+        };
+        let seen = Journal::default();
+        let journal: Journal<Seen> = seen.clone();
+        let session = Session::spawn(runtime.handle(), config, move |event| {
+            journal.push(match event {
+                Event::Up => Seen::Up,
+                Event::Down { reason } => Seen::Down(reason),
+                Event::Message(message) => {
+                    let text = String::from_utf8_lossy(&message.payload).into_owned();
+                    if message.topic == TOPIC {
+                        Seen::Command(text)
+                    } else if message.topic == availability_topic(TOPIC) {
+                        Seen::Availability(text)
+                    } else {
+                        // What is no state at all shows as one that nobody waits for.
+                        let state = serde_json::from_str(&text).unwrap_or_default();
+                        Seen::State(Box::new(state), text)
+                    }
+                }
+            });
+        });
+        seen.wait(0, "the observer's session", |seen| matches!(seen, Seen::Up))?;
+        Ok(Observer {
+            seen,
+            session: Some(session),
+            runtime: Some(runtime),
+        })
+    }
+
+    pub fn seen(&self) -> &Journal<Seen> {
+        &self.seen
+    }
+
+    /// Sends a command as `mosquitto_pub -q 1` does; back when the broker has it. Gives the
+    /// time at which it was sent.
+    pub fn send(&self, command: &str) -> Result<Instant> {
+        let (session, runtime) = self.parts()?;
+        let now = Instant::now();
+        runtime
+            .block_on(session.publish(TOPIC, command, None))
+            .with_context(|| format!("cannot send {command:?}"))?;
+        Ok(now)
+    }
+
+    /// Makes `command` the retained message of the command topic.
+    pub fn retain(&self, command: &str) -> Result<()> {
+        let mark = self.seen.mark();
+        self.parts()?.0.set_retained(TOPIC, command);
+        // Our own subscription brings it back: the broker has it.
+        self.seen.wait(
+            mark,
+            "the retained command",
+            |seen| matches!(seen, Seen::Command(text) if text == command),
+        )?;
+        Ok(())
+    }
+
+    fn parts(&self) -> Result<(&Session, &Runtime)> {
+        self.session
+            .as_ref()
+            .zip(self.runtime.as_ref())
+            .context("the observer has ended")
+    }
+
+    /// Waits for the robot to come to `wanted`.
+    pub fn wait_state(
+        &self,
+        mark: usize,
+        wanted: StreamState,
+    ) -> Result<(Instant, Box<RobotState>)> {
+        self.wait_where(mark, wanted.as_str(), |state| state.state == wanted)
+    }
+
+    /// Waits for a state of which `wanted` holds.
+    pub fn wait_where(
+        &self,
+        mark: usize,
+        what: &str,
+        wanted: impl Fn(&RobotState) -> bool,
+    ) -> Result<(Instant, Box<RobotState>)> {
+        let found = self
+            .seen
+            .wait(mark, &format!("the robot's state: {what}"), |seen| {
+                seen.state().is_some_and(&wanted)
+            })
+            .with_context(|| format!("last seen: {:?}", self.seen.last()))?;
+        match found {
+            (at, Seen::State(state, _)) => Ok((at, state)),
+            _ => Err(anyhow!("not a state")),
+        }
+    }
+
+    pub fn wait_available(&self, mark: usize, wanted: &str) -> Result<Instant> {
+        let what = format!("the robot's availability {wanted}");
+        let found = self
+            .seen
+            .wait(mark, &what, |seen| seen.is_available(wanted))?;
+        Ok(found.0)
+    }
+}
+
+impl Drop for Observer {
+    fn drop(&mut self) {
+        if let (Some(session), Some(runtime)) = (self.session.take(), self.runtime.take()) {
+            runtime.block_on(session.stop(Vec::new()));
+            runtime.shutdown_background();
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! A viewer: ffmpeg, which decodes what it is given, frame by frame.
+
+use std::{
+    io::Read,
+    path::Path,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    journal::Journal,
+    process::{program_of, Process},
+};
+
+/// What is counted is small and grey.
+const WIDTH: usize = 160;
+const HEIGHT: usize = 90;
+
+pub struct Reader {
+    process: Process,
+    /// Average brightness of each decoded frame.
+    frames: Journal<u8>,
+}
+
+impl Reader {
+    /// Begins to read `url`, which may hold credentials. `picture`: the 30th frame is written
+    /// there as PNG.
+    pub fn start(url: &str, picture: Option<&Path>) -> Result<Self> {
+        let mut command = Command::new(program_of("ffmpeg", "ffmpeg")?);
+        command.args("-v error -nostdin -fflags nobuffer -flags low_delay -threads 1".split(' '));
+        command.args("-probesize 32 -analyzeduration 0".split(' '));
+        if url.starts_with("rtsp") {
+            command.args(["-rtsp_transport", "tcp"]);
+        }
+        command.args(["-i", url, "-map", "0:v", "-fps_mode", "passthrough"]);
+        command.args(["-vf", &format!("scale={WIDTH}:{HEIGHT}")]);
+        command.args("-pix_fmt gray -flush_packets 1 -f rawvideo pipe:1".split(' '));
+        if let Some(picture) = picture {
+            command.args(["-map", "0:v", "-vf", r"select=gte(n\,30)"]);
+            command
+                .args("-frames:v 1 -update 1 -y".split(' '))
+                .arg(picture);
+        }
+        let (process, mut output) = Process::spawn_with_output("reader", &mut command)?;
+        let frames = Journal::default();
+        let journal: Journal<u8> = frames.clone();
+        thread::spawn(move || {
+            let mut frame = vec![0; WIDTH * HEIGHT];
+            while output.read_exact(&mut frame).is_ok() {
+                let sum: usize = frame.iter().map(|&pixel| usize::from(pixel)).sum();
+                journal.push((sum / frame.len()) as u8);
+            }
+        });
+        Ok(Reader { process, frames })
+    }
+
+    pub fn frames(&self) -> &Journal<u8> {
+        &self.frames
+    }
+
+    /// Waits until `count` frames are decoded; gives the time of the last of them.
+    pub fn wait_frames(&self, count: usize) -> Result<Instant> {
+        let mark = count.saturating_sub(1);
+        let what = format!("{count} decoded frames (of {})", self.frames.mark());
+        let found = self.frames.wait(mark, &what, |_| true);
+        Ok(found.with_context(|| self.process.text())?.0)
+    }
+
+    /// What ffmpeg complained of.
+    pub fn complaints(&self) -> Vec<String> {
+        self.process.log().all()
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.process.has_ended().is_some()
+    }
+
+    /// Waits until ffmpeg has ended by itself.
+    pub fn wait_end(&mut self, patience: Duration) -> bool {
+        self.process.wait(patience).is_some()
+    }
+
+    pub fn text(&self) -> String {
+        self.process.text()
+    }
+}

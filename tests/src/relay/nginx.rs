@@ -1,0 +1,76 @@
+//! nginx with its RTMP module, which asks us about each publisher and reader.
+
+use std::{fs, net::SocketAddr, path::Path, process::Command};
+
+use anyhow::{ensure, Result};
+
+use super::{answers_rtmp, Event, Options, Ports};
+use crate::{
+    http::Server,
+    journal::Journal,
+    process::{program_of, text_of, Process},
+    secrets::{write_private, Login},
+};
+
+const MODULE: &str = "/usr/lib/nginx/modules/ngx_rtmp_module.so";
+
+/// Answers nginx as MediaMTX decides by itself: the publisher publishes, the viewer reads.
+pub fn callbacks(publisher: &Login, viewer: &Login, events: &Journal<Event>) -> Result<Server> {
+    let (publisher, viewer, events) = (publisher.clone(), viewer.clone(), events.clone());
+    Server::start(move |query| {
+        let may =
+            |login: &Login| query.get("user") == login.user && query.get("pass") == login.password;
+        let event = match query.path.as_str() {
+            "/publish" if may(&publisher) => Event::Published,
+            "/publish" => Event::PublishRefused,
+            "/play" if may(&viewer) => Event::Reader,
+            "/play" => Event::ReaderRefused,
+            _ => Event::Unpublished,
+        };
+        events.push(event);
+        match event {
+            Event::PublishRefused | Event::ReaderRefused => 403,
+            _ => 200,
+        }
+    })
+}
+
+pub fn launch(
+    folder: &Path,
+    ports: Ports,
+    options: Options,
+    callbacks: SocketAddr,
+) -> Result<Process> {
+    ensure!(
+        Path::new(MODULE).exists(),
+        "{MODULE} not found: apt-get install libnginx-mod-rtmp"
+    );
+    let here = text_of(folder)?;
+    let wait_key = if options.raw { "off" } else { "on" };
+    // One process: nothing outlives it, and all streams are in it.
+    let config = format!(
+        "load_module {MODULE};\n\
+         daemon off; master_process off;\n\
+         pid {here}/nginx.pid; error_log stderr notice;\n\
+         events {{ worker_connections 256; }}\n\
+         rtmp {{ server {{\n\
+           listen 127.0.0.1:{port}; chunk_size 4096; access_log off;\n\
+           application live {{\n\
+             live on; wait_key {wait_key}; wait_video on; notify_method get;\n\
+             on_publish http://{callbacks}/publish;\n\
+             on_publish_done http://{callbacks}/publish_done;\n\
+             on_play http://{callbacks}/play;\n\
+           }}\n\
+         }} }}\n",
+        port = ports.rtmp,
+    );
+    write_private(folder, "nginx.conf", &config)?;
+    fs::create_dir_all(folder.join("logs"))?;
+    let mut command = Command::new(program_of("nginx", "nginx libnginx-mod-rtmp")?);
+    command
+        .args(["-e", "stderr", "-c", "nginx.conf", "-p"])
+        .arg(folder);
+    let mut process = Process::spawn("nginx", &mut command)?;
+    process.wait_ready(|| answers_rtmp(ports.rtmp))?;
+    Ok(process)
+}

@@ -1,0 +1,115 @@
+//! Broker, relay, bridge and observer together, and the robot's line that fits them.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use droidrelay_wire::{StreamState, ONLINE};
+use tempfile::TempDir;
+
+use crate::{
+    bridge::Bridge,
+    mosquitto::{Mosquitto, TOPIC},
+    observer::Observer,
+    relay::{self, Kind, Relay},
+    robot::{Robot, Runner},
+    secrets::write_private,
+};
+
+/// A live test picture, small enough for many tests at once.
+pub const TEST_PICTURE: &str =
+    "videotestsrc is-live=true ! video/x-raw,format=I420,width=320,height=180,framerate=30/1";
+/// The encoder of the robot's line.
+pub const ENCODER: &str =
+    "x264enc tune=zerolatency speed-preset=ultrafast bitrate=1500 key-int-max=30";
+
+pub struct Rig {
+    // Dropped in this order: who depends on a server goes before it.
+    pub observer: Observer,
+    pub bridge: Bridge,
+    pub relay: Relay,
+    pub broker: Mosquitto,
+    folder: TempDir,
+}
+
+impl Rig {
+    pub fn start(kind: Kind) -> Result<Self> {
+        Self::start_with(kind, relay::Options::default())
+    }
+
+    pub fn start_with(kind: Kind, options: relay::Options) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("secrets-").tempdir()?;
+        let broker = Mosquitto::start()?;
+        let relay = Relay::start_with(kind, options)?;
+        let bridge = Bridge::start(&broker, &relay)?;
+        let observer = Observer::start(&broker)?;
+        let rig = Rig {
+            observer,
+            bridge,
+            relay,
+            broker,
+            folder,
+        };
+        write_private(rig.folder.path(), "mqtt.pass", &rig.broker.robot.password)?;
+        rig.write_publisher_password(&rig.relay.publisher.password)?;
+        Ok(rig)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Gives the robot this password for the relay, right or wrong.
+    pub fn write_publisher_password(&self, password: &str) -> Result<()> {
+        write_private(self.folder.path(), "rtmp.pass", password)?;
+        Ok(())
+    }
+
+    /// mqttvalve with its broker and credentials.
+    pub fn valve(&self) -> String {
+        format!(
+            "mqttvalve broker={} topic={TOPIC} username={} password-file={}",
+            self.broker.url(),
+            self.broker.robot.user,
+            self.file("mqtt.pass").display()
+        )
+    }
+
+    /// rtmpauthsink with its location and credentials.
+    pub fn sink(&self) -> String {
+        format!(
+            "rtmpauthsink location={} user={} password-file={}",
+            self.relay.publish_url(),
+            self.relay.publisher.user,
+            self.file("rtmp.pass").display()
+        )
+    }
+
+    /// The robot's line behind `camera`.
+    pub fn line(&self, camera: &str) -> String {
+        format!(
+            "{camera} ! {} ! queue ! {ENCODER} ! {}",
+            self.valve(),
+            self.sink()
+        )
+    }
+
+    /// Starts the robot's line; back when it is online and idle.
+    pub fn robot(&self, runner: Runner, line: &str) -> Result<Robot> {
+        self.robot_with(runner, line, &[])
+    }
+
+    pub fn robot_with(
+        &self,
+        runner: Runner,
+        line: &str,
+        environment: &[(&str, &str)],
+    ) -> Result<Robot> {
+        let mark = self.observer.seen().mark();
+        let robot = Robot::start_with(runner, line, environment)?;
+        self.observer
+            .wait_available(mark, ONLINE)
+            .and_then(|_| self.observer.wait_state(mark, StreamState::Idle))
+            .with_context(|| robot.text())?;
+        Ok(robot)
+    }
+}
