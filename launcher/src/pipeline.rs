@@ -1,0 +1,256 @@
+//! Builds the pipeline and finds the place in the file that GStreamer complains of.
+
+use gst::prelude::*;
+
+use crate::launchfile::{is_identifier, Fault, LaunchFile, Word};
+
+/// Builds what `gst-launch-1.0` would build.
+pub fn build(file: &LaunchFile) -> Result<gst::Pipeline, Fault> {
+    match parse(file, file.words.len()) {
+        Ok(element) => Ok(element
+            .downcast::<gst::Pipeline>()
+            .unwrap_or_else(|single| {
+                let pipeline = gst::Pipeline::new();
+                pipeline.add(&single).expect("a new element has no parent");
+                pipeline
+            })),
+        Err(err) => Err(explain(file, &err)),
+    }
+}
+
+/// How many elements the pipeline holds, bins not counted.
+pub fn elements(pipeline: &gst::Pipeline) -> usize {
+    pipeline
+        .iterate_recurse()
+        .into_iter()
+        .flatten()
+        .filter(|element| !element.is::<gst::Bin>())
+        .count()
+}
+
+fn parse(file: &LaunchFile, count: usize) -> Result<gst::Element, glib::Error> {
+    // GStreamer logs the whole description and each property.
+    let logs = gst::log::is_active() && !file.mask.is_empty();
+    if logs {
+        gst::log::set_active(false);
+    }
+    let parsed = gst::parse::launch_full(
+        &file.description(count),
+        None,
+        gst::ParseFlags::FATAL_ERRORS,
+    );
+    if logs {
+        gst::log::set_active(true);
+    }
+    parsed
+}
+
+/// A word that makes an element, and the words that follow it up to the next one.
+struct Part<'a> {
+    factory: &'a str,
+    word: &'a Word,
+    properties: Vec<&'a Word>,
+}
+
+fn parts(words: &[Word]) -> Vec<Part<'_>> {
+    let mut parts: Vec<Part> = Vec::new();
+    for word in words {
+        let name = word.text.trim_matches(['(', ')', '!']);
+        if word.property().is_some() {
+            if let Some(part) = parts.last_mut() {
+                part.properties.push(word);
+            }
+        } else if is_identifier(name) {
+            parts.push(Part {
+                factory: name,
+                word,
+                properties: Vec::new(),
+            });
+        }
+    }
+    parts
+}
+
+impl Part<'_> {
+    fn class(&self) -> Option<glib::object::ClassRef<'static, gst::Element>> {
+        let factory = gst::ElementFactory::find(self.factory)?.load().ok()?;
+        glib::Class::<gst::Element>::from_type(factory.element_type())
+    }
+
+    fn name(&self) -> Option<&str> {
+        self.properties
+            .iter()
+            .filter_map(|word| word.property())
+            .find_map(|(key, value)| (key == "name").then_some(value))
+    }
+}
+
+/// The part that GStreamer calls `name`: by property, else by factory and counter.
+fn part_named<'p, 'w>(parts: &'p [Part<'w>], name: &str) -> Option<&'p Part<'w>> {
+    parts
+        .iter()
+        .find(|part| part.name() == Some(name))
+        .or_else(|| {
+            let factory = name.trim_end_matches(|c: char| c.is_ascii_digit());
+            let number: usize = name[factory.len()..].parse().ok()?;
+            parts
+                .iter()
+                .filter(|part| part.factory == factory && part.name().is_none())
+                .nth(number)
+        })
+}
+
+fn explain(file: &LaunchFile, err: &glib::Error) -> Fault {
+    let words = &file.words;
+    let message = err.message();
+    let quoted: Vec<&str> = message.split('"').collect();
+    let (first, second) = (
+        quoted.get(1).copied().unwrap_or_default(),
+        quoted.get(3).copied().unwrap_or_default(),
+    );
+    let parts = parts(words);
+    match err.kind::<gst::ParseError>() {
+        Some(gst::ParseError::NoSuchElement) => {
+            let word = words
+                .iter()
+                .find(|word| word.text.trim_matches(['(', ')', '!']) == first)
+                .or_else(|| find_reference(words, first))
+                .or_else(|| words.iter().find(|word| word.text.contains(first)));
+            let text = match (message.starts_with("no element"), first) {
+                (true, "mqttvalve" | "rtmpauthsink") => format!(
+                    "no element \"{first}\": install gstreamer1.0-droidrelay, or set GST_PLUGIN_PATH to the folder of libgstdroidrelay.so"
+                ),
+                (true, _) => format!(
+                    "no element \"{first}\": look for a typing error, or install the plugin that has it (gst-inspect-1.0 {first} must find it)"
+                ),
+                (false, _) => format!(
+                    "{message}: give the element meant name={first}, with a pad that fits"
+                ),
+            };
+            Fault::data(word.map(|word| word.place), text)
+        }
+        Some(gst::ParseError::NoSuchProperty) => {
+            let word = parts
+                .iter()
+                .filter(|part| {
+                    part.class()
+                        .is_none_or(|class| class.find_property(first).is_none())
+                })
+                .flat_map(|part| &part.properties)
+                .find(|word| word.property().is_some_and(|(key, _)| key == first));
+            Fault::data(
+                word.map(|word| word.place),
+                format!("{message}: gst-inspect-1.0 {second} lists those that it has"),
+            )
+        }
+        Some(gst::ParseError::CouldNotSetProperty) => {
+            let value = message
+                .split_once("\" to \"")
+                .map_or("", |(_, value)| value.strip_suffix('"').unwrap_or(value));
+            let candidates: Vec<(&Part, &&Word)> = parts
+                .iter()
+                .flat_map(|part| part.properties.iter().map(move |word| (part, word)))
+                .filter(|(_, word)| word.property().is_some_and(|(key, _)| key == first))
+                .collect();
+            let found = candidates
+                .iter()
+                .find(|(part, word)| {
+                    part.factory == second && word.property().is_some_and(|(_, v)| v == value)
+                })
+                .or_else(|| candidates.iter().find(|(part, _)| part.factory == second))
+                .or(candidates.first());
+            let wanted = found
+                .and_then(|(part, _)| part.class()?.find_property(first))
+                .map(|spec| format!(" takes a {}", spec.value_type().name()))
+                .unwrap_or_default();
+            let shown = if crate::mask::is_secret_name(first) {
+                "this value".into()
+            } else {
+                format!("\"{value}\"")
+            };
+            Fault::data(
+                found.map(|(_, word)| word.value_place),
+                format!("property \"{first}\" of \"{second}\"{wanted}, not {shown}: gst-inspect-1.0 {second} lists the values allowed"),
+            )
+        }
+        _ if message.starts_with("could not parse caps") => {
+            let word = words
+                .iter()
+                .find(|word| word.text.contains('/') && first.starts_with(word.text.as_str()));
+            Fault::data(
+                word.map(|word| word.place),
+                format!("{message}: caps are media/type,name=value,… and stand between two !"),
+            )
+        }
+        Some(gst::ParseError::Link) => {
+            let names: Vec<&str> = message
+                .strip_prefix("could not link ")
+                .unwrap_or_default()
+                .split([' ', ','])
+                .filter(|name| !name.is_empty() && *name != "to")
+                .take(2)
+                .collect();
+            let part = names.iter().rev().find_map(|name| part_named(&parts, name));
+            Fault::data(
+                part.map(|part| part.word.place),
+                format!("{message}: their pads do not fit; put a converter, a parser or other caps between them"),
+            )
+        }
+        Some(gst::ParseError::Syntax) => {
+            let place = reference(message)
+                .and_then(|name| find_reference(words, name))
+                .or_else(|| unexpected_word(file))
+                .map(|word| word.place);
+            Fault::data(
+                place,
+                format!("{message}: elements are joined by !, each ! stands between two of them, properties are name=value"),
+            )
+        }
+        _ => {
+            let place = find_reference(words, first).or(words.first());
+            Fault::data(place.map(|word| word.place), message)
+        }
+    }
+}
+
+/// The name in GStreamer's `unexpected reference "name"`.
+fn reference(message: &str) -> Option<&str> {
+    message
+        .starts_with("unexpected reference")
+        .then(|| message.split('"').nth(1))
+        .flatten()
+}
+
+fn find_reference<'a>(words: &'a [Word], name: &str) -> Option<&'a Word> {
+    words.iter().find(|word| {
+        word.text
+            .strip_prefix(name)
+            .is_some_and(|rest| rest.starts_with('.'))
+    })
+}
+
+/// Where the syntax breaks: at a link without a partner, else at the first word that the
+/// longest accepted beginning does not hold.
+fn unexpected_word(file: &LaunchFile) -> Option<&Word> {
+    let words = &file.words;
+    let link = |word: &Word| word.text == "!";
+    if let Some(word) = words.first().filter(|word| link(word)) {
+        return Some(word);
+    }
+    if let Some(pair) = words
+        .windows(2)
+        .find(|pair| link(&pair[0]) && link(&pair[1]))
+    {
+        return Some(&pair[1]);
+    }
+    if let Some(word) = words.last().filter(|word| link(word)) {
+        return Some(word);
+    }
+    let accepted = (1..words.len()).rev().find(|count| {
+        !matches!(
+            parse(file, *count),
+            Err(err) if err.kind::<gst::ParseError>() == Some(gst::ParseError::Syntax)
+        )
+    });
+    words.get(accepted.unwrap_or(0))
+}
