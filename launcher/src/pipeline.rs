@@ -29,20 +29,46 @@ pub fn elements(pipeline: &gst::Pipeline) -> usize {
 }
 
 fn parse(file: &LaunchFile, count: usize) -> Result<gst::Element, glib::Error> {
-    // GStreamer logs the whole description and each property.
-    let logs = gst::log::is_active() && !file.mask.is_empty();
-    if logs {
-        gst::log::set_active(false);
-    }
-    let parsed = gst::parse::launch_full(
+    let _silence = (!file.mask.is_empty()).then(Silence::new);
+    gst::parse::launch_full(
         &file.description(count),
         None,
         gst::ParseFlags::FATAL_ERRORS,
-    );
-    if logs {
-        gst::log::set_active(true);
+    )
+}
+
+/// Keeps the parser, which logs the whole description and each value, silent while it lives.
+/// (Switching the log off altogether does not hold: a plugin loaded meanwhile turns it on.)
+struct Silence(Vec<(gst::DebugCategory, gst::DebugLevel)>);
+
+impl Silence {
+    fn new() -> Self {
+        let categories = [
+            "GST_PIPELINE",
+            "GST_PARAMS",
+            "GST_PROPERTIES",
+            "structure",
+            "value",
+            "default",
+        ]
+        .into_iter()
+        .filter_map(gst::DebugCategory::get)
+        .map(|category| {
+            let level = category.threshold();
+            category.set_threshold(gst::DebugLevel::None);
+            (category, level)
+        })
+        .collect();
+        Silence(categories)
     }
-    parsed
+}
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        for (category, level) in &self.0 {
+            category.set_threshold(*level);
+        }
+    }
 }
 
 /// A word that makes an element, and the words that follow it up to the next one.

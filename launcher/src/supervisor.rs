@@ -376,9 +376,8 @@ impl Supervisor {
                     self.fail(&text);
                 }
             }
-            (Job::RecalculateLatency, Err(_)) => {
-                self.log.warning("the latency could not be set");
-            }
+            // The latency of a pipeline whose source is stopped by its valve cannot be asked
+            // for; it is when the source is back, by another message.
             (Job::RecalculateLatency | Job::SendEos, _) => {}
         }
         None
