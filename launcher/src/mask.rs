@@ -37,7 +37,9 @@ impl Mask {
     /// secret, the password of a URL and its query parameters named like secrets.
     pub fn hide_in_word(&mut self, word: &str) {
         if let Some((key, value)) = word.split_once('=') {
-            if is_secret_name(key) && !key.contains("://") {
+            // A switch such as `multipass=true` is none.
+            let switch = matches!(value, "true" | "false");
+            if is_secret_name(key) && !key.contains("://") && !switch {
                 self.hide(value);
                 self.hide(value.trim_matches(['"', '\'']));
             }
@@ -84,10 +86,11 @@ mod tests {
         let mut mask = Mask::default();
         mask.hide_in_word("password=hunter2");
         mask.hide_in_word("password-file=/etc/pass");
+        mask.hide_in_word("bypass=true");
         mask.hide_in_word("location=rtmp://bob:s3cr@host/live/x?user=bob&pass=t%2F1&x=y");
         assert_eq!(
-            mask.apply("hunter2 /etc/pass bob s3cr host t%2F1 y"),
-            "*** /etc/pass bob *** host *** y"
+            mask.apply("hunter2 /etc/pass true bob s3cr host t%2F1 y"),
+            "*** /etc/pass true bob *** host *** y"
         );
     }
 
