@@ -3,7 +3,6 @@
 
 use std::{
     fs,
-    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -19,6 +18,7 @@ const CAPS: &str = "video/x-raw,format=I420,width=640,height=360,framerate=25/1"
 const MEMORY: u32 = 8_000_000;
 
 pub struct Camera {
+    name: String,
     source: Source,
 }
 
@@ -30,8 +30,10 @@ enum Source {
 impl Camera {
     /// The device `path`.
     pub fn device(path: &Path) -> Self {
-        let source = Source::Device(path.to_owned());
-        Camera { source }
+        Camera {
+            name: path.display().to_string(),
+            source: Source::Device(path.to_owned()),
+        }
     }
 
     /// The video file `clip`, over and over, at 25 pictures a second.
@@ -54,18 +56,29 @@ impl Camera {
         let source = format!(
             "multifilesrc location={pictures}/%05d.jpg start-index=1 index=1 loop=true caps=image/jpeg,framerate=25/1 ! jpegdec ! videoconvert"
         );
-        Player::start(folder, &source).map(Self::played)
+        Self::played(
+            format!("{}, over and over", clip.display()),
+            folder,
+            &source,
+        )
     }
 
     /// GStreamer's test picture.
     pub fn test_picture() -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("camera-").tempdir()?;
-        Player::start(folder, "videotestsrc is-live=true").map(Self::played)
+        Self::played("a test picture".into(), folder, "videotestsrc is-live=true")
     }
 
-    fn played(player: Player) -> Self {
-        let source = Source::Player(player);
-        Camera { source }
+    fn played(name: String, folder: TempDir, source: &str) -> Result<Self> {
+        Ok(Camera {
+            name,
+            source: Source::Player(Player::start(folder, source)?),
+        })
+    }
+
+    /// What is in front of the lens.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The beginning of the robot's line.
@@ -82,10 +95,28 @@ impl Camera {
         }
     }
 
-    /// Whether the process `id` holds this camera open, by the kernel's word.
-    pub fn is_open_in(&self, id: u32) -> Result<bool> {
+    /// How to see whether a process holds this camera open.
+    pub fn probe(&self) -> Probe {
         match &self.source {
-            Source::Device(path) => {
+            Source::Device(path) => Probe::File(path.clone()),
+            Source::Player(player) => Probe::Memory(player.memory()),
+        }
+    }
+}
+
+/// Where an open camera shows in the kernel's books.
+#[derive(Clone)]
+pub enum Probe {
+    /// Among the open files.
+    File(PathBuf),
+    /// Among the mapped memory, by the beginning of its name.
+    Memory(String),
+}
+
+impl Probe {
+    pub fn is_open_in(&self, id: u32) -> Result<bool> {
+        match self {
+            Probe::File(path) => {
                 let files = fs::read_dir(format!("/proc/{id}/fd"))?;
                 // A file may be closed between listing and looking.
                 Ok(files
@@ -93,9 +124,9 @@ impl Camera {
                     .filter_map(|file| fs::read_link(file.path()).ok())
                     .any(|file| file == *path))
             }
-            Source::Player(player) => {
+            Probe::Memory(name) => {
                 let maps = fs::read_to_string(format!("/proc/{id}/maps"))?;
-                Ok(maps.contains(&player.memory()))
+                Ok(maps.contains(name))
             }
         }
     }
@@ -117,7 +148,7 @@ impl Player {
         command.args(line.split_whitespace());
         let mut process = Process::spawn("camera", &mut command)?;
         process
-            .wait_ready(|| UnixStream::connect(&socket).is_ok())
+            .wait_ready(|| is_listened_at(&socket))
             .context("the camera does not start")?;
         Ok(Player { process, folder })
     }
@@ -130,6 +161,17 @@ impl Player {
     fn memory(&self) -> String {
         format!("/shmpipe.{:5}.", self.process.id())
     }
+}
+
+/// Not tried by connecting: a client that leaves at once ends shmsink.
+fn is_listened_at(socket: &Path) -> bool {
+    /// SO_ACCEPTCON (Linux, proc_net_unix).
+    const LISTENING: &str = " 00010000 ";
+    let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let name = socket.to_string_lossy();
+    sockets
+        .lines()
+        .any(|line| line.contains(LISTENING) && line.ends_with(&*name))
 }
 
 impl Drop for Player {

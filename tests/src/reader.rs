@@ -41,7 +41,7 @@ impl Reader {
         if let Some(picture) = picture {
             command.args(["-map", "0:v", "-vf", r"select=gte(n\,30)"]);
             command
-                .args("-frames:v 1 -update 1 -y".split(' '))
+                .args("-threads 1 -frames:v 1 -update 1 -y".split(' '))
                 .arg(picture);
         }
         let (process, mut output) = Process::spawn_with_output("reader", &mut command)?;
@@ -85,5 +85,12 @@ impl Reader {
 
     pub fn text(&self) -> String {
         self.process.text()
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // ffmpeg that waits for a silent stream does not hear SIGINT.
+        self.process.kill();
     }
 }

@@ -61,7 +61,6 @@ impl Robot {
         command
             .env("GST_PLUGIN_PATH", plugins)
             .env("GST_REGISTRY", folder.path().join("registry.bin"))
-            .env("G_DEBUG", "fatal-criticals")
             .envs(environment.iter().copied());
         let process = Process::spawn(&runner.to_string(), &mut command)?;
         Ok(Robot {

@@ -89,10 +89,10 @@ fn a_camera_is_open_while_somebody_looks() -> Result<()> {
     for _ in 0..2 {
         let mut command = Command::new(program_of("gst-launch-1.0", "gstreamer1.0-tools")?);
         let mut viewer = Process::spawn("viewer", command.args(line.split_whitespace()))?;
-        let open = || camera.is_open_in(viewer.id()).ok()?.then_some(());
+        let open = || camera.probe().is_open_in(viewer.id()).ok()?.then_some(());
         assert!(poll(DEADLINE, open).is_some());
         viewer.end(Signal::INT)?;
     }
-    assert!(!camera.is_open_in(std::process::id())?);
+    assert!(!camera.probe().is_open_in(std::process::id())?);
     Ok(())
 }

@@ -1,0 +1,16 @@
+//! The whole of Droidrelay on this machine; `pipelines/demo.sh` builds and runs it.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use droidrelay_tests::demo::{self, Options};
+
+fn main() -> ExitCode {
+    match demo::run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            eprintln!("demo: {err:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
