@@ -302,11 +302,11 @@ state:    {curl} {url}/robots/robot
         ))
     }
 
-    /// Until the user ends it. Shows when a picture can be seen, whoever starts.
+    /// Until the user ends it. A viewer waits all the time, to tell when a picture can be seen.
     fn stay(mut self) -> Result<()> {
         println!("Ctrl-C ends it. What happens:");
         let mut mark = 0;
-        let mut reader = None;
+        let mut reader = Some(self.read(None)?);
         loop {
             let entry = self
                 .timeline
@@ -317,12 +317,16 @@ state:    {curl} {url}/robots/robot
                 "the robot has ended\n{}",
                 self.robot.text()
             );
+            // A relay may lose patience with a reader that waits for long.
+            if reader.as_mut().is_some_and(Reader::has_ended) {
+                reader = Some(self.read(None)?);
+            }
             let Some((_, entry)) = entry else { continue };
             mark += 1;
             match entry.moment {
                 Moment::Interrupted => return Ok(()),
-                Moment::Publishing => reader = Some(self.read(None)?),
-                Moment::FirstFrame | Moment::Unpublished => drop(reader.take()),
+                Moment::FirstFrame => reader = None,
+                Moment::Unpublished => reader = Some(self.read(None)?),
                 _ => {}
             }
         }
@@ -332,6 +336,7 @@ state:    {curl} {url}/robots/robot
     fn read(&self, picture: Option<&Path>) -> Result<Reader> {
         let reader = Reader::start(&self.rig.relay.viewer_url(), picture)?;
         let timeline = self.timeline.clone();
+        // Decoding takes far longer to begin than this takes.
         let counted = AtomicUsize::new(0);
         reader.frames().listen(
             move |at, _| match counted.fetch_add(1, Ordering::Relaxed) + 1 {

@@ -108,6 +108,14 @@ impl<T: Clone> Journal<T> {
         }
     }
 
+    /// Where the first entry from `mark` on stands that is `wanted`, without waiting.
+    pub fn position(&self, mark: usize, wanted: impl Fn(&T) -> bool) -> Option<usize> {
+        let state = self.lock();
+        let entries = state.entries.get(mark..).unwrap_or_default();
+        let found = entries.iter().position(|(_, entry)| wanted(entry))?;
+        Some(mark + found)
+    }
+
     /// As [`Journal::try_wait`] with [`DEADLINE`]; the error names `what` did not come.
     pub fn wait(
         &self,

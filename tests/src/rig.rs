@@ -1,6 +1,6 @@
 //! Broker, relay, bridge and observer together, and the robot's line that fits them.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Instant};
 
 use anyhow::{Context, Result};
 use droidrelay_wire::{StreamState, ONLINE};
@@ -8,8 +8,10 @@ use tempfile::TempDir;
 
 use crate::{
     bridge::Bridge,
+    journal::DEADLINE,
     mosquitto::{Mosquitto, TOPIC},
-    observer::Observer,
+    observer::{Observer, Seen},
+    process::poll,
     relay::{self, Kind, Relay},
     robot::{Robot, Runner},
     secrets::write_private,
@@ -111,5 +113,39 @@ impl Rig {
             .and_then(|_| self.observer.wait_state(mark, StreamState::Idle))
             .with_context(|| robot.text())?;
         Ok(robot)
+    }
+
+    /// Waits for `event` at the relay; panics with the relay's log.
+    pub fn wait_relay(&self, mark: usize, event: relay::Event) -> Instant {
+        let what = format!("{event:?} at {}", self.relay.kind());
+        match self.relay.events().wait(mark, &what, |seen| *seen == event) {
+            Ok((at, _)) => at,
+            Err(err) => panic!("{err}; seen: {:?}", self.relay.events().since(mark)),
+        }
+    }
+
+    /// Waits until the robot that left idle after `mark` is idle again.
+    pub fn wait_idle_again(&self, mark: usize) {
+        let away = |seen: &Seen| seen.state().is_some() && !seen.is(StreamState::Idle);
+        let seen = self.observer.seen();
+        let left = seen.position(mark, away).expect("the robot was not idle");
+        self.observer
+            .wait_state(left, StreamState::Idle)
+            .expect("idle again");
+    }
+
+    /// Waits until the last word of the robot is `wanted`.
+    pub fn wait_now(&self, wanted: StreamState) {
+        let last = || {
+            let all = self.observer.seen().all();
+            let last = all.iter().rev().find_map(Seen::state)?;
+            (last.state == wanted).then_some(())
+        };
+        assert!(
+            poll(DEADLINE, last).is_some(),
+            "not {}: {:?}",
+            wanted.as_str(),
+            self.observer.seen().last()
+        );
     }
 }

@@ -1,0 +1,394 @@
+//! The robot's line with real servers: by `gst-launch-1.0` and by `droidrelay run`, published
+//! to nginx-rtmp and, where it is found, to MediaMTX.
+
+use std::{
+    fs,
+    io::Read,
+    net::TcpListener,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use droidrelay_tests::{
+    camera::Camera,
+    journal::DEADLINE,
+    process::poll,
+    reader::{first_packet, Reader},
+    relay::{self, Event, Kind},
+    rig::{Rig, ENCODER, TEST_PICTURE},
+    robot::{Robot, Runner},
+};
+use droidrelay_wire::{StreamState, OFFLINE, ONLINE};
+
+#[derive(Clone, Copy)]
+struct Setup {
+    runner: Runner,
+    relay: Kind,
+}
+
+impl Setup {
+    fn rig(self) -> Rig {
+        Rig::start(self.relay).unwrap()
+    }
+
+    /// Online and idle.
+    fn robot(self, rig: &Rig, line: &str) -> Robot {
+        rig.robot_with(self.runner, line, STRICT).unwrap()
+    }
+}
+
+/// What GStreamer calls critical ends a robot under test.
+const STRICT: &[(&str, &str)] = &[("G_DEBUG", "fatal-criticals")];
+
+macro_rules! in_each_setup {
+    ($($test:ident)*) => {
+        in_each_setup! { @ gst_launch_to_nginx GstLaunch Nginx $($test)* }
+        in_each_setup! { @ gst_launch_to_mediamtx GstLaunch MediaMtx $($test)* }
+        in_each_setup! { @ droidrelay_to_nginx Droidrelay Nginx $($test)* }
+        in_each_setup! { @ droidrelay_to_mediamtx Droidrelay MediaMtx $($test)* }
+    };
+    (@ $setup:ident $runner:ident $relay:ident $($test:ident)*) => {
+        mod $setup {
+            use super::*;
+            $(
+                #[test]
+                fn $test() {
+                    let setup = Setup { runner: Runner::$runner, relay: Kind::$relay };
+                    if !setup.relay.notice_if_absent() {
+                        super::$test(setup);
+                    }
+                }
+            )*
+        }
+    };
+}
+
+in_each_setup! {
+    a_viewer_starts_and_stops_the_robot_by_http
+    a_wrong_publisher_password_is_named_and_mended_without_a_restart
+    a_relay_that_was_killed_is_published_to_again_without_a_new_start
+    a_broker_that_was_killed_disturbs_no_viewer_and_is_obeyed_again
+    a_stop_unpublishes_within_100_ms
+    no_secret_shows_anywhere
+    a_retained_start_opens_nothing
+    a_broker_that_comes_later_is_found
+}
+
+fn a_viewer_starts_and_stops_the_robot_by_http(setup: Setup) {
+    let camera = Camera::test_picture().unwrap();
+    let rig = setup.rig();
+    let mut robot = setup.robot(&rig, &rig.line(&camera.line()));
+    let is_open = || camera.probe().is_open_in(robot.id()).unwrap();
+    assert!(!is_open(), "the camera is open before anybody looks");
+
+    for _ in 0..2 {
+        let seen = rig.observer.seen().mark();
+        let events = rig.relay.events().mark();
+        let reader = Reader::start(&rig.relay.viewer_url(), None).unwrap();
+        rig.wait_relay(events, Event::Reader);
+
+        let started = Instant::now();
+        rig.bridge.post("/stream/start").unwrap();
+        rig.wait_relay(events, Event::Published);
+        // The seed, with a key frame each second, needs 1.06 s here and 3.08 s by MediaMTX.
+        let first = reader.wait_frames(1).unwrap();
+        assert!(
+            first - started < Duration::from_secs(1),
+            "{:?}",
+            first - started
+        );
+        reader.wait_frames(60).unwrap();
+        assert!(is_open());
+        assert_eq!(reader.complaints(), [""; 0]);
+        rig.observer.wait_state(seen, StreamState::Live).unwrap();
+        let answer = rig
+            .bridge
+            .request("GET", "/robots/robot", &rig.bridge.user.basic())
+            .unwrap();
+        assert!(answer.body.contains(r#""live""#), "{}", answer.body);
+
+        rig.bridge.post("/stream/stop").unwrap();
+        rig.wait_relay(events, Event::Unpublished);
+        rig.wait_idle_again(seen);
+        let released = poll(DEADLINE, || (!is_open()).then_some(()));
+        assert!(released.is_some(), "the camera stays open");
+    }
+    let seen = rig.observer.seen().mark();
+    robot.end().unwrap();
+    rig.observer.wait_available(seen, OFFLINE).unwrap();
+}
+
+fn a_wrong_publisher_password_is_named_and_mended_without_a_restart(setup: Setup) {
+    let rig = setup.rig();
+    rig.write_publisher_password("a-wrong-one").unwrap();
+    let mut robot = setup.robot(&rig, &rig.line(TEST_PICTURE));
+    let seen = rig.observer.seen().mark();
+    rig.observer.send("start").unwrap();
+    rig.wait_relay(0, Event::PublishRefused);
+    let (_, state) = rig.observer.wait_state(seen, StreamState::Refused).unwrap();
+    let reason = state.publish.unwrap().reason.unwrap();
+    assert!(reason.contains("password"), "{reason:?}");
+    assert!(robot.is_running());
+
+    rig.write_publisher_password(&rig.relay.publisher.password)
+        .unwrap();
+    rig.wait_relay(0, Event::Published);
+    rig.observer.wait_state(seen, StreamState::Live).unwrap();
+    rig.observer.send("stop").unwrap();
+    rig.wait_relay(0, Event::Unpublished);
+    robot.end().unwrap();
+}
+
+fn a_relay_that_was_killed_is_published_to_again_without_a_new_start(setup: Setup) {
+    let mut rig = setup.rig();
+    let mut robot = setup.robot(&rig, &rig.line(TEST_PICTURE));
+    rig.observer.send("start").unwrap();
+    rig.observer.wait_state(0, StreamState::Live).unwrap();
+    for _ in 0..2 {
+        let seen = rig.observer.seen().mark();
+        let events = rig.relay.events().mark();
+        rig.relay.kill();
+        rig.observer.wait_state(seen, StreamState::Backoff).unwrap();
+        rig.relay.restart().unwrap();
+        rig.wait_relay(events, Event::Published);
+        let reader = Reader::start(&rig.relay.viewer_url(), None).unwrap();
+        reader.wait_frames(20).unwrap();
+        rig.wait_now(StreamState::Live);
+    }
+    robot.end().unwrap();
+}
+
+fn a_broker_that_was_killed_disturbs_no_viewer_and_is_obeyed_again(setup: Setup) {
+    let mut rig = setup.rig();
+    let mut robot = setup.robot(&rig, &rig.line(TEST_PICTURE));
+    rig.observer.send("start").unwrap();
+    let reader = Reader::start(&rig.relay.viewer_url(), None).unwrap();
+    reader.wait_frames(10).unwrap();
+
+    let seen = rig.observer.seen().mark();
+    rig.broker.kill();
+    let frames = reader.frames().mark();
+    reader.wait_frames(frames + 60).unwrap();
+    rig.broker.restart().unwrap();
+    rig.observer.wait_available(seen, ONLINE).unwrap();
+    rig.observer.send("stop").unwrap();
+    rig.wait_relay(0, Event::Unpublished);
+
+    rig.wait_now(StreamState::Idle);
+    let seen = rig.observer.seen().mark();
+    rig.broker.kill();
+    rig.broker.restart().unwrap();
+    rig.observer.wait_available(seen, ONLINE).unwrap();
+    let events = rig.relay.events().mark();
+    rig.observer.send("start").unwrap();
+    rig.wait_relay(events, Event::Published);
+    robot.end().unwrap();
+}
+
+fn a_stop_unpublishes_within_100_ms(setup: Setup) {
+    let rig = setup.rig();
+    let mut robot = setup.robot(&rig, &rig.line(TEST_PICTURE));
+    let mut took: Vec<Duration> = (0..5)
+        .map(|_| {
+            let seen = rig.observer.seen().mark();
+            let events = rig.relay.events().mark();
+            rig.observer.send("start").unwrap();
+            rig.wait_relay(events, Event::Published);
+            rig.observer.wait_state(seen, StreamState::Live).unwrap();
+            let stopped = rig.observer.send("stop").unwrap();
+            let unpublished = rig.wait_relay(events, Event::Unpublished);
+            rig.wait_idle_again(seen);
+            unpublished - stopped
+        })
+        .collect();
+    took.sort();
+    // Others test at the same time: the middle one tells of us, the slowest of them.
+    assert!(took[2] < Duration::from_millis(100), "{took:?}");
+    robot.end().unwrap();
+}
+
+fn no_secret_shows_anywhere(setup: Setup) {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("gstreamer.log");
+    let dots = folder.path().join("dots");
+    fs::create_dir(&dots).unwrap();
+    let rig = setup.rig();
+    // Few and small pictures: this log is long.
+    let camera =
+        "videotestsrc is-live=true ! video/x-raw,format=I420,width=160,height=90,framerate=10/1";
+    let wrong = "a-wrong-password-that-is-a-secret-too";
+    rig.write_publisher_password(wrong).unwrap();
+    let environment = [
+        ("GST_DEBUG", "*:6"),
+        ("GST_DEBUG_NO_COLOR", "1"),
+        ("GST_DEBUG_FILE", log.to_str().unwrap()),
+        ("GST_DEBUG_DUMP_DOT_DIR", dots.to_str().unwrap()),
+    ];
+    let mut robot = rig
+        .robot_with(setup.runner, &rig.line(camera), &environment)
+        .unwrap();
+    let seen = rig.observer.seen().mark();
+    rig.bridge.post("/stream/start").unwrap();
+    rig.observer.wait_state(seen, StreamState::Refused).unwrap();
+    rig.write_publisher_password(&rig.relay.publisher.password)
+        .unwrap();
+    rig.observer.wait_state(seen, StreamState::Live).unwrap();
+    let mut shown = String::new();
+    for id in [robot.id(), rig.bridge.id()] {
+        for file in ["cmdline", "environ"] {
+            let bytes = fs::read(format!("/proc/{id}/{file}")).unwrap();
+            shown += &String::from_utf8_lossy(&bytes);
+        }
+    }
+    assert!(shown.contains("rtmp.pass") || setup.runner == Runner::Droidrelay);
+    for (method, path) in [
+        ("GET", "/"),
+        ("GET", "/healthz"),
+        ("GET", "/robots"),
+        ("GET", "/robots/robot"),
+        ("GET", "/nowhere"),
+        ("POST", "/stream/stop"),
+    ] {
+        for authorization in [rig.bridge.user.basic(), "Basic eDp5".into()] {
+            rig.bridge.request(method, path, &authorization).unwrap();
+        }
+    }
+    rig.wait_relay(0, Event::Unpublished);
+    robot.end().unwrap();
+
+    let log = fs::read(&log).unwrap();
+    let log = String::from_utf8_lossy(&log);
+    assert!(log.contains("rtmpauthsink") && log.contains("LOG"));
+    let dots = texts_in(&dots);
+    assert!(dots.contains("rtmpauthsink") || setup.runner == Runner::Droidrelay);
+    let states = format!("{:?}", rig.observer.seen().all());
+    assert!(states.contains("refused"));
+    let answers = rig.bridge.answers().join("\n");
+    assert!(answers.contains("Published stop"));
+    for (where_, text) in [
+        ("ps", shown.as_str()),
+        ("GStreamer's log", &log),
+        ("dot files", &dots),
+        ("MQTT", &states),
+        ("HTTP answers", &answers),
+        ("the robot's output", &robot.text()),
+        ("the bridge's output", &rig.bridge.text()),
+    ] {
+        for (whose, secret) in [
+            ("publisher", rig.relay.publisher.password.as_str()),
+            ("refused publisher", wrong),
+            ("viewer", &rig.relay.viewer.password),
+            ("robot", &rig.broker.robot.password),
+            ("bridge", &rig.broker.bridge.password),
+            ("app", &rig.bridge.user.password),
+        ] {
+            if let Some(at) = text.find(secret) {
+                let line = text[..at].rfind('\n').map_or(0, |end| end + 1);
+                panic!("the {whose}'s password in {where_}: {}", &text[line..at]);
+            }
+        }
+    }
+}
+
+fn texts_in(folder: &Path) -> String {
+    fs::read_dir(folder)
+        .unwrap()
+        .map(|file| fs::read_to_string(file.unwrap().path()).unwrap())
+        .collect()
+}
+
+fn a_retained_start_opens_nothing(setup: Setup) {
+    let rig = setup.rig();
+    rig.observer.retain("start").unwrap();
+    let mut robot = setup.robot(&rig, &rig.line(TEST_PICTURE));
+    let refused = |state: &droidrelay_wire::RobotState| state.refused_commands == 1;
+    let (_, state) = rig
+        .observer
+        .wait_where(0, "one refused command", refused)
+        .unwrap();
+    assert_eq!(state.state, StreamState::Idle);
+    assert!(state.last_error.unwrap().contains("retained"));
+    // The answer to this comes after whatever the retained start had done.
+    let seen = rig.observer.seen().mark();
+    rig.observer.send(r#"{"command":"nonsense"}"#).unwrap();
+    rig.observer
+        .wait_where(seen, "two refused commands", |state| {
+            state.refused_commands == 2 && state.state == StreamState::Idle
+        })
+        .unwrap();
+    assert!(!rig.relay.events().all().contains(&Event::Published));
+
+    rig.observer.send("start").unwrap();
+    rig.wait_relay(0, Event::Published);
+    robot.end().unwrap();
+}
+
+fn a_broker_that_comes_later_is_found(setup: Setup) {
+    let mut rig = setup.rig();
+    let seen = rig.observer.seen().mark();
+    rig.broker.kill();
+    let absent = poll(DEADLINE, || {
+        TcpListener::bind(("127.0.0.1", rig.broker.port())).ok()
+    });
+    let absent = absent.expect("the broker's port");
+    let mut robot = Robot::start_with(setup.runner, &rig.line(TEST_PICTURE), STRICT).unwrap();
+    // Bridge and observer knock here too.
+    let is_robot = || {
+        let (mut stream, _) = absent.accept().unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut connect = [0; 512];
+        let length = stream.read(&mut connect).unwrap_or(0);
+        let name = rig.broker.robot.user.as_bytes();
+        let is_robot = connect[..length]
+            .windows(name.len())
+            .any(|part| part == name);
+        is_robot.then_some(())
+    };
+    assert!(poll(DEADLINE, is_robot).is_some(), "the robot never tried");
+    drop(absent);
+    rig.broker.restart().unwrap();
+    rig.observer.wait_available(seen, ONLINE).unwrap();
+    rig.observer.send("start").unwrap();
+    rig.wait_relay(0, Event::Published);
+    rig.observer.wait_state(seen, StreamState::Live).unwrap();
+    robot.end().unwrap();
+}
+
+/// Twenty openings, read by somebody who waits, at a relay that hands out every frame.
+fn each_opening_begins_with_a_key_frame(runner: Runner, line: impl Fn(&Rig) -> String) {
+    let rig = Rig::start_with(Kind::Nginx, relay::Options { raw: true }).unwrap();
+    let mut robot = rig.robot_with(runner, &line(&rig), STRICT).unwrap();
+    for opening in 1..=20 {
+        let seen = rig.observer.seen().mark();
+        let events = rig.relay.events().mark();
+        let url = rig.relay.viewer_url();
+        let packet = first_packet(&url, || {
+            rig.wait_relay(events, Event::Reader);
+            rig.observer.send("start").unwrap();
+        });
+        assert!(packet.unwrap().starts_with('K'), "opening {opening}");
+        rig.observer.send("stop").unwrap();
+        rig.wait_relay(events, Event::Unpublished);
+        rig.wait_idle_again(seen);
+    }
+    robot.end().unwrap();
+}
+
+#[test]
+fn each_of_20_openings_begins_with_a_key_frame_valve_before_encoder() {
+    each_opening_begins_with_a_key_frame(Runner::GstLaunch, |rig| rig.line(TEST_PICTURE));
+}
+
+#[test]
+fn each_of_20_openings_begins_with_a_key_frame_valve_after_encoder() {
+    each_opening_begins_with_a_key_frame(Runner::GstLaunch, |rig| {
+        let encoder = ENCODER.replace("key-int-max=30", "key-int-max=300");
+        let (valve, sink) = (rig.valve(), rig.sink());
+        format!("{TEST_PICTURE} ! {encoder} ! {valve} standby=warm ! queue ! {sink}")
+    });
+}
+
+#[test]
+fn each_of_20_openings_begins_with_a_key_frame_by_droidrelay_run() {
+    each_opening_begins_with_a_key_frame(Runner::Droidrelay, |rig| rig.line(TEST_PICTURE));
+}
