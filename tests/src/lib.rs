@@ -3,7 +3,7 @@
 
 pub mod bridge;
 pub mod camera;
-
+pub mod demo;
 pub mod http;
 pub mod journal;
 pub mod mosquitto;

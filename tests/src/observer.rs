@@ -1,172 +1,184 @@
-use std::{
-    sync::{Arc, Condvar, Mutex},
-    time::{Duration, Instant},
-};
+//! An MQTT client that sees what the robot says and sends what a person would.
 
+use std::time::{Duration, Instant};
+
+use anyhow::{anyhow, Context, Result};
 use droidrelay_wire::{
     availability_topic,
-    session::{Config, Event, Message, Session},
-    state_topic, BrokerUrl, RobotState, Secret, DEFAULT_TOPIC,
+    secret::Secret,
+    session::{Config, Event, Session},
+    state_topic, BrokerUrl, RobotState, StreamState,
 };
 use tokio::runtime::Runtime;
 
-use crate::{random_secret, wait_for, Mosquitto, DEADLINE};
+use crate::{
+    journal::Journal,
+    mosquitto::{Mosquitto, TOPIC},
+    secrets::random_word,
+};
 
-/// The MQTT user who sees what a robot says and what it is told.
-pub struct Observer {
-    session: Option<Session>,
-    runtime: Runtime,
-    seen: Arc<Seen>,
+/// What was seen on the broker.
+#[derive(Debug, Clone)]
+pub enum Seen {
+    /// Subscribed; retained values follow.
+    Up,
+    Down(String),
+    Command(String),
+    /// The robot's state, and the text it came in.
+    State(Box<RobotState>, String),
+    Availability(String),
 }
 
-#[derive(Default)]
-struct Seen {
-    messages: Mutex<Vec<(Message, Instant)>>,
-    changed: Condvar,
+impl Seen {
+    pub fn state(&self) -> Option<&RobotState> {
+        match self {
+            Seen::State(state, _) => Some(state),
+            _ => None,
+        }
+    }
+
+    pub fn is(&self, wanted: StreamState) -> bool {
+        self.state().is_some_and(|state| state.state == wanted)
+    }
+
+    pub fn is_available(&self, wanted: &str) -> bool {
+        matches!(self, Seen::Availability(text) if text == wanted)
+    }
+}
+
+pub struct Observer {
+    seen: Journal<Seen>,
+    session: Option<Session>,
+    runtime: Option<Runtime>,
 }
 
 impl Observer {
-    /// Watches `robot/stream`.
-    pub fn start(broker: &Mosquitto) -> Self {
-        Self::of(broker, DEFAULT_TOPIC)
-    }
-
-    /// Watches the robot with this command topic; connected and subscribed on return.
-    pub fn of(broker: &Mosquitto, topic: &str) -> Self {
+    /// Connected and subscribed.
+    pub fn start(broker: &Mosquitto) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
-            .build()
-            .expect("a runtime");
-        let password = broker.password("observer").to_owned();
-        let (url, _) = BrokerUrl::parse(&broker.url()).expect("a broker's URL");
+            .build()?;
+        let (url, _) = BrokerUrl::parse(&broker.url()).map_err(|err| anyhow!(err))?;
+        let login = broker.operator.clone();
         let config = Config {
             broker: url,
-            client_id: format!("observer-{}", random_secret()),
+            client_id: format!("operator-{}", random_word()?),
             credentials: Box::new(move || {
-                Ok((
-                    Some("observer".into()),
-                    Some(Secret::new(password.as_str())),
-                ))
+                let password = Secret::new(login.password.as_str());
+                Ok((Some(login.user.clone()), Some(password)))
             }),
             tls: None,
             keep_alive: Duration::from_secs(5),
             session_expiry: Duration::ZERO,
             will: None,
-            subscriptions: vec![
-                topic.to_owned(),
-                state_topic(topic),
-                availability_topic(topic),
-            ],
+            subscriptions: vec![TOPIC.into(), state_topic(TOPIC), availability_topic(TOPIC)],
         };
-        let seen = Arc::<Seen>::default();
-        let kept = seen.clone();
+        let seen = Journal::default();
+        let journal: Journal<Seen> = seen.clone();
         let session = Session::spawn(runtime.handle(), config, move |event| {
-            if let Event::Message(message) = event {
-                kept.messages
-                    .lock()
-                    .unwrap()
-                    .push((message, Instant::now()));
-                kept.changed.notify_all();
-            }
+            journal.push(match event {
+                Event::Up => Seen::Up,
+                Event::Down { reason } => Seen::Down(reason),
+                Event::Message(message) => {
+                    let text = String::from_utf8_lossy(&message.payload).into_owned();
+                    if message.topic == TOPIC {
+                        Seen::Command(text)
+                    } else if message.topic == availability_topic(TOPIC) {
+                        Seen::Availability(text)
+                    } else {
+                        // What is no state at all shows as one that nobody waits for.
+                        let state = serde_json::from_str(&text).unwrap_or_default();
+                        Seen::State(Box::new(state), text)
+                    }
+                }
+            });
         });
-        wait_for("the observer is connected", DEADLINE, || {
-            session.is_up().then_some(())
-        });
-        Observer {
-            session: Some(session),
-            runtime,
+        seen.wait(0, "the observer's session", |seen| matches!(seen, Seen::Up))?;
+        Ok(Observer {
             seen,
-        }
+            session: Some(session),
+            runtime: Some(runtime),
+        })
     }
 
-    /// Every message so far.
-    pub fn messages(&self) -> Vec<(Message, Instant)> {
-        self.seen.messages.lock().unwrap().clone()
+    pub fn seen(&self) -> &Journal<Seen> {
+        &self.seen
     }
 
-    /// The newest state.
-    pub fn state(&self) -> Option<RobotState> {
-        newest_state(&self.seen.messages.lock().unwrap()).map(|(state, _)| state)
+    /// Sends a command as `mosquitto_pub -q 1` does; back when the broker has it. Gives the
+    /// time at which it was sent.
+    pub fn send(&self, command: &str) -> Result<Instant> {
+        let (session, runtime) = self.parts()?;
+        let now = Instant::now();
+        runtime
+            .block_on(session.publish(TOPIC, command, None))
+            .with_context(|| format!("cannot send {command:?}"))?;
+        Ok(now)
     }
 
-    /// `online` or `offline`.
-    pub fn availability(&self) -> Option<String> {
-        newest(&self.seen.messages.lock().unwrap(), "/availability").map(|(text, _)| text)
+    /// Makes `command` the retained message of the command topic.
+    pub fn retain(&self, command: &str) -> Result<()> {
+        let mark = self.seen.mark();
+        self.parts()?.0.set_retained(TOPIC, command);
+        // Our own subscription brings it back: the broker has it.
+        self.seen.wait(
+            mark,
+            "the retained command",
+            |seen| matches!(seen, Seen::Command(text) if text == command),
+        )?;
+        Ok(())
     }
 
-    /// Waits until the newest state is as `wanted`; that state and when it came.
+    fn parts(&self) -> Result<(&Session, &Runtime)> {
+        self.session
+            .as_ref()
+            .zip(self.runtime.as_ref())
+            .context("the observer has ended")
+    }
+
+    /// Waits for the robot to come to `wanted`.
     pub fn wait_state(
         &self,
-        wanted: impl Fn(&RobotState) -> bool,
-        deadline: Duration,
-    ) -> (RobotState, Instant) {
-        self.wait("a state as wanted", deadline, |messages| {
-            newest_state(messages).filter(|(state, _)| wanted(state))
-        })
+        mark: usize,
+        wanted: StreamState,
+    ) -> Result<(Instant, Box<RobotState>)> {
+        self.wait_where(mark, wanted.as_str(), |state| state.state == wanted)
     }
 
-    /// Waits until the newest availability is `wanted`; when it came.
-    pub fn wait_availability(&self, wanted: &str, deadline: Duration) -> Instant {
-        self.wait(&format!("availability {wanted}"), deadline, |messages| {
-            let (text, at) = newest(messages, "/availability")?;
-            (text == wanted).then_some(at)
-        })
-    }
-
-    /// Publishes with QoS 1, not retained; the broker has it on return.
-    pub fn publish(&self, topic: &str, payload: &str) {
-        let session = self.session.as_ref().expect("until drop");
-        self.runtime
-            .block_on(session.publish(topic, payload, None))
-            .unwrap_or_else(|err| panic!("publish to {topic}: {err}"));
-    }
-
-    /// Whether the broker is connected.
-    pub fn is_up(&self) -> bool {
-        self.session.as_ref().is_some_and(Session::is_up)
-    }
-
-    fn wait<T>(
+    /// Waits for a state of which `wanted` holds.
+    pub fn wait_where(
         &self,
+        mark: usize,
         what: &str,
-        deadline: Duration,
-        look: impl Fn(&[(Message, Instant)]) -> Option<T>,
-    ) -> T {
-        let end = Instant::now() + deadline;
-        let mut messages = self.seen.messages.lock().unwrap();
-        loop {
-            if let Some(found) = look(&messages) {
-                return found;
-            }
-            let Some(left) = end.checked_duration_since(Instant::now()) else {
-                let last = newest(&messages, "/state").map(|(text, _)| text);
-                drop(messages);
-                panic!("{what}: not within {deadline:?}; the state is {last:?}");
-            };
-            messages = self.seen.changed.wait_timeout(messages, left).unwrap().0;
+        wanted: impl Fn(&RobotState) -> bool,
+    ) -> Result<(Instant, Box<RobotState>)> {
+        let found = self
+            .seen
+            .wait(mark, &format!("the robot's state: {what}"), |seen| {
+                seen.state().is_some_and(&wanted)
+            })
+            .with_context(|| format!("last seen: {:?}", self.seen.last()))?;
+        match found {
+            (at, Seen::State(state, _)) => Ok((at, state)),
+            _ => Err(anyhow!("not a state")),
         }
+    }
+
+    pub fn wait_available(&self, mark: usize, wanted: &str) -> Result<Instant> {
+        let what = format!("the robot's availability {wanted}");
+        let found = self
+            .seen
+            .wait(mark, &what, |seen| seen.is_available(wanted))?;
+        Ok(found.0)
     }
 }
 
 impl Drop for Observer {
     fn drop(&mut self) {
-        if let Some(session) = self.session.take() {
-            self.runtime.block_on(session.stop(Vec::new()));
+        if let (Some(session), Some(runtime)) = (self.session.take(), self.runtime.take()) {
+            runtime.block_on(session.stop(Vec::new()));
+            runtime.shutdown_background();
         }
     }
-}
-
-fn newest(messages: &[(Message, Instant)], suffix: &str) -> Option<(String, Instant)> {
-    let mut newest_first = messages.iter().rev();
-    let (message, at) = newest_first.find(|(message, _)| message.topic.ends_with(suffix))?;
-    let text = String::from_utf8_lossy(&message.payload).into_owned();
-    Some((text, *at))
-}
-
-fn newest_state(messages: &[(Message, Instant)]) -> Option<(RobotState, Instant)> {
-    let (text, at) = newest(messages, "/state")?;
-    let state =
-        serde_json::from_str(&text).unwrap_or_else(|err| panic!("not a state: {err}: {text}"));
-    Some((state, at))
 }

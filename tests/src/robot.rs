@@ -1,140 +1,99 @@
-use std::{
-    ffi::{OsStr, OsString},
-    fs,
-    path::PathBuf,
-    process::{Command, ExitStatus},
-    time::Duration,
-};
+//! The robot: one line, run by gst-launch-1.0 or by the launcher.
 
-use rustix::process::Signal;
+use std::{fmt, fs, os::unix::fs::symlink, process::Command};
 
-use crate::{binary, plugin_dir, Folder, Process};
+use anyhow::{ensure, Result};
+use tempfile::TempDir;
 
-/// A pipeline with our plugin in a process of its own.
-pub struct Robot {
-    process: Process,
-    _folder: Folder,
+use crate::process::{artifact, program_of, Process, Signal};
+
+/// Who runs the line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runner {
+    /// Debian's program as it is; the plugin is found through GST_PLUGIN_PATH.
+    GstLaunch,
+    /// `droidrelay run`.
+    Droidrelay,
 }
 
-/// [`Robot`] with more environment.
-pub struct RobotBuilder {
-    description: String,
-    environment: Vec<(OsString, OsString)>,
-    arguments: Vec<OsString>,
+impl fmt::Display for Runner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Runner::GstLaunch => "gst-launch-1.0",
+            Runner::Droidrelay => "droidrelay run",
+        })
+    }
+}
+
+pub struct Robot {
+    process: Process,
+    runner: Runner,
+    /// Plugin, registry, and whatever the line is told to write.
+    _folder: TempDir,
 }
 
 impl Robot {
-    /// `description` in an unmodified `gst-launch-1.0 -e`.
-    pub fn gst_launch(description: &str) -> Self {
-        Self::builder(description).gst_launch()
+    pub fn start(runner: Runner, line: &str) -> Result<Self> {
+        Self::start_with(runner, line, &[])
     }
 
-    /// `description` as a file of `droidrelay run`.
-    pub fn launcher(description: &str) -> Self {
-        Self::builder(description).launcher()
-    }
-
-    /// The description is split at white space, as a shell would without any quotes.
-    pub fn builder(description: &str) -> RobotBuilder {
-        RobotBuilder {
-            description: description.to_owned(),
-            environment: Vec::new(),
-            arguments: Vec::new(),
-        }
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.process.pid()
-    }
-
-    pub fn stdout(&self) -> String {
-        self.process.stdout()
-    }
-
-    pub fn stderr(&self) -> String {
-        self.process.stderr()
-    }
-
-    pub fn log(&self) -> String {
-        self.process.log()
-    }
-
-    pub fn is_running(&self) -> bool {
-        self.process.is_running()
-    }
-
-    /// Ctrl-C; panics where the process does not end in time.
-    pub fn interrupt(&self, deadline: Duration) -> ExitStatus {
-        self.process.end(Signal::INT, deadline)
-    }
-
-    /// SIGTERM; panics where the process does not end in time.
-    pub fn terminate(&self, deadline: Duration) -> ExitStatus {
-        self.process.end(Signal::TERM, deadline)
-    }
-
-    /// Signals, waiting, the end.
-    pub fn process(&self) -> &Process {
-        &self.process
-    }
-
-    /// What the descriptors stand for, as /proc names it.
-    pub fn open_files(&self) -> Vec<PathBuf> {
-        let Ok(folder) = fs::read_dir(format!("/proc/{}/fd", self.pid())) else {
-            return Vec::new();
+    pub fn start_with(runner: Runner, line: &str, environment: &[(&str, &str)]) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("robot-").tempdir()?;
+        // A folder of its own: GStreamer would search all of the build's.
+        let plugins = folder.path().join("plugins");
+        fs::create_dir(&plugins)?;
+        let library = "libgstdroidrelay.so";
+        symlink(artifact(library)?, plugins.join(library))?;
+        let mut command = match runner {
+            Runner::GstLaunch => {
+                let mut command = Command::new(program_of("gst-launch-1.0", "gstreamer1.0-tools")?);
+                command.args(line.split_whitespace());
+                command
+            }
+            Runner::Droidrelay => {
+                let file = folder.path().join("robot.launch");
+                fs::write(&file, line.replace(" ! ", " !\n  ") + "\n")?;
+                let mut command = Command::new(artifact("droidrelay")?);
+                command.arg("run").arg(file);
+                command
+            }
         };
-        folder
-            .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
-            .collect()
-    }
-
-    /// As `ps` shows it.
-    pub fn cmdline(&self) -> String {
-        let bytes = fs::read(format!("/proc/{}/cmdline", self.pid())).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).replace('\0', " ")
-    }
-}
-
-impl RobotBuilder {
-    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
-        let pair = (name.as_ref().to_owned(), value.as_ref().to_owned());
-        self.environment.push(pair);
-        self
-    }
-
-    /// One more argument: before the description of gst-launch, behind the file of the launcher.
-    pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
-        self.arguments.push(argument.as_ref().to_owned());
-        self
-    }
-
-    pub fn gst_launch(self) -> Robot {
-        let mut command = Command::new("gst-launch-1.0");
         command
-            .arg("-e")
-            .args(&self.arguments)
-            .args(self.description.split_whitespace());
-        self.start(command, Folder::new())
-    }
-
-    pub fn launcher(self) -> Robot {
-        let folder = Folder::new();
-        let mut command = Command::new(binary("droidrelay"));
-        command
-            .arg("run")
-            .arg(folder.write("robot.launch", &self.description))
-            .args(&self.arguments);
-        self.start(command, folder)
-    }
-
-    fn start(self, mut command: Command, folder: Folder) -> Robot {
-        command
-            .env("GST_PLUGIN_PATH", plugin_dir())
-            .env("GST_REGISTRY", folder.join("registry.bin"))
-            .envs(self.environment);
-        Robot {
-            process: Process::spawn(command, |_| ()),
+            .env("GST_PLUGIN_PATH", plugins)
+            .env("GST_REGISTRY", folder.path().join("registry.bin"))
+            .envs(environment.iter().copied());
+        let process = Process::spawn(&runner.to_string(), &mut command)?;
+        Ok(Robot {
+            process,
+            runner,
             _folder: folder,
-        }
+        })
+    }
+
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.process.has_ended().is_none()
+    }
+
+    /// Ends it as its user would; fails where it does not end well.
+    pub fn end(&mut self) -> Result<()> {
+        let status = self.process.end(match self.runner {
+            Runner::GstLaunch => Signal::INT,
+            Runner::Droidrelay => Signal::TERM,
+        })?;
+        ensure!(
+            status.success(),
+            "{}: {status}\n{}",
+            self.runner,
+            self.text()
+        );
+        Ok(())
+    }
+
+    pub fn text(&self) -> String {
+        self.process.text()
     }
 }

@@ -1,38 +1,50 @@
+//! MediaMTX, where it is installed; its log tells who comes and goes.
+
 use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpStream},
-    path::PathBuf,
+    env,
+    path::{Path, PathBuf},
     process::Command,
-    sync::Arc,
-    time::Duration,
+    sync::Mutex,
 };
 
-use super::{free_ports, launch, Events, Logins, PUBLISHER, VIEWER};
-use crate::{Folder, Process};
+use anyhow::{Context, Result};
 
-pub(super) struct MediaMtx {
-    program: PathBuf,
-    pub rtmp_port: u16,
-    pub rtsp_port: u16,
+use super::{answers_rtmp, answers_rtsp, Event, Ports};
+use crate::{
+    journal::Journal,
+    process::{program, Process},
+    secrets::{write_private, Login},
+};
+
+/// The program that `MEDIAMTX` names, or `mediamtx` in PATH.
+pub fn find() -> Option<PathBuf> {
+    match env::var_os("MEDIAMTX") {
+        Some(path) if !path.is_empty() => Some(path.into()),
+        _ => program("mediamtx"),
+    }
 }
 
-impl MediaMtx {
-    pub fn new(program: PathBuf, folder: &Folder, logins: &Logins) -> Self {
-        let [rtmp_port, rtsp_port] = free_ports();
-        // With a demand hook, a reader that comes before the stream is held until it is there.
-        let config = format!(
-            r#"logLevel: info
+pub fn launch(
+    folder: &Path,
+    ports: Ports,
+    publisher: &Login,
+    viewer: &Login,
+    events: &Journal<Event>,
+) -> Result<Process> {
+    // Any hook makes readers wait for a publisher; what starts the robot is not its task here.
+    let config = format!(
+        r#"logLevel: info
 logDestinations: [stdout]
 authInternalUsers:
-  - user: {PUBLISHER}
-    pass: "{}"
+  - user: {publisher}
+    pass: "{publisher_hash}"
     permissions: [{{action: publish, path: live/stream}}]
-  - user: {VIEWER}
-    pass: "{}"
+  - user: {viewer}
+    pass: "{viewer_hash}"
     permissions: [{{action: read, path: live/stream}}]
-rtspAddress: "127.0.0.1:{rtsp_port}"
+rtspAddress: "127.0.0.1:{rtsp}"
 rtspTransports: [tcp]
-rtmpAddress: "127.0.0.1:{rtmp_port}"
+rtmpAddress: "127.0.0.1:{rtmp}"
 hls: false
 webrtc: false
 srt: false
@@ -41,65 +53,99 @@ paths:
   "~^live/(stream)$":
     runOnDemand: /bin/true
     runOnDemandStartTimeout: 60s
-    runOnDemandCloseAfter: 5s
+    runOnDemandCloseAfter: 10s
 "#,
-            logins.publisher, logins.viewer
+        publisher = publisher.user,
+        publisher_hash = publisher.hash(),
+        viewer = viewer.user,
+        viewer_hash = viewer.hash(),
+        rtsp = ports.rtsp,
+        rtmp = ports.rtmp,
+    );
+    let config = write_private(folder, "mediamtx.yml", &config)?;
+    let log = Journal::default();
+    let (clients, events) = (Mutex::new(Clients::default()), events.clone());
+    log.listen(move |_, line: &String| {
+        let Ok(mut clients) = clients.lock() else {
+            return;
+        };
+        if let Some(event) = clients.read(line) {
+            events.push(event);
+        }
+    });
+    let mut command = Command::new(find().context(ABSENT)?);
+    command.arg(config).current_dir(folder);
+    let mut process = Process::spawn_into("mediamtx", &mut command, log)?;
+    process.wait_ready(|| answers_rtmp(ports.rtmp) && answers_rtsp(ports.rtsp))?;
+    Ok(process)
+}
+
+pub const ABSENT: &str =
+    "MediaMTX not found: put `mediamtx` into PATH, or its path into the variable MEDIAMTX";
+
+/// Who is who in the log.
+#[derive(Default)]
+struct Clients {
+    publisher: Option<String>,
+}
+
+impl Clients {
+    fn read(&mut self, line: &str) -> Option<Event> {
+        let (_, client) = line.split_once('[')?;
+        if client.starts_with("path ") {
+            return client
+                .contains("runOnDemand command started")
+                .then_some(Event::Reader);
+        }
+        let (protocol, rest) = client.split_once("] [")?;
+        let (name, what) = rest.split_once("] ")?;
+        if what.contains("authentication failed") {
+            return Some(match protocol {
+                "RTMP" => Event::PublishRefused,
+                _ => Event::ReaderRefused,
+            });
+        }
+        if what.starts_with("is publishing") {
+            self.publisher = Some(name.to_owned());
+            return Some(Event::Published);
+        }
+        if what.starts_with("is reading") {
+            return Some(Event::Reader);
+        }
+        if what.starts_with("closed") && self.publisher.as_deref() == Some(name) {
+            self.publisher = None;
+            return Some(Event::Unpublished);
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_tells_who_comes_and_goes() {
+        let log = [
+            "2026/11/23 21:40:00 INF [path live/stream] runOnDemand command started",
+            "2026/11/23 21:40:01 INF [RTMP] [conn 127.0.0.1:35776] opened",
+            "2026/11/23 21:40:01 INF [RTMP] [conn 127.0.0.1:35776] is publishing to path 'live/stream'",
+            "2026/11/23 21:40:01 INF [RTMP] [conn 127.0.0.1:4] closed: failed to authenticate: authentication failed",
+            "2026/11/23 21:40:01 INF [RTSP] [session 27e0] is reading from path 'live/stream', with TCP, 1 track (H264)",
+            "2026/11/23 21:40:01 INF [RTSP] [conn 127.0.0.1:47546] closed: EOF",
+            "2026/11/23 21:40:01 INF [RTMP] [conn 127.0.0.1:35776] closed: EOF",
+        ];
+        let mut clients = Clients::default();
+        let events: Vec<_> = log.iter().filter_map(|line| clients.read(line)).collect();
+        assert_eq!(
+            events,
+            [
+                Event::Reader,
+                Event::Published,
+                Event::PublishRefused,
+                Event::Reader,
+                Event::Unpublished
+            ]
         );
-        folder.write("mediamtx.yml", &config);
-        MediaMtx {
-            program,
-            rtmp_port,
-            rtsp_port,
-        }
     }
-
-    pub fn launch(&self, folder: &Folder, events: &Arc<Events>) -> Result<Process, String> {
-        let mut command = Command::new(&self.program);
-        command.arg(folder.join("mediamtx.yml"));
-        // A variable named after a configuration key would change the configuration.
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("MTX_") {
-                command.env_remove(name);
-            }
-        }
-        let (rtsp_port, rtmp_port) = (self.rtsp_port, self.rtmp_port);
-        let told = events.clone();
-        let on_line = move |line: &str| note(&told, line);
-        launch(command, on_line, &folder.join("logs"), |process| {
-            let log = process.stdout();
-            log.contains("[RTSP] ") && log.contains("[RTMP] ") && {
-                let rtmp = SocketAddr::from(([127, 0, 0, 1], rtmp_port));
-                answers_options(rtsp_port) && TcpStream::connect(rtmp).is_ok()
-            }
-        })
-    }
-}
-
-/// `… INF [RTMP] [conn 127.0.0.1:4711] is publishing to path 'live/stream', …` and
-/// `… INF [RTMP] [conn 127.0.0.1:4711] closed: …`.
-fn note(events: &Events, line: &str) {
-    let Some((_, rest)) = line.split_once("[RTMP] [conn ") else {
-        return;
-    };
-    let Some((connection, what)) = rest.split_once("] ") else {
-        return;
-    };
-    if what.starts_with("is publishing to path") {
-        events.published(connection);
-    } else if what.starts_with("closed") {
-        events.ended(connection);
-    }
-}
-
-fn answers_options(port: u16) -> bool {
-    let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let Ok(mut stream) = TcpStream::connect(address) else {
-        return false;
-    };
-    let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
-    let request = format!("OPTIONS rtsp://{address}/ RTSP/1.0\r\nCSeq: 1\r\n\r\n");
-    let mut answer = [0; 8];
-    stream.write_all(request.as_bytes()).is_ok()
-        && stream.read_exact(&mut answer).is_ok()
-        && &answer == b"RTSP/1.0"
 }
