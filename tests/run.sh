@@ -6,7 +6,7 @@ scripts/install-deps.sh tests || exit 1
 . scripts/env.sh
 rust_is_new_enough || exit 1
 
-target=${CARGO_TARGET_DIR:-target}
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 passed=0
@@ -50,11 +50,11 @@ elif [ "$tests_failed" != 0 ]; then
     failures+=("$tests_failed of cargo test's")
 fi
 
-export GST_PLUGIN_PATH=$PWD/$target/debug
-[[ $target != /* ]] || export GST_PLUGIN_PATH=$target/debug
+export GST_PLUGIN_PATH=$target/debug
 check "docs/ as gst-inspect-1.0 says it" scripts/inspect-docs.sh
 for file in pipelines/*.launch; do
     check "$file in gst-launch-1.0" scripts/try-launch.sh "$file"
+    check "$file in droidrelay" "$target/debug/droidrelay" check "$file"
 done
 if command -v meson >/dev/null; then
     check "meson setup" meson setup "$scratch/meson" .
