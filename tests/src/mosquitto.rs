@@ -95,6 +95,17 @@ impl Mosquitto {
         Ok(())
     }
 
+    /// Waits for a login of `user` since the broker was last started.
+    pub fn wait_login(&self, user: &str) -> Result<()> {
+        let name = format!("u'{user}'");
+        self.process
+            .log()
+            .wait(0, &format!("a login of {user}"), |line| {
+                line.contains("New client") && line.contains(&name)
+            })?;
+        Ok(())
+    }
+
     pub fn text(&self) -> String {
         self.process.text()
     }

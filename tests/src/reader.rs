@@ -88,6 +88,21 @@ impl Reader {
     }
 }
 
+/// The flags (ffprobe's, `K` for a key frame) of the first video packet that comes to somebody
+/// who reads `url` before `start` is called.
+pub fn first_packet(url: &str, start: impl FnOnce()) -> Result<String> {
+    let mut command = Command::new(program_of("ffprobe", "ffmpeg")?);
+    command.args("-v error -fflags nobuffer -probesize 32 -analyzeduration 0".split(' '));
+    command.args("-select_streams v -show_entries packet=flags -of csv=p=0".split(' '));
+    command.args(["-read_intervals", "%+#1", url]);
+    let mut process = Process::spawn("ffprobe", &mut command)?;
+    start();
+    let found = process.log().wait(0, "the first packet", |_| true);
+    let (_, line) = found.with_context(|| process.text())?;
+    process.kill();
+    Ok(line)
+}
+
 impl Drop for Reader {
     fn drop(&mut self) {
         // ffmpeg that waits for a silent stream does not hear SIGINT.

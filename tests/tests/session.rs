@@ -165,20 +165,18 @@ fn a_broker_that_was_killed_disturbs_no_viewer_and_is_obeyed_again(setup: Setup)
     let reader = Reader::start(&rig.relay.viewer_url(), None).unwrap();
     reader.wait_frames(10).unwrap();
 
-    let seen = rig.observer.seen().mark();
     rig.broker.kill();
     let frames = reader.frames().mark();
     reader.wait_frames(frames + 60).unwrap();
     rig.broker.restart().unwrap();
-    rig.observer.wait_available(seen, ONLINE).unwrap();
+    rig.broker.wait_login(&rig.broker.robot.user).unwrap();
     rig.observer.send("stop").unwrap();
     rig.wait_relay(0, Event::Unpublished);
-
     rig.wait_now(StreamState::Idle);
-    let seen = rig.observer.seen().mark();
+
     rig.broker.kill();
     rig.broker.restart().unwrap();
-    rig.observer.wait_available(seen, ONLINE).unwrap();
+    rig.broker.wait_login(&rig.broker.robot.user).unwrap();
     let events = rig.relay.events().mark();
     rig.observer.send("start").unwrap();
     rig.wait_relay(events, Event::Published);
@@ -232,6 +230,7 @@ fn no_secret_shows_anywhere(setup: Setup) {
     rig.observer.wait_state(seen, StreamState::Refused).unwrap();
     rig.write_publisher_password(&rig.relay.publisher.password)
         .unwrap();
+    rig.wait_relay(0, Event::Published);
     rig.observer.wait_state(seen, StreamState::Live).unwrap();
     let mut shown = String::new();
     for id in [robot.id(), rig.bridge.id()] {
@@ -366,7 +365,8 @@ fn each_opening_begins_with_a_key_frame(runner: Runner, line: impl Fn(&Rig) -> S
             rig.wait_relay(events, Event::Reader);
             rig.observer.send("start").unwrap();
         });
-        assert!(packet.unwrap().starts_with('K'), "opening {opening}");
+        let packet = packet.unwrap();
+        assert!(packet.starts_with('K'), "opening {opening}: {packet:?}");
         rig.observer.send("stop").unwrap();
         rig.wait_relay(events, Event::Unpublished);
         rig.wait_idle_again(seen);

@@ -99,7 +99,7 @@ impl Clients {
         }
         let (protocol, rest) = client.split_once("] [")?;
         let (name, what) = rest.split_once("] ")?;
-        if what.contains("authentication failed") {
+        if what.starts_with("failed to authenticate") {
             return Some(match protocol {
                 "RTMP" => Event::PublishRefused,
                 _ => Event::ReaderRefused,
@@ -130,7 +130,8 @@ mod tests {
             "2026/11/23 21:40:00 INF [path live/stream] runOnDemand command started",
             "2026/11/23 21:40:01 INF [RTMP] [conn 127.0.0.1:35776] opened",
             "2026/11/23 21:40:01 INF [RTMP] [conn 127.0.0.1:35776] is publishing to path 'live/stream'",
-            "2026/11/23 21:40:01 INF [RTMP] [conn 127.0.0.1:4] closed: failed to authenticate: authentication failed",
+            "2026/11/23 21:40:01 WAR [RTMP] [conn 127.0.0.1:4] failed to authenticate: authentication failed",
+            "2026/11/23 21:40:01 INF [RTMP] [conn 127.0.0.1:4] closed: authentication failed",
             "2026/11/23 21:40:01 INF [RTSP] [session 27e0] is reading from path 'live/stream', with TCP, 1 track (H264)",
             "2026/11/23 21:40:01 INF [RTSP] [conn 127.0.0.1:47546] closed: EOF",
             "2026/11/23 21:40:01 INF [RTMP] [conn 127.0.0.1:35776] closed: EOF",
