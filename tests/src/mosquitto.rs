@@ -95,13 +95,13 @@ impl Mosquitto {
         Ok(())
     }
 
-    /// Waits for a login of `user` since the broker was last started.
-    pub fn wait_login(&self, user: &str) -> Result<()> {
-        let name = format!("u'{user}'");
+    /// Waits until the robot listens for commands, since the broker was last started.
+    pub fn wait_robot(&self) -> Result<()> {
+        let filter = format!(" {TOPIC}");
         self.process
             .log()
-            .wait(0, &format!("a login of {user}"), |line| {
-                line.contains("New client") && line.contains(&name)
+            .wait(0, "the robot's subscription", |line| {
+                line.ends_with(&filter) && !line.contains("operator")
             })?;
         Ok(())
     }
@@ -119,7 +119,8 @@ fn launch(folder: &Path, port: u16) -> Result<Process> {
          allow_anonymous false\npassword_file {here}/passwd\nacl_file {here}/acl\n\
          persistence true\npersistence_location {here}/\n\
          autosave_interval 1\nautosave_on_changes true\n\
-         set_tcp_nodelay true\nmessage_size_limit 16384\nlog_dest stderr\n"
+         set_tcp_nodelay true\nmessage_size_limit 16384\nlog_dest stderr\n\
+         log_type error\nlog_type warning\nlog_type notice\nlog_type subscribe\n"
     );
     let config = write_private(folder, "mosquitto.conf", &config)?;
     let mut command = Command::new(program_of("mosquitto", "mosquitto")?);

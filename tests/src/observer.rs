@@ -12,8 +12,9 @@ use droidrelay_wire::{
 use tokio::runtime::Runtime;
 
 use crate::{
-    journal::Journal,
+    journal::{Journal, DEADLINE},
     mosquitto::{Mosquitto, TOPIC},
+    process::poll,
     secrets::random_word,
 };
 
@@ -110,6 +111,8 @@ impl Observer {
     /// time at which it was sent.
     pub fn send(&self, command: &str) -> Result<Instant> {
         let (session, runtime) = self.parts()?;
+        // The broker may have been away a moment ago.
+        poll(DEADLINE, || session.is_up().then_some(())).context("no broker")?;
         let now = Instant::now();
         runtime
             .block_on(session.publish(TOPIC, command, None))

@@ -30,7 +30,7 @@ impl Reader {
     /// there as PNG.
     pub fn start(url: &str, picture: Option<&Path>) -> Result<Self> {
         let mut command = Command::new(program_of("ffmpeg", "ffmpeg")?);
-        command.args("-v error -nostdin -fflags nobuffer -flags low_delay -threads 1".split(' '));
+        command.args("-v error -nostdin -flags low_delay -threads 1".split(' '));
         command.args("-probesize 32 -analyzeduration 0".split(' '));
         if url.starts_with("rtsp") {
             command.args(["-rtsp_transport", "tcp"]);
@@ -92,7 +92,7 @@ impl Reader {
 /// who reads `url` before `start` is called.
 pub fn first_packet(url: &str, start: impl FnOnce()) -> Result<String> {
     let mut command = Command::new(program_of("ffprobe", "ffmpeg")?);
-    command.args("-v error -fflags nobuffer -probesize 32 -analyzeduration 0".split(' '));
+    command.args("-v error -probesize 32 -analyzeduration 0".split(' '));
     command.args("-select_streams v -show_entries packet=flags -of csv=p=0".split(' '));
     command.args(["-read_intervals", "%+#1", url]);
     let mut process = Process::spawn("ffprobe", &mut command)?;

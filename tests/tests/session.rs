@@ -169,14 +169,14 @@ fn a_broker_that_was_killed_disturbs_no_viewer_and_is_obeyed_again(setup: Setup)
     let frames = reader.frames().mark();
     reader.wait_frames(frames + 60).unwrap();
     rig.broker.restart().unwrap();
-    rig.broker.wait_login(&rig.broker.robot.user).unwrap();
+    rig.broker.wait_robot().unwrap();
     rig.observer.send("stop").unwrap();
     rig.wait_relay(0, Event::Unpublished);
     rig.wait_now(StreamState::Idle);
 
     rig.broker.kill();
     rig.broker.restart().unwrap();
-    rig.broker.wait_login(&rig.broker.robot.user).unwrap();
+    rig.broker.wait_robot().unwrap();
     let events = rig.relay.events().mark();
     rig.observer.send("start").unwrap();
     rig.wait_relay(events, Event::Published);

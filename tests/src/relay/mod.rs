@@ -84,7 +84,8 @@ struct Ports {
 
 #[derive(Clone, Copy, Default)]
 pub struct Options {
-    /// nginx-rtmp alone: hand out frames as they come, also before the first key frame.
+    /// nginx-rtmp alone: let every publisher in at once and hand out frames as they come, also
+    /// before the first key frame. (While it asks whether a publisher may, it drops his frames.)
     pub raw: bool,
 }
 

@@ -46,7 +46,10 @@ pub fn launch(
         "{MODULE} not found: apt-get install libnginx-mod-rtmp"
     );
     let here = text_of(folder)?;
-    let wait_key = if options.raw { "off" } else { "on" };
+    let (wait_key, on_publish) = match options.raw {
+        true => ("off", String::new()),
+        false => ("on", format!("on_publish http://{callbacks}/publish;")),
+    };
     // One process: nothing outlives it, and all streams are in it.
     let config = format!(
         "load_module {MODULE};\n\
@@ -57,7 +60,7 @@ pub fn launch(
            listen 127.0.0.1:{port}; chunk_size 4096; access_log off;\n\
            application live {{\n\
              live on; wait_key {wait_key}; wait_video on; notify_method get;\n\
-             on_publish http://{callbacks}/publish;\n\
+             {on_publish}\n\
              on_publish_done http://{callbacks}/publish_done;\n\
              on_play http://{callbacks}/play;\n\
            }}\n\
