@@ -2,7 +2,6 @@
 
 use std::process::Command;
 
-use anyhow::Result;
 use droidrelay_tests::{
     camera::Camera,
     journal::DEADLINE,
@@ -13,7 +12,7 @@ use droidrelay_tests::{
     relay::{Event, Kind, Relay},
 };
 
-fn publisher(relay: &Relay, password: &str) -> Result<Process> {
+fn publisher(relay: &Relay, password: &str) -> Process {
     let line = format!(
         "-q videotestsrc is-live=true ! video/x-raw,width=320,height=180,framerate=30/1 ! \
          x264enc tune=zerolatency key-int-max=15 ! h264parse ! flvmux streamable=true ! \
@@ -21,78 +20,88 @@ fn publisher(relay: &Relay, password: &str) -> Result<Process> {
         relay.publish_url(),
         relay.publisher.user
     );
-    let mut command = Command::new(program_of("gst-launch-1.0", "gstreamer1.0-tools")?);
-    Process::spawn("publisher", command.args(line.split_whitespace()))
+    let mut command = Command::new(program_of("gst-launch-1.0", "gstreamer1.0-tools").unwrap());
+    Process::spawn("publisher", command.args(line.split_whitespace())).unwrap()
 }
 
-fn relay_lets_in_who_may_and_tells_who_comes_and_goes(kind: Kind) -> Result<()> {
+fn relay_lets_in_who_may_and_tells_who_comes_and_goes(kind: Kind) {
     if kind.notice_if_absent() {
-        return Ok(());
+        return;
     }
-    let mut relay = Relay::start(kind)?;
+    let mut relay = Relay::start(kind).unwrap();
     let events = relay.events().clone();
-    let mut refused = publisher(&relay, "wrong")?;
-    events.wait(0, "a refusal", |event| *event == Event::PublishRefused)?;
+    let mut refused = publisher(&relay, "wrong");
+    events
+        .wait(0, "a refusal", |event| *event == Event::PublishRefused)
+        .unwrap();
     assert!(refused.wait(DEADLINE).is_some());
 
     let wrong = relay.viewer_url().replace(&relay.viewer.password, "wrong");
-    let mut stranger = Reader::start(&wrong, None)?;
-    events.wait(0, "a refusal", |event| *event == Event::ReaderRefused)?;
+    let mut stranger = Reader::start(&wrong, None).unwrap();
+    events
+        .wait(0, "a refusal", |event| *event == Event::ReaderRefused)
+        .unwrap();
     assert!(stranger.wait_end(DEADLINE));
     assert_eq!(stranger.frames().mark(), 0);
 
     for _ in 0..2 {
         let mark = events.mark();
-        let reader = Reader::start(&relay.viewer_url(), None)?;
-        events.wait(mark, "a waiting reader", |event| *event == Event::Reader)?;
-        let mut publisher = publisher(&relay, &relay.publisher.password)?;
-        events.wait(mark, "a publisher", |event| *event == Event::Published)?;
-        reader.wait_frames(20)?;
-        publisher.end(Signal::INT)?;
-        events.wait(mark, "its end", |event| *event == Event::Unpublished)?;
+        let reader = Reader::start(&relay.viewer_url(), None).unwrap();
+        events
+            .wait(mark, "a waiting reader", |event| *event == Event::Reader)
+            .unwrap();
+        let mut publisher = publisher(&relay, &relay.publisher.password);
+        events
+            .wait(mark, "a publisher", |event| *event == Event::Published)
+            .unwrap();
+        reader.wait_frames(20).unwrap();
+        publisher.end(Signal::INT).unwrap();
+        events
+            .wait(mark, "its end", |event| *event == Event::Unpublished)
+            .unwrap();
         relay.kill();
-        relay.restart()?;
+        relay.restart().unwrap();
     }
-    Ok(())
 }
 
 #[test]
-fn nginx_lets_in_who_may_and_tells_who_comes_and_goes() -> Result<()> {
+fn nginx_lets_in_who_may_and_tells_who_comes_and_goes() {
     relay_lets_in_who_may_and_tells_who_comes_and_goes(Kind::Nginx)
 }
 
 #[test]
-fn mediamtx_lets_in_who_may_and_tells_who_comes_and_goes() -> Result<()> {
+fn mediamtx_lets_in_who_may_and_tells_who_comes_and_goes() {
     relay_lets_in_who_may_and_tells_who_comes_and_goes(Kind::MediaMtx)
 }
 
 #[test]
-fn the_broker_keeps_what_it_was_given_through_a_power_cut() -> Result<()> {
-    let mut broker = Mosquitto::start()?;
-    let observer = Observer::start(&broker)?;
-    observer.retain("stop")?;
+fn the_broker_keeps_what_it_was_given_through_a_power_cut() {
+    let mut broker = Mosquitto::start().unwrap();
+    let observer = Observer::start(&broker).unwrap();
+    observer.retain("stop").unwrap();
     let mark = observer.seen().mark();
     broker.kill();
-    broker.restart()?;
-    observer.seen().wait(
-        mark,
-        "the retained message",
-        |seen| matches!(seen, Seen::Command(text) if text == "stop"),
-    )?;
-    Ok(())
+    broker.restart().unwrap();
+    observer
+        .seen()
+        .wait(
+            mark,
+            "the retained message",
+            |seen| matches!(seen, Seen::Command(text) if text == "stop"),
+        )
+        .unwrap();
 }
 
 #[test]
-fn a_camera_is_open_while_somebody_looks() -> Result<()> {
-    let camera = Camera::test_picture()?;
+fn a_camera_is_open_while_somebody_looks() {
+    let camera = Camera::test_picture().unwrap();
     let line = format!("-q {} ! fakesink", camera.line());
     for _ in 0..2 {
-        let mut command = Command::new(program_of("gst-launch-1.0", "gstreamer1.0-tools")?);
-        let mut viewer = Process::spawn("viewer", command.args(line.split_whitespace()))?;
+        let mut command = Command::new(program_of("gst-launch-1.0", "gstreamer1.0-tools").unwrap());
+        let mut viewer = Process::spawn("viewer", command.args(line.split_whitespace())).unwrap();
         let open = || camera.probe().is_open_in(viewer.id()).ok()?.then_some(());
         assert!(poll(DEADLINE, open).is_some());
-        viewer.end(Signal::INT)?;
+        viewer.end(Signal::INT).unwrap();
     }
-    assert!(!camera.probe().is_open_in(std::process::id())?);
-    Ok(())
+    assert!(!camera.probe().is_open_in(std::process::id()).unwrap());
 }
