@@ -78,6 +78,15 @@ impl Robot {
         self.process.has_ended().is_none()
     }
 
+    /// Stands still until [`Robot::thaw`].
+    pub fn freeze(&self) {
+        self.process.signal(Signal::STOP);
+    }
+
+    pub fn thaw(&self) {
+        self.process.signal(Signal::CONT);
+    }
+
     /// Ends it as its user would; fails where it does not end well.
     pub fn end(&mut self) -> Result<()> {
         let status = self.process.end(match self.runner {

@@ -68,6 +68,7 @@ in_each_setup! {
     a_wrong_publisher_password_is_named_and_mended_without_a_restart
     a_relay_that_was_killed_is_published_to_again_without_a_new_start
     a_broker_that_was_killed_disturbs_no_viewer_and_is_obeyed_again
+    a_stop_sent_after_a_power_cut_of_the_broker_waits_for_the_robot
     a_stop_unpublishes_within_100_ms
     no_secret_shows_anywhere
     a_retained_start_opens_nothing
@@ -180,6 +181,21 @@ fn a_broker_that_was_killed_disturbs_no_viewer_and_is_obeyed_again(setup: Setup)
     let events = rig.relay.events().mark();
     rig.observer.send("start").unwrap();
     rig.wait_relay(events, Event::Published);
+    robot.end().unwrap();
+}
+
+fn a_stop_sent_after_a_power_cut_of_the_broker_waits_for_the_robot(setup: Setup) {
+    let mut rig = setup.rig();
+    let mut robot = setup.robot(&rig, &rig.line(TEST_PICTURE));
+    rig.observer.send("start").unwrap();
+    rig.wait_relay(0, Event::Published);
+    robot.freeze();
+    rig.broker.kill();
+    rig.broker.restart().unwrap();
+    rig.observer.send("stop").unwrap();
+    robot.thaw();
+    rig.wait_relay(0, Event::Unpublished);
+    rig.wait_now(StreamState::Idle);
     robot.end().unwrap();
 }
 

@@ -349,7 +349,9 @@ async fn run(
 ) {
     let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
     // Commands queued for an earlier life of this client are stale: only what comes while
-    // this session lives is kept for it.
+    // this session lives is kept for it. Forgotten by a connection of its own, because
+    // Mosquitto 2.0 does not store a session that began with a clean start: after a restart of
+    // the broker it would not know of commands sent before we are back.
     let mut clean_start = true;
     loop {
         let started = Instant::now();
@@ -373,7 +375,10 @@ async fn run(
                         }
                         return;
                     }
-                    reason = driven => reason,
+                    end = driven => match end {
+                        End::Forgotten => continue,
+                        End::Lost(reason) => reason,
+                    },
                 }
             }
         };
@@ -390,7 +395,14 @@ async fn run(
     }
 }
 
-/// Runs one connection; returns why it ended.
+/// Why a connection ended.
+enum End {
+    /// The broker has forgotten what it kept for an earlier life of this client.
+    Forgotten,
+    Lost(String),
+}
+
+/// Runs one connection to its end.
 async fn drive(
     config: &Config,
     client: &AsyncClient,
@@ -398,19 +410,22 @@ async fn drive(
     shared: &Shared,
     on_event: &mut (impl FnMut(Event) + Send),
     clean_start: &mut bool,
-) -> String {
+) -> End {
     // rumqttc's flush has no time-out of its own: a full send buffer on a dead link would hang.
     let patience = config.keep_alive.max(MIN_KEEP_ALIVE) * 2 + CONNECT_TIMEOUT;
     let mut subscribed = config.subscriptions.is_empty();
     loop {
         let event = match timeout(patience, events.poll()).await {
-            Err(_) => return "the broker has not answered".into(),
-            Ok(Err(err)) => return describe(&err, config),
+            Err(_) => return End::Lost("the broker has not answered".into()),
+            Ok(Err(err)) => return End::Lost(describe(&err, config)),
             Ok(Ok(event)) => event,
         };
         match event {
             MqttEvent::Incoming(Packet::ConnAck(_)) => {
-                *clean_start = false;
+                if std::mem::take(clean_start) && !config.session_expiry.is_zero() {
+                    disconnect(client, events).await;
+                    return End::Forgotten;
+                }
                 if subscribed {
                     shared.lock().up(client.clone());
                     on_event(Event::Up);
@@ -424,15 +439,15 @@ async fn drive(
                     retain_forward_rule: RetainForwardRule::OnEverySubscribe,
                 });
                 if client.try_subscribe_many(filters).is_err() {
-                    return "cannot subscribe: the request queue is full".into();
+                    return End::Lost("cannot subscribe: the request queue is full".into());
                 }
             }
             MqttEvent::Incoming(Packet::SubAck(answer)) if !subscribed => {
                 for (topic, code) in config.subscriptions.iter().zip(&answer.return_codes) {
                     if !matches!(code, SubscribeReasonCode::Success(_)) {
-                        return format!(
+                        return End::Lost(format!(
                             "the broker refuses the subscription to {topic:?} ({code:?}): check its access rights"
-                        );
+                        ));
                     }
                 }
                 subscribed = true;
@@ -453,15 +468,15 @@ async fn drive(
             }
             MqttEvent::Outgoing(Outgoing::Publish(pkid)) => shared.lock().numbered(pkid),
             MqttEvent::Incoming(Packet::Disconnect(disconnect)) => {
-                return format!("the broker disconnected: {:?}", disconnect.reason_code);
+                let reason = disconnect.reason_code;
+                return End::Lost(format!("the broker disconnected: {reason:?}"));
             }
             _ => {}
         }
     }
 }
 
-/// Publishes `last`, disconnects, and reads until the broker closes: closing with unread input
-/// would reset the connection and set off the last will.
+/// Publishes `last` and disconnects.
 async fn close(
     client: &AsyncClient,
     events: &mut EventLoop,
@@ -479,6 +494,12 @@ async fn close(
             break;
         }
     }
+    disconnect(client, events).await;
+}
+
+/// Disconnects, and reads until the broker closes: closing with unread input would reset the
+/// connection and set off the last will.
+async fn disconnect(client: &AsyncClient, events: &mut EventLoop) {
     if client.try_disconnect().is_err() {
         return;
     }
