@@ -37,7 +37,9 @@ impl Reader {
         }
         command.args(["-i", url, "-map", "0:v", "-fps_mode", "passthrough"]);
         command.args(["-vf", &format!("scale={WIDTH}:{HEIGHT}")]);
-        command.args("-pix_fmt gray -flush_packets 1 -f rawvideo pipe:1".split(' '));
+        command.args(
+            "-pix_fmt gray -enc_time_base 1:1000 -flush_packets 1 -f rawvideo pipe:1".split(' '),
+        );
         if let Some(picture) = picture {
             command.args(["-map", "0:v", "-vf", r"select=gte(n\,30)"]);
             command
@@ -69,9 +71,12 @@ impl Reader {
         Ok(found.with_context(|| self.process.text())?.0)
     }
 
-    /// What ffmpeg complained of.
+    /// What ffmpeg complained of in the stream. That two frames have the same millisecond, which
+    /// it holds against its own output, is no fault.
     pub fn complaints(&self) -> Vec<String> {
-        self.process.log().all()
+        let mut lines = self.process.log().all();
+        lines.retain(|line| !line.contains("non monotonically increasing dts to muxer"));
+        lines
     }
 
     pub fn has_ended(&mut self) -> bool {
@@ -89,18 +94,17 @@ impl Reader {
 }
 
 /// The flags (ffprobe's, `K` for a key frame) of the first video packet that comes to somebody
-/// who reads `url` before `start` is called.
-pub fn first_packet(url: &str, start: impl FnOnce()) -> Result<String> {
+/// who reads `url` before `start` is called; none where nothing came for `patience`.
+pub fn first_packet(url: &str, patience: Duration, start: impl FnOnce()) -> Result<Option<String>> {
     let mut command = Command::new(program_of("ffprobe", "ffmpeg")?);
     command.args("-v error -probesize 32 -analyzeduration 0".split(' '));
     command.args("-select_streams v -show_entries packet=flags -of csv=p=0".split(' '));
     command.args(["-read_intervals", "%+#1", url]);
     let mut process = Process::spawn("ffprobe", &mut command)?;
     start();
-    let found = process.log().wait(0, "the first packet", |_| true);
-    let (_, line) = found.with_context(|| process.text())?;
+    let found = process.log().try_wait(0, patience, |_| true);
     process.kill();
-    Ok(line)
+    Ok(found.map(|(_, line)| line))
 }
 
 impl Drop for Reader {

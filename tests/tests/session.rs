@@ -373,19 +373,33 @@ fn a_broker_that_comes_later_is_found(setup: Setup) {
 fn each_opening_begins_with_a_key_frame(runner: Runner, line: impl Fn(&Rig) -> String) {
     let rig = Rig::start_with(Kind::Nginx, relay::Options { raw: true }).unwrap();
     let mut robot = rig.robot_with(runner, &line(&rig), STRICT).unwrap();
-    for opening in 1..=20 {
+    let wait_clients = |count| {
+        let waited = poll(DEADLINE, || {
+            (rig.relay.clients().ok()? == count).then_some(())
+        });
+        assert!(waited.is_some(), "{:?}, not {count}", rig.relay.clients());
+    };
+    let open_once = || {
         let seen = rig.observer.seen().mark();
         let events = rig.relay.events().mark();
+        wait_clients(0);
         let url = rig.relay.viewer_url();
-        let packet = first_packet(&url, || {
-            rig.wait_relay(events, Event::Reader);
+        let packet = first_packet(&url, Duration::from_secs(5), || {
+            wait_clients(1);
             rig.observer.send("start").unwrap();
         });
-        let packet = packet.unwrap();
-        assert!(packet.starts_with('K'), "opening {opening}: {packet:?}");
+        rig.observer.wait_state(seen, StreamState::Live).unwrap();
         rig.observer.send("stop").unwrap();
         rig.wait_relay(events, Event::Unpublished);
         rig.wait_idle_again(seen);
+        packet.unwrap()
+    };
+    for opening in 1..=20 {
+        // On a busy machine nginx-rtmp leaves about one reader in a hundred without any answer
+        // to his `play`, also without `NetStream.Play.Start`: such an opening was read by nobody.
+        let packet = (0..3).find_map(|_| open_once());
+        let packet = packet.expect("three readers in a row get nothing");
+        assert!(packet.starts_with('K'), "opening {opening}: {packet:?}");
     }
     robot.end().unwrap();
 }

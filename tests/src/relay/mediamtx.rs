@@ -59,7 +59,7 @@ paths:
         publisher_hash = publisher.hash(),
         viewer = viewer.user,
         viewer_hash = viewer.hash(),
-        rtsp = ports.rtsp,
+        rtsp = ports.other,
         rtmp = ports.rtmp,
     );
     let config = write_private(folder, "mediamtx.yml", &config)?;
@@ -76,7 +76,7 @@ paths:
     let mut command = Command::new(find().context(ABSENT)?);
     command.arg(config).current_dir(folder);
     let mut process = Process::spawn_into("mediamtx", &mut command, log)?;
-    process.wait_ready(|| answers_rtmp(ports.rtmp) && answers_rtsp(ports.rtsp))?;
+    process.wait_ready(|| answers_rtmp(ports.rtmp) && answers_rtsp(ports.other))?;
     Ok(process)
 }
 

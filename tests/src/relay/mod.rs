@@ -7,6 +7,7 @@ use std::{
     fmt,
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
+    thread,
 };
 
 use anyhow::Result;
@@ -17,7 +18,7 @@ pub use mediamtx::find as find_mediamtx;
 use crate::{
     http,
     journal::{Journal, DEADLINE},
-    process::{on_free_ports, Process, Signal},
+    process::{free_port, on_free_ports, Process, Signal},
     secrets::Login,
 };
 
@@ -45,7 +46,9 @@ impl Kind {
     pub fn notice_if_absent(self) -> bool {
         let absent = self == Kind::MediaMtx && find_mediamtx().is_none();
         if absent {
-            let _ = writeln!(io::stderr(), "SKIPPED: {}", mediamtx::ABSENT);
+            let test = thread::current();
+            let test = test.name().unwrap_or_default();
+            let _ = writeln!(io::stderr(), "SKIPPED {test}: {}", mediamtx::ABSENT);
         }
         absent
     }
@@ -78,8 +81,8 @@ pub struct Relay {
 #[derive(Clone, Copy)]
 struct Ports {
     rtmp: u16,
-    /// Zero where the server speaks no RTSP.
-    rtsp: u16,
+    /// MediaMTX: RTSP. nginx: its statistics.
+    other: u16,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -105,11 +108,8 @@ impl Relay {
         };
         let (process, ports) = on_free_ports(|| {
             let ports = Ports {
-                rtmp: crate::process::free_port()?,
-                rtsp: match kind {
-                    Kind::Nginx => 0,
-                    Kind::MediaMtx => crate::process::free_port()?,
-                },
+                rtmp: free_port()?,
+                other: free_port()?,
             };
             let process = match (kind, &callbacks) {
                 (Kind::Nginx, Some(callbacks)) => {
@@ -149,7 +149,7 @@ impl Relay {
     pub fn watch_url(&self) -> String {
         match self.kind {
             Kind::Nginx => self.publish_url(),
-            Kind::MediaMtx => format!("rtsp://127.0.0.1:{}/{PATH}", self.ports.rtsp),
+            Kind::MediaMtx => format!("rtsp://127.0.0.1:{}/{PATH}", self.ports.other),
         }
     }
 
@@ -160,9 +160,14 @@ impl Relay {
             Kind::Nginx => format!("{}?user={user}&pass={password}", self.publish_url()),
             Kind::MediaMtx => format!(
                 "rtsp://{user}:{password}@127.0.0.1:{}/{PATH}",
-                self.ports.rtsp
+                self.ports.other
             ),
         }
+    }
+
+    /// nginx alone: publishers and readers at this moment.
+    pub fn clients(&self) -> Result<usize> {
+        nginx::clients(self.ports)
     }
 
     /// As a power cut would.

@@ -2,11 +2,11 @@
 
 use std::{fs, net::SocketAddr, path::Path, process::Command};
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
 
 use super::{answers_rtmp, Event, Options, Ports};
 use crate::{
-    http::Server,
+    http::{request, Server},
     journal::Journal,
     process::{program_of, text_of, Process},
     secrets::{write_private, Login},
@@ -64,8 +64,16 @@ pub fn launch(
              on_publish_done http://{callbacks}/publish_done;\n\
              on_play http://{callbacks}/play;\n\
            }}\n\
-         }} }}\n",
+         }} }}\n\
+         http {{\n\
+           access_log off;\n\
+           client_body_temp_path {here}/body; proxy_temp_path {here}/proxy;\n\
+           fastcgi_temp_path {here}/fastcgi; uwsgi_temp_path {here}/uwsgi;\n\
+           scgi_temp_path {here}/scgi;\n\
+           server {{ listen 127.0.0.1:{stat}; location / {{ rtmp_stat all; }} }}\n\
+         }}\n",
         port = ports.rtmp,
+        stat = ports.other,
     );
     write_private(folder, "nginx.conf", &config)?;
     fs::create_dir_all(folder.join("logs"))?;
@@ -76,4 +84,14 @@ pub fn launch(
     let mut process = Process::spawn("nginx", &mut command)?;
     process.wait_ready(|| answers_rtmp(ports.rtmp))?;
     Ok(process)
+}
+
+/// Publishers and readers of all streams.
+pub fn clients(ports: Ports) -> Result<usize> {
+    let address = SocketAddr::from(([127, 0, 0, 1], ports.other));
+    let stat = request(address, "GET", "/", "")?.body;
+    let live = stat.split("</live>").next().unwrap_or_default();
+    let (_, count) = live.rsplit_once("<nclients>").context("no <nclients>")?;
+    let (count, _) = count.split_once('<').context("no </nclients>")?;
+    Ok(count.parse()?)
 }
