@@ -94,17 +94,17 @@ impl Reader {
 }
 
 /// The flags (ffprobe's, `K` for a key frame) of the first video packet that comes to somebody
-/// who reads `url` before `start` is called; none where nothing came for `patience`.
-pub fn first_packet(url: &str, patience: Duration, start: impl FnOnce()) -> Result<Option<String>> {
+/// who reads `url` before `start` is called.
+pub fn first_packet(url: &str, start: impl FnOnce()) -> Result<String> {
     let mut command = Command::new(program_of("ffprobe", "ffmpeg")?);
     command.args("-v error -probesize 32 -analyzeduration 0".split(' '));
     command.args("-select_streams v -show_entries packet=flags -of csv=p=0".split(' '));
     command.args(["-read_intervals", "%+#1", url]);
     let mut process = Process::spawn("ffprobe", &mut command)?;
     start();
-    let found = process.log().try_wait(0, patience, |_| true);
+    let (_, line) = process.log().wait(0, "the first packet", |_| true)?;
     process.kill();
-    Ok(found.map(|(_, line)| line))
+    Ok(line)
 }
 
 impl Drop for Reader {
