@@ -8,8 +8,9 @@ pub const DOC: &[(&str, &str)] = &[
     after an opening is DISCONT and a key frame: in front of an encoder (raw or JPEG video)
     the valve sends it a force-key-unit event, behind one it asks upstream and drops up to
     the key frame. Sticky events and EOS always pass; other serialized events are dropped
-    while closed. Returns NO_PREROLL, so that it never holds back preroll or a sibling
-    branch. A pipeline-wide EOS passes also while upstream is stopped.
+    while closed. Returns NO_PREROLL: a pipeline with it is live. A sink that prerolls behind
+    it (rtmpauthsink does not) and stands beside sinks of other branches needs async=false, as
+    behind any closed valve; without it the others wait for the first opening. A pipeline-wide EOS passes also while upstream is stopped.
     Needs a live source; put the valve in front of the encoder, so that nothing is encoded
     for nobody.",
     ),

@@ -69,6 +69,25 @@ mod media {
     pub const OTHER: u32 = 2;
 }
 
+/// When a camera that failed is tried again, on the element's clock.
+struct Retry {
+    backoff: Backoff,
+    at: Duration,
+}
+
+impl Retry {
+    fn new() -> Self {
+        Retry {
+            backoff: Backoff::new(CAMERA_BACKOFF.0, CAMERA_BACKOFF.1),
+            at: Duration::ZERO,
+        }
+    }
+
+    fn reset(&mut self) {
+        *self = Retry::new();
+    }
+}
+
 /// Exists from READY on; dropped on the way to NULL.
 struct State {
     io: Arc<Io>,
@@ -102,6 +121,8 @@ pub struct MqttValve {
     /// Upstream is stopped, by us.
     released: AtomicBool,
     upstream_errors: Errors,
+    /// An EOS that the standby thread is to push, because upstream cannot.
+    pending_eos: AtomicBool,
     announcer: Waker,
     standby: Waker,
 }
@@ -323,7 +344,10 @@ impl MqttValve {
     // ---- standby thread -------------------------------------------------------------------
 
     /// Brings what is upstream to where the gate wants it; returns when to try again.
-    fn stand_by(&self, upstream: Option<&Upstream>, backoff: &mut Backoff) -> Option<Duration> {
+    fn stand_by(&self, upstream: Option<&Upstream>, retry: &mut Retry) -> Option<Duration> {
+        if self.pending_eos.swap(false, Ordering::AcqRel) {
+            self.srcpad.push_event(gst::event::Eos::new());
+        }
         let Some(upstream) = upstream else {
             self.push_kept();
             return None;
@@ -332,13 +356,21 @@ impl MqttValve {
         for _ in 0..3 {
             let open = self.word.load(Ordering::Acquire) != word::CLOSED;
             let released = self.released.load(Ordering::Relaxed);
+            if !open {
+                retry.reset();
+            }
             if open && !self.upstream_errors.is_empty() && !released {
-                return Some(self.camera_failed(upstream, backoff));
+                return Some(self.camera_failed(upstream, retry));
             }
             if open != released {
                 return None;
             }
             if open {
+                // Errors of the last try wake this thread as well.
+                let left = retry.at.saturating_sub(self.now());
+                if !left.is_zero() {
+                    return Some(left);
+                }
                 let target = self.target_state();
                 gst::debug!(CAT, imp = self, "starting what is upstream to {target:?}");
                 // What an earlier life posted says nothing about this one.
@@ -350,11 +382,10 @@ impl MqttValve {
                         let latency = gst::message::Latency::builder().src(&*self.obj()).build();
                         let _ = self.obj().post_message(latency);
                     }
-                    Err(error) => return Some(self.camera_lost(upstream, backoff, error)),
+                    Err(error) => return Some(self.camera_lost(upstream, retry, error)),
                 }
             } else {
                 self.release(upstream);
-                backoff.reset();
             }
         }
         // Somebody toggles faster than the camera follows: look again after the others.
@@ -372,17 +403,19 @@ impl MqttValve {
         self.obj().set_element_flags(gst::ElementFlags::SOURCE);
     }
 
-    fn camera_failed(&self, upstream: &Upstream, backoff: &mut Backoff) -> Duration {
+    fn camera_failed(&self, upstream: &Upstream, retry: &mut Retry) -> Duration {
         let error = self
             .upstream_errors
             .take()
             .unwrap_or_else(|| "upstream failed".into());
-        self.camera_lost(upstream, backoff, error)
+        self.camera_lost(upstream, retry, error)
     }
 
-    fn camera_lost(&self, upstream: &Upstream, backoff: &mut Backoff, error: String) -> Duration {
+    fn camera_lost(&self, upstream: &Upstream, retry: &mut Retry, error: String) -> Duration {
         self.release(upstream);
-        let wait = backoff.next(jitter());
+        self.upstream_errors.take();
+        let wait = retry.backoff.next(jitter());
+        retry.at = self.now() + wait;
         gst::warning!(
             CAT,
             imp = self,
@@ -614,11 +647,11 @@ impl MqttValve {
         })
         .map_err(spawn_failed)?;
         let weak = self.obj().downgrade();
-        let mut backoff = Backoff::new(CAMERA_BACKOFF.0, CAMERA_BACKOFF.1);
+        let mut retry = Retry::new();
         let standby = Worker::spawn(format!("{name}:standby"), self.standby.clone(), move || {
             let valve = weak.upgrade()?;
             let imp = valve.imp();
-            gst::panic_to_error!(imp, None, { imp.stand_by(upstream.as_ref(), &mut backoff) })
+            gst::panic_to_error!(imp, None, { imp.stand_by(upstream.as_ref(), &mut retry) })
         })
         .map_err(spawn_failed)?;
         *locked(&self.state) = Some(State {
@@ -786,6 +819,7 @@ impl ObjectSubclass for MqttValve {
             cold: AtomicBool::new(false),
             released: AtomicBool::new(false),
             upstream_errors: Errors::default(),
+            pending_eos: AtomicBool::new(false),
             announcer: Waker::default(),
             standby: Waker::default(),
         }
@@ -1065,7 +1099,11 @@ impl ElementImpl for MqttValve {
     fn send_event(&self, event: gst::Event) -> bool {
         // While upstream is stopped no source can send it.
         if event.type_() == gst::EventType::Eos && self.released.load(Ordering::Relaxed) {
-            return self.srcpad.push_event(event);
+            // The caller holds the pipeline's state lock, and a sink that prerolls with the EOS
+            // would wait for that in this very thread.
+            self.pending_eos.store(true, Ordering::Release);
+            self.standby.wake();
+            return true;
         }
         self.parent_send_event(event)
     }

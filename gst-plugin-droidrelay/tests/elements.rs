@@ -1,0 +1,298 @@
+//! Both elements in real pipelines, without any server.
+
+use std::{
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        mpsc, Arc,
+    },
+    time::{Duration, Instant},
+};
+
+use gst::prelude::*;
+
+/// Ends a test that fails; no test waits for it.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn launch(description: &str) -> gst::Pipeline {
+    static PLUGIN: std::sync::Once = std::sync::Once::new();
+    PLUGIN.call_once(|| {
+        gst::init().unwrap();
+        gstdroidrelay::plugin_register_static().unwrap();
+    });
+    gst::parse::launch(description).unwrap().downcast().unwrap()
+}
+
+/// Counts what reaches the element `name`, and tells of the first buffer.
+fn count(pipeline: &gst::Pipeline, name: &str) -> (Arc<AtomicU64>, mpsc::Receiver<gst::Buffer>) {
+    let count = Arc::new(AtomicU64::new(0));
+    let (sender, receiver) = mpsc::channel();
+    let counter = count.clone();
+    pipeline
+        .by_name(name)
+        .unwrap()
+        .static_pad("sink")
+        .unwrap()
+        .add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            if let Some(buffer) = info.buffer() {
+                let _ = sender.send(buffer.clone());
+            }
+            gst::PadProbeReturn::Ok
+        })
+        .unwrap();
+    (count, receiver)
+}
+
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < end, "{what} has not happened");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn no_error(pipeline: &gst::Pipeline) {
+    let bus = pipeline.bus().unwrap();
+    if let Some(message) = bus.pop_filtered(&[gst::MessageType::Error]) {
+        panic!("{message:?}");
+    }
+}
+
+fn start(pipeline: &gst::Pipeline) {
+    pipeline.set_state(gst::State::Playing).unwrap();
+}
+
+fn end(pipeline: gst::Pipeline) {
+    let begin = Instant::now();
+    pipeline.set_state(gst::State::Null).unwrap();
+    assert!(begin.elapsed() < DEADLINE);
+    let weak = pipeline.downgrade();
+    drop(pipeline);
+    assert!(
+        weak.upgrade().is_none(),
+        "somebody still holds the pipeline"
+    );
+}
+
+#[test]
+fn a_cold_source_is_touched_only_while_the_valve_is_open() {
+    let pipeline =
+        launch("videotestsrc name=camera is-live=true ! mqttvalve name=valve ! fakesink name=end");
+    let (passed, _) = count(&pipeline, "end");
+    let camera = pipeline.by_name("camera").unwrap();
+    let valve = pipeline.by_name("valve").unwrap();
+    start(&pipeline);
+    assert_eq!(camera.current_state(), gst::State::Null);
+    assert!(valve.property::<bool>("drop"));
+    for _ in 0..5 {
+        let before = passed.load(Ordering::SeqCst);
+        valve.set_property("drop", false);
+        until("a buffer", || passed.load(Ordering::SeqCst) > before + 3);
+        assert_eq!(camera.current_state(), gst::State::Playing);
+        valve.set_property("drop", true);
+        until("the release of the camera", || {
+            camera.current_state() == gst::State::Null
+        });
+    }
+    no_error(&pipeline);
+    drop((camera, valve));
+    end(pipeline);
+}
+
+#[test]
+fn the_first_buffer_of_each_opening_is_discont() {
+    let pipeline =
+        launch("videotestsrc is-live=true ! mqttvalve name=valve standby=warm ! fakesink name=end");
+    let (_, buffers) = count(&pipeline, "end");
+    let valve = pipeline.by_name("valve").unwrap();
+    start(&pipeline);
+    for n in 0..3 {
+        valve.set_property("drop", false);
+        let first = buffers.recv_timeout(DEADLINE).unwrap();
+        assert!(
+            first.flags().contains(gst::BufferFlags::DISCONT),
+            "opening {n}"
+        );
+        valve.set_property("drop", true);
+        // What was on its way when the valve closed.
+        let stats = || valve.property::<gst::Structure>("stats");
+        let dropped = stats().get::<u64>("dropped").unwrap();
+        until("a dropped buffer", || {
+            stats().get::<u64>("dropped").unwrap() > dropped
+        });
+        while buffers.try_recv().is_ok() {}
+    }
+    no_error(&pipeline);
+    drop(valve);
+    end(pipeline);
+}
+
+#[test]
+fn a_closed_valve_holds_back_no_sibling_of_a_tee() {
+    let pipeline = launch(
+        "videotestsrc is-live=true ! video/x-raw,width=64,height=64 ! tee name=t \
+         ! queue ! mqttvalve name=valve ! x264enc tune=zerolatency \
+         ! rtmpauthsink location=rtmp://127.0.0.1:1/live/stream \
+         t. ! queue ! fakesink name=recording",
+    );
+    let (recorded, _) = count(&pipeline, "recording");
+    start(&pipeline);
+    until("the recording", || recorded.load(Ordering::SeqCst) > 20);
+    let valve = pipeline.by_name("valve").unwrap();
+    valve.set_property("drop", false);
+    let before = recorded.load(Ordering::SeqCst);
+    until("more of the recording", || {
+        recorded.load(Ordering::SeqCst) > before + 10
+    });
+    valve.set_property("drop", true);
+    let before = recorded.load(Ordering::SeqCst);
+    until("still more of the recording", || {
+        recorded.load(Ordering::SeqCst) > before + 10
+    });
+    no_error(&pipeline);
+    drop(valve);
+    end(pipeline);
+}
+
+#[test]
+fn an_eos_ends_the_pipeline_though_its_source_is_stopped() {
+    let pipeline = launch("videotestsrc is-live=true ! mqttvalve ! fakesink");
+    start(&pipeline);
+    assert!(pipeline.send_event(gst::event::Eos::new()));
+    let message = pipeline.bus().unwrap().timed_pop_filtered(
+        gst::ClockTime::from_seconds(DEADLINE.as_secs()),
+        &[gst::MessageType::Eos, gst::MessageType::Error],
+    );
+    assert_eq!(message.unwrap().type_(), gst::MessageType::Eos);
+    end(pipeline);
+}
+
+#[test]
+fn a_camera_that_does_not_open_is_named_and_tried_again_without_ending_the_pipeline() {
+    let pipeline =
+        launch("v4l2src device=/dev/video-that-is-not-there ! mqttvalve name=valve ! fakesink");
+    let valve = pipeline.by_name("valve").unwrap();
+    start(&pipeline);
+    valve.set_property("drop", false);
+    let bus = pipeline.bus().unwrap();
+    let fault = loop {
+        let message = bus
+            .timed_pop_filtered(
+                gst::ClockTime::from_seconds(DEADLINE.as_secs()),
+                &[gst::MessageType::Element, gst::MessageType::Error],
+            )
+            .expect("the state is told");
+        assert_ne!(message.type_(), gst::MessageType::Error, "{message:?}");
+        let structure = message.structure().unwrap();
+        if structure.get::<&str>("state") == Ok("error") {
+            break structure.get::<String>("last-error").unwrap();
+        }
+    };
+    assert!(fault.contains("video-that-is-not-there"), "{fault}");
+    drop(valve);
+    end(pipeline);
+}
+
+#[test]
+fn a_server_that_is_not_there_is_no_error_and_blocks_nobody() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let pipeline = launch(&format!(
+        "videotestsrc is-live=true ! video/x-raw,width=64,height=64 ! x264enc tune=zerolatency ! tee name=t \
+         ! queue ! rtmpauthsink name=sink location=rtmp://127.0.0.1:{port}/live/stream \
+         t. ! queue ! fakesink name=recording"
+    ));
+    let (recorded, _) = count(&pipeline, "recording");
+    let sink = pipeline.by_name("sink").unwrap();
+    start(&pipeline);
+    until("a second try", || {
+        let stats = sink.property::<gst::Structure>("stats");
+        stats.get::<u32>("attempt").unwrap() >= 2
+    });
+    let before = recorded.load(Ordering::SeqCst);
+    until("the recording to go on", || {
+        recorded.load(Ordering::SeqCst) > before + 10
+    });
+    let stats = sink.property::<gst::Structure>("stats");
+    let error = stats.get::<String>("last-error").unwrap();
+    assert!(error.contains("refused"), "{error}");
+    no_error(&pipeline);
+    drop(sink);
+    end(pipeline);
+}
+
+#[test]
+fn bad_settings_fail_at_ready_with_the_value_and_the_remedy() {
+    for (description, reason) in [
+        ("videotestsrc ! mqttvalve broker=http://h ! fakesink", "http"),
+        ("videotestsrc ! mqttvalve topic=a/# ! fakesink", "a/#"),
+        ("videotestsrc ! x264enc ! rtmpauthsink", "location"),
+        (
+            "videotestsrc ! x264enc ! rtmpauthsink location=rtmp://h/live",
+            "app/stream",
+        ),
+        (
+            "videotestsrc ! x264enc ! rtmpauthsink location=rtmp://h/a/b password-file=/nonexistent",
+            "/nonexistent",
+        ),
+    ] {
+        let pipeline = launch(description);
+        assert!(pipeline.set_state(gst::State::Ready).is_err(), "{description}");
+        let message = pipeline
+            .bus()
+            .unwrap()
+            .pop_filtered(&[gst::MessageType::Error])
+            .unwrap();
+        let text = format!("{message:?}");
+        assert!(text.contains(reason), "{text}");
+        end(pipeline);
+    }
+}
+
+#[test]
+fn passwords_cannot_be_read_back_and_urls_read_back_without_them() {
+    let pipeline = launch(
+        "videotestsrc ! mqttvalve name=valve broker=mqtt://robot:canary-1@h password=canary-2 ! x264enc ! \
+         rtmpauthsink name=sink location=rtmp://pub:canary-3@h/live/stream?pass=canary-4 password=canary-5",
+    );
+    for name in ["valve", "sink"] {
+        let element = pipeline.by_name(name).unwrap();
+        for property in element.list_properties() {
+            if property.flags().contains(glib::ParamFlags::READABLE) {
+                let value = format!("{:?}", element.property_value(property.name()));
+                assert!(
+                    !value.contains("canary"),
+                    "{name}.{}: {value}",
+                    property.name()
+                );
+            }
+        }
+    }
+    end(pipeline);
+}
+
+#[test]
+fn muxed_flv_and_byte_stream_link_by_themselves() {
+    for line in [
+        "videotestsrc num-buffers=5 ! x264enc ! rtmpauthsink location=rtmp://127.0.0.1:1/a/b",
+        "videotestsrc num-buffers=5 ! x264enc ! video/x-h264,stream-format=byte-stream ! rtmpauthsink location=rtmp://127.0.0.1:1/a/b",
+        "videotestsrc num-buffers=5 ! x264enc ! flvmux streamable=true ! rtmpauthsink location=rtmp://127.0.0.1:1/a/b",
+        "videotestsrc num-buffers=5 ! x264enc ! h264parse ! rtmpauthsink location=rtmp://127.0.0.1:1/a/b",
+    ] {
+        let pipeline = launch(line);
+        start(&pipeline);
+        let message = pipeline.bus().unwrap().timed_pop_filtered(
+            gst::ClockTime::from_seconds(DEADLINE.as_secs()),
+            &[gst::MessageType::Eos, gst::MessageType::Error],
+        );
+        assert_eq!(
+            message.unwrap().type_(),
+            gst::MessageType::Eos,
+            "{line}"
+        );
+        end(pipeline);
+    }
+}
