@@ -10,7 +10,8 @@ pub const DOC: &[(&str, &str)] = &[
     the key frame. Sticky events and EOS always pass; other serialized events are dropped
     while closed. Returns NO_PREROLL: a pipeline with it is live. A sink that prerolls behind
     it (rtmpauthsink does not) and stands beside sinks of other branches needs async=false, as
-    behind any closed valve; without it the others wait for the first opening. A pipeline-wide EOS passes also while upstream is stopped.
+    behind any closed valve; without it the others wait for the first opening. A
+    pipeline-wide EOS passes also while upstream is stopped.
     Needs a live source; put the valve in front of the encoder, so that nothing is encoded
     for nobody.",
     ),
@@ -37,8 +38,9 @@ pub const DOC: &[(&str, &str)] = &[
     commands, and whatever else comes, are refused: logged, counted, named in the state.
     Commands sent while the robot is away come when it is back, unless the sender gave them
     an MQTT 5 message expiry that has run out; commands from before the element was started
-    do not. The same commands are given on the robot itself by the action signals and `drop`;
-    the last one wins.",
+    do not. The same commands are given on the robot itself by `drop` and the action signals
+    start(id: string or NULL, lease: uint, seconds, 0 = the property) -> boolean, is open, and
+    stop(id: string or NULL = all) -> boolean, is closed; the last command wins.",
     ),
     (
         "State",
