@@ -1,47 +1,63 @@
 //! The events by which valve and sink find each other through the stream.
 //!
-//! Downstream `droidrelay-session` (`wanted`: boolean): out-of-band at start, so that the sink
+//! Downstream `droidrelay-session` (`wanted`: boolean, `opening`: uint64): out-of-band at start, so that the sink
 //! connects while camera and encoder come up; serialized just ahead of the first buffer, so
 //! that frames of an earlier session which an encoder still holds can be told from it;
 //! out-of-band at stop. Upstream `droidrelay-publish`: the sink's publishing state.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use droidrelay_wire::PublishState;
 
 const SESSION: &str = "droidrelay-session";
 const PUBLISH: &str = "droidrelay-publish";
 
-/// A session is wanted (or no longer), told ahead of all data.
-pub fn session_now(wanted: bool) -> gst::Event {
-    gst::event::CustomDownstreamOob::new(session(wanted))
-}
-
-/// What follows in the stream belongs to a newly opened session.
-pub fn session_begins() -> gst::Event {
-    gst::event::CustomDownstream::new(session(true))
-}
-
-fn session(wanted: bool) -> gst::Structure {
-    gst::Structure::builder(SESSION)
-        .field("wanted", wanted)
-        .build()
-}
-
-/// What a valve says.
+/// What a valve says, each with the number of the opening that it speaks of. Numbers grow in
+/// the whole process: out-of-band events and the stream overtake each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Session {
-    Wanted,
-    Begins,
-    Unwanted,
+    /// A session is wanted, told ahead of all data.
+    Wanted(u64),
+    /// What follows in the stream belongs to the opened session.
+    Begins(u64),
+    /// The session of this opening is no longer wanted, nor any before it.
+    Unwanted(u64),
 }
 
-/// Reads an event made by [`session_now`] or [`session_begins`].
+/// Number of a new opening.
+pub fn next_opening() -> u64 {
+    static OPENINGS: AtomicU64 = AtomicU64::new(0);
+    OPENINGS.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+impl Session {
+    /// The event that says it.
+    pub fn event(self) -> gst::Event {
+        let (wanted, opening) = match self {
+            Session::Wanted(opening) | Session::Begins(opening) => (true, opening),
+            Session::Unwanted(opening) => (false, opening),
+        };
+        let structure = gst::Structure::builder(SESSION)
+            .field("wanted", wanted)
+            .field("opening", opening)
+            .build();
+        if let Session::Begins(_) = self {
+            gst::event::CustomDownstream::new(structure)
+        } else {
+            gst::event::CustomDownstreamOob::new(structure)
+        }
+    }
+}
+
+/// Reads an event made by [`Session::event`].
 pub fn parse_session(event: &gst::EventRef) -> Option<Session> {
     let structure = event.structure().filter(|s| s.name() == SESSION)?;
     let wanted = structure.get::<bool>("wanted").ok()?;
+    let opening = structure.get::<u64>("opening").ok()?;
     Some(match (wanted, event.is_serialized()) {
-        (false, _) => Session::Unwanted,
-        (true, false) => Session::Wanted,
-        (true, true) => Session::Begins,
+        (false, _) => Session::Unwanted(opening),
+        (true, false) => Session::Wanted(opening),
+        (true, true) => Session::Begins(opening),
     })
 }
 
@@ -74,9 +90,15 @@ mod tests {
     #[test]
     fn events_read_back_as_what_was_said() {
         gst::init().unwrap();
-        assert_eq!(parse_session(&session_now(true)), Some(Session::Wanted));
-        assert_eq!(parse_session(&session_now(false)), Some(Session::Unwanted));
-        assert_eq!(parse_session(&session_begins()), Some(Session::Begins));
+        let opening = next_opening();
+        assert!(next_opening() > opening);
+        for said in [
+            Session::Wanted(opening),
+            Session::Begins(opening),
+            Session::Unwanted(opening),
+        ] {
+            assert_eq!(parse_session(&said.event()), Some(said));
+        }
         let state = PublishState {
             state: "backoff".into(),
             reason: Some("server gone".into()),
@@ -84,7 +106,7 @@ mod tests {
             next_try: Some(0.5),
         };
         assert_eq!(parse_publish(&publish(&state)), Some(state));
-        assert_eq!(parse_publish(&session_begins()), None);
+        assert_eq!(parse_publish(&Session::Begins(1).event()), None);
         assert_eq!(parse_session(&crate::keyunit::downstream(1)), None);
     }
 }

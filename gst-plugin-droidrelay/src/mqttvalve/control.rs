@@ -6,6 +6,7 @@ use std::{collections::VecDeque, time::Duration};
 use droidrelay_wire::{PublishState, RobotState, StreamState};
 
 use super::gate::{Cause, Change, Gate, Outcome};
+use crate::link;
 
 /// Viewers whose ids are listed in the state; all are counted.
 const LISTED_VIEWERS: usize = 64;
@@ -16,8 +17,9 @@ const WAITING_CHANGES: usize = 64;
 #[derive(Debug)]
 pub struct Control {
     pub gate: Gate,
-    /// Openings and closings that have not been announced, oldest first.
-    pub changes: VecDeque<Change>,
+    /// Openings and closings that have not been announced, oldest first, each with the number of
+    /// its opening.
+    pub changes: VecDeque<(u64, Change)>,
     cause: Cause,
     /// Publishing state of the sink, once it has told one.
     publish: Option<PublishState>,
@@ -27,6 +29,8 @@ pub struct Control {
     last_command: Option<String>,
     refused: u64,
     opens: u64,
+    /// Number of the last opening.
+    opening: u64,
     /// Since the last opening: has a buffer passed, and how long did that take.
     opened_at: Option<Duration>,
     flowing: bool,
@@ -55,6 +59,7 @@ impl Default for Control {
             last_command: None,
             refused: 0,
             opens: 0,
+            opening: 0,
             opened_at: None,
             flowing: false,
             start_latency: None,
@@ -75,6 +80,7 @@ impl Control {
                 self.fault = None;
                 if change.open {
                     self.opens += 1;
+                    self.opening = link::next_opening();
                     self.opened_at = Some(now);
                     self.start_latency = None;
                     self.last_error = None;
@@ -82,7 +88,7 @@ impl Control {
                 if self.changes.len() >= WAITING_CHANGES {
                     self.changes.drain(..2);
                 }
-                self.changes.push_back(change);
+                self.changes.push_back((self.opening, change));
                 true
             }
             Outcome::Refused(reason) => {
@@ -122,14 +128,15 @@ impl Control {
         take
     }
 
-    /// Puts the open gate on the list of what is to be announced once more.
+    /// Puts the gate as it is on the list of what is to be announced once more.
     pub fn announce_again(&mut self) {
-        if self.gate.is_open() && self.changes.is_empty() {
-            self.changes.push_back(Change {
-                open: true,
+        if self.changes.is_empty() {
+            let change = Change {
+                open: self.gate.is_open(),
                 cause: self.cause,
                 who: None,
-            });
+            };
+            self.changes.push_back((self.opening, change));
         }
     }
 
@@ -149,11 +156,12 @@ impl Control {
         self.last_command = Some(command);
     }
 
-    /// The first buffer since the opening has passed.
-    pub fn flowing(&mut self, now: Duration) {
+    /// The first buffer since the opening passes; returns the opening's number.
+    pub fn flowing(&mut self, now: Duration) -> u64 {
         self.flowing = true;
         self.fault = None;
         self.start_latency = self.opened_at.map(|at| now.saturating_sub(at));
+        self.opening
     }
 
     pub fn publish(&mut self, publish: PublishState) {
@@ -327,8 +335,8 @@ mod tests {
         }
         apply(&mut control, Command::start());
         assert!(control.changes.len() <= WAITING_CHANGES + 1);
-        assert!(control.changes.front().unwrap().open);
-        assert!(control.changes.back().unwrap().open);
+        assert!(control.changes.front().unwrap().1.open);
+        assert!(control.changes.back().unwrap().1.open);
     }
 
     #[test]

@@ -261,7 +261,7 @@ impl MqttValve {
         if expired {
             self.standby.wake();
         }
-        for change in &changes {
+        for (opening, change) in &changes {
             gst::info!(
                 CAT,
                 imp = self,
@@ -275,7 +275,12 @@ impl MqttValve {
                     .unwrap_or_default(),
             );
             // Nobody downstream need understand it.
-            let _ = self.srcpad.push_event(link::session_now(change.open));
+            let session = if change.open {
+                link::Session::Wanted(*opening)
+            } else {
+                link::Session::Unwanted(*opening)
+            };
+            let _ = self.srcpad.push_event(session.event());
         }
         if !changes.is_empty() {
             self.obj().notify("drop");
@@ -300,7 +305,10 @@ impl MqttValve {
                 .field("state", said.state.as_str())
                 .field("open", self.word.load(Ordering::Relaxed) != word::CLOSED)
                 .field("cause", &said.cause)
-                .field("who", changes.back().and_then(|change| change.who.clone()))
+                .field(
+                    "who",
+                    changes.back().and_then(|(_, change)| change.who.clone()),
+                )
                 .field("viewers", said.viewers.len() as u32)
                 .field("lease-until", &said.lease_until)
                 .field("last-error", &said.last_error)
@@ -517,10 +525,12 @@ impl MqttValve {
                 }
                 locked(&self.kept).take();
                 buffer.make_mut().set_flags(gst::BufferFlags::DISCONT);
-                // Elements that do not know the event ignore it.
-                let _ = self.srcpad.push_event(link::session_begins());
                 let now = self.now();
-                locked(&self.control).flowing(now);
+                let opening = locked(&self.control).flowing(now);
+                // Elements that do not know the event ignore it.
+                let _ = self
+                    .srcpad
+                    .push_event(link::Session::Begins(opening).event());
                 self.announcer.wake();
                 if media == media::RAW {
                     self.push_key_unit();

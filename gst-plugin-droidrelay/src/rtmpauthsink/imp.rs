@@ -266,14 +266,10 @@ impl RtmpAuthSink {
     fn sink_event(&self, pad: &gst::GhostPad, track: Track, event: gst::Event) -> bool {
         if let Some(session) = link::parse_session(&event) {
             gst::debug!(CAT, obj = pad, "valve: session {session:?}");
-            match session {
-                link::Session::Wanted => {
-                    self.publisher.want(track, true);
-                    // A valve that opens again must hear where we are, changed or not.
-                    pad.push_event(link::publish(&self.publisher.publish_state()));
-                }
-                link::Session::Begins => self.publisher.begin(track),
-                link::Session::Unwanted => self.publisher.want(track, false),
+            self.publisher.valve(track, session);
+            if let link::Session::Wanted(_) = session {
+                // A valve that opens again must hear where we are, changed or not.
+                pad.push_event(link::publish(&self.publisher.publish_state()));
             }
             return true;
         }

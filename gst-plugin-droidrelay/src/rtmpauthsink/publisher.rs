@@ -13,7 +13,10 @@ use super::{
     queue::{Frame, Queue, Track},
     State,
 };
-use crate::rtmp::flv::{Metadata, VideoCodec};
+use crate::{
+    link::Session,
+    rtmp::flv::{Metadata, VideoCodec},
+};
 
 /// During its first seconds a session asks for a key frame this often: readers attach a
 /// moment after the publisher, and none of them should wait for a whole group of pictures.
@@ -60,11 +63,36 @@ pub struct Headers {
 enum Wanted {
     /// No valve spoke: media itself is the wish.
     ByMedia,
-    /// A session is wanted, its media has not begun.
-    Soon,
-    /// What comes is media of the wanted session.
-    Yes,
-    No,
+    /// The session of this opening is wanted, its media has not begun.
+    Soon(u64),
+    /// What comes is media of the session of this opening.
+    Yes(u64),
+    /// The session of this opening was the last one.
+    No(u64),
+}
+
+impl Wanted {
+    fn opening(self) -> u64 {
+        match self {
+            Wanted::ByMedia => 0,
+            Wanted::Soon(opening) | Wanted::Yes(opening) | Wanted::No(opening) => opening,
+        }
+    }
+
+    /// After what a valve said. What it said of an opening that has ended, or of an older one
+    /// than ours, comes late; of ours, the stream may tell before the announcement.
+    fn after(self, session: Session) -> Self {
+        match session {
+            Session::Wanted(opening) if opening > self.opening() => Wanted::Soon(opening),
+            Session::Begins(opening)
+                if opening > self.opening() || self == Wanted::Soon(opening) =>
+            {
+                Wanted::Yes(opening)
+            }
+            Session::Unwanted(opening) if opening >= self.opening() => Wanted::No(opening),
+            _ => self,
+        }
+    }
 }
 
 /// Figures for the `stats` property.
@@ -165,10 +193,11 @@ impl Publisher {
         }
     }
 
-    /// A valve upstream of `track` opened or closed.
-    pub fn want(&self, track: Track, wanted: bool) {
+    /// A valve upstream of `track` has spoken.
+    pub fn valve(&self, track: Track, session: Session) {
         let mut inner = self.lock();
-        inner.wanted[index(track)] = if wanted { Wanted::Soon } else { Wanted::No };
+        let wanted = &mut inner.wanted[index(track)];
+        *wanted = wanted.after(session);
         if !inner.is_wanted() {
             inner.queue.clear();
             inner.waiting_since = None;
@@ -177,19 +206,10 @@ impl Publisher {
         self.changed.notify_one();
     }
 
-    /// What follows on `track` is media of the wanted session.
-    pub fn begin(&self, track: Track) {
-        let mut inner = self.lock();
-        // A stop may have overtaken it.
-        if inner.wanted[index(track)] == Wanted::Soon {
-            inner.wanted[index(track)] = Wanted::Yes;
-        }
-    }
-
     /// Whether media on `track` has a use: otherwise it need not even be parsed.
     pub fn accepts(&self, track: Track) -> bool {
         let inner = self.lock();
-        inner.running && matches!(inner.wanted[index(track)], Wanted::Yes | Wanted::ByMedia)
+        inner.running && matches!(inner.wanted[index(track)], Wanted::Yes(_) | Wanted::ByMedia)
     }
 
     /// The stream of `track` ended.
@@ -260,7 +280,7 @@ impl Publisher {
         let by_valve = inner
             .wanted
             .iter()
-            .any(|wanted| matches!(wanted, Wanted::Soon | Wanted::Yes));
+            .any(|wanted| matches!(wanted, Wanted::Soon(_) | Wanted::Yes(_)));
         inner
             .last_media
             .filter(|_| !by_valve)
@@ -354,12 +374,15 @@ impl Inner {
         let by_valve = self
             .wanted
             .iter()
-            .any(|wanted| matches!(wanted, Wanted::Soon | Wanted::Yes));
+            .any(|wanted| matches!(wanted, Wanted::Soon(_) | Wanted::Yes(_)));
         let by_media = self.wanted.contains(&Wanted::ByMedia)
             && self
                 .last_media
                 .is_some_and(|at| at.elapsed() < IDLE_TIMEOUT)
-            && !self.wanted.contains(&Wanted::No);
+            && !self
+                .wanted
+                .iter()
+                .any(|wanted| matches!(wanted, Wanted::No(_)));
         by_valve || by_media
     }
 }
@@ -402,17 +425,32 @@ mod tests {
     #[test]
     fn with_a_valve_only_media_of_the_wanted_session_counts() {
         let publisher = running();
-        publisher.want(Track::Video, true);
+        publisher.valve(Track::Video, Session::Wanted(1));
         assert!(publisher.is_wanted());
         assert!(!publisher.accepts(Track::Video));
-        publisher.begin(Track::Video);
+        publisher.valve(Track::Video, Session::Begins(1));
         assert!(publisher.accepts(Track::Video));
         publisher.push(frame(0, true));
-        publisher.want(Track::Video, false);
+        publisher.valve(Track::Video, Session::Unwanted(1));
         assert!(!publisher.is_wanted());
         assert!(!publisher.has_media());
-        publisher.begin(Track::Video);
+    }
+
+    #[test]
+    fn announcements_that_the_stream_overtook_change_nothing() {
+        let publisher = running();
+        publisher.valve(Track::Video, Session::Begins(5));
+        publisher.valve(Track::Video, Session::Wanted(5));
+        assert!(publisher.accepts(Track::Video));
+        publisher.valve(Track::Video, Session::Unwanted(5));
+        publisher.valve(Track::Video, Session::Begins(5));
+        publisher.valve(Track::Video, Session::Wanted(5));
         assert!(!publisher.is_wanted());
+        publisher.valve(Track::Video, Session::Begins(7));
+        publisher.valve(Track::Video, Session::Wanted(6));
+        publisher.valve(Track::Video, Session::Unwanted(6));
+        publisher.valve(Track::Video, Session::Wanted(7));
+        assert!(publisher.accepts(Track::Video));
     }
 
     #[test]
@@ -443,7 +481,7 @@ mod tests {
     #[test]
     fn nothing_is_wanted_or_taken_before_the_element_runs() {
         let publisher = Publisher::new();
-        publisher.want(Track::Video, true);
+        publisher.valve(Track::Video, Session::Wanted(1));
         publisher.push(frame(0, true));
         assert!(!publisher.is_wanted());
         assert!(!publisher.has_media());
