@@ -29,6 +29,7 @@ use super::{
 use crate::{
     io::Io,
     keyunit, link,
+    property::{path, path_value, secret_spec, text, text_spec},
     worker::{Waker, Worker},
 };
 
@@ -463,11 +464,7 @@ impl MqttValve {
 
     // ---- streaming thread -----------------------------------------------------------------
 
-    fn sink_chain(
-        &self,
-        _pad: &gst::Pad,
-        buffer: gst::Buffer,
-    ) -> Result<gst::FlowSuccess, gst::FlowError> {
+    fn sink_chain(&self, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
         match self.word.load(Ordering::Acquire) {
             word::OPEN => self.pass(buffer),
             word => self.chain_slow(word, buffer),
@@ -495,10 +492,7 @@ impl MqttValve {
         match word {
             word::CLOSED => {
                 self.drop_buffer();
-                let keep = media == media::RAW
-                    && !self.cold.load(Ordering::Relaxed)
-                    && self.sinkpad.current_caps().is_some();
-                if keep {
+                if media == media::RAW && !self.cold.load(Ordering::Relaxed) {
                     *locked(&self.kept) = Some(buffer);
                 }
                 return Ok(gst::FlowSuccess::Ok);
@@ -786,11 +780,11 @@ impl ObjectSubclass for MqttValve {
     fn with_class(klass: &Self::Class) -> Self {
         let flags = gst::PadFlags::PROXY_CAPS | gst::PadFlags::PROXY_ALLOCATION;
         let sinkpad = gst::Pad::builder_from_template(&klass.pad_template("sink").unwrap())
-            .chain_function(|pad, parent, buffer| {
+            .chain_function(|_, parent, buffer| {
                 MqttValve::catch_panic_pad_function(
                     parent,
                     || Err(gst::FlowError::Error),
-                    |valve| valve.sink_chain(pad, buffer),
+                    |valve| valve.sink_chain(buffer),
                 )
             })
             .event_function(|pad, parent, event| {
@@ -846,33 +840,21 @@ impl ObjectImpl for MqttValve {
 
     fn properties() -> &'static [glib::ParamSpec] {
         static PROPERTIES: Lazy<Vec<glib::ParamSpec>> = Lazy::new(|| {
-            let string = |name: &str, nick: &str, blurb: &str| {
-                glib::ParamSpecString::builder(name)
-                    .nick(nick)
-                    .blurb(blurb)
-                    .mutable_ready()
-                    .build()
-            };
             vec![
-                string("broker", "Broker", "URL of the MQTT broker: mqtt://, mqtts://, ws:// or wss:// host[:port]. Credentials in it are taken out at once. Unset: no MQTT, only the drop property and the action signals"),
+                text_spec("broker", "Broker", "URL of the MQTT broker: mqtt://, mqtts://, ws:// or wss:// host[:port]. Credentials in it are taken out at once. Unset: no MQTT, only the drop property and the action signals"),
                 glib::ParamSpecString::builder("topic")
                     .nick("Topic")
                     .blurb("Topic on which commands come; no wildcards")
                     .default_value(Some(droidrelay_wire::DEFAULT_TOPIC))
                     .mutable_ready()
                     .build(),
-                string("username", "Username", "User name at the broker. Unset: none, or the one from the broker URL"),
-                glib::ParamSpecString::builder("password")
-                    .nick("Password")
-                    .blurb("Password at the broker; on a command line every user of the machine can read it, so prefer password-file")
-                    .write_only()
-                    .mutable_ready()
-                    .build(),
-                string("password-file", "Password File", "File whose first line is the password at the broker; read anew at each connect. Wins over password"),
-                string("ca-file", "CA File", "PEM file of the certificates to trust for mqtts and wss. Unset: the system's trust store"),
-                string("cert-file", "Certificate File", "PEM file of the client's certificate chain for mutual TLS; needs key-file"),
-                string("key-file", "Key File", "PEM file of the private key for cert-file"),
-                string("client-id", "Client ID", "MQTT client id, which names the session that the broker keeps. Unset: made of host, element name and topic. Two clients with one id throw each other out"),
+                text_spec("username", "Username", "User name at the broker. Unset: none, or the one from the broker URL"),
+                secret_spec("password", "Password", "Password at the broker; on a command line every user of the machine can read it, so prefer password-file"),
+                text_spec("password-file", "Password File", "File whose first line is the password at the broker; read anew at each connect. Wins over password"),
+                text_spec("ca-file", "CA File", "PEM file of the certificates to trust for mqtts and wss. Unset: the system's trust store"),
+                text_spec("cert-file", "Certificate File", "PEM file of the client's certificate chain for mutual TLS; needs key-file"),
+                text_spec("key-file", "Key File", "PEM file of the private key for cert-file"),
+                text_spec("client-id", "Client ID", "MQTT client id, which names the session that the broker keeps. Unset: made of host, element name and topic. Two clients with one id throw each other out"),
                 glib::ParamSpecUInt::builder("keep-alive-interval")
                     .nick("Keep Alive Interval")
                     .blurb("Seconds between pings to the broker; a dead link is noticed within two of them. At least 5")
@@ -910,8 +892,8 @@ impl ObjectImpl for MqttValve {
                     .default_value(DEFAULT_ACCEPT_RETAINED)
                     .mutable_playing()
                     .build(),
-                string("state-topic", "State Topic", "Topic of the retained JSON state. Unset: the topic with /state behind it"),
-                string("availability-topic", "Availability Topic", "Topic of the retained online or offline. Unset: the topic with /availability behind it"),
+                text_spec("state-topic", "State Topic", "Topic of the retained JSON state. Unset: the topic with /state behind it"),
+                text_spec("availability-topic", "Availability Topic", "Topic of the retained online or offline. Unset: the topic with /availability behind it"),
                 glib::ParamSpecBoolean::builder("connected")
                     .nick("Connected")
                     .blurb("Whether the session with the broker is up")
@@ -957,8 +939,6 @@ impl ObjectImpl for MqttValve {
     }
 
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
-        let text = || value.get::<Option<String>>().expect("checked by GObject");
-        let path = || text().filter(|path| !path.is_empty()).map(Into::into);
         let seconds =
             || Duration::from_secs(u64::from(value.get::<u32>().expect("checked by GObject")));
         let flag = || value.get::<bool>().expect("checked by GObject");
@@ -980,21 +960,22 @@ impl ObjectImpl for MqttValve {
         let mut settings = locked(&self.settings);
         match name {
             "broker" => {
-                settings.set_broker(text());
+                settings.set_broker(text(value));
                 let shown = settings.broker.clone();
                 drop(settings);
                 gst::info!(CAT, imp = self, "broker: {shown:?}");
             }
             "topic" => {
-                settings.topic = text().unwrap_or_else(|| droidrelay_wire::DEFAULT_TOPIC.into());
+                settings.topic =
+                    text(value).unwrap_or_else(|| droidrelay_wire::DEFAULT_TOPIC.into());
             }
-            "username" => settings.username = text(),
-            "password" => settings.password = text().map(Secret::new),
-            "password-file" => settings.password_file = path(),
-            "ca-file" => settings.tls.ca_file = path(),
-            "cert-file" => settings.tls.cert_file = path(),
-            "key-file" => settings.tls.key_file = path(),
-            "client-id" => settings.client_id = text(),
+            "username" => settings.username = text(value),
+            "password" => settings.password = text(value).map(Secret::new),
+            "password-file" => settings.password_file = path(value),
+            "ca-file" => settings.tls.ca_file = path(value),
+            "cert-file" => settings.tls.cert_file = path(value),
+            "key-file" => settings.tls.key_file = path(value),
+            "client-id" => settings.client_id = text(value),
             "keep-alive-interval" => settings.keep_alive = seconds(),
             "standby" => settings.standby = value.get().expect("checked by GObject"),
             "lease" => settings.lease = seconds(),
@@ -1004,20 +985,15 @@ impl ObjectImpl for MqttValve {
                 self.announcer.wake();
             }
             "accept-retained" => settings.accept_retained = flag(),
-            "state-topic" => settings.state_topic = text().filter(|topic| !topic.is_empty()),
+            "state-topic" => settings.state_topic = text(value).filter(|topic| !topic.is_empty()),
             "availability-topic" => {
-                settings.availability_topic = text().filter(|topic| !topic.is_empty());
+                settings.availability_topic = text(value).filter(|topic| !topic.is_empty());
             }
             _ => unreachable!("GObject knows no property {name}"),
         }
     }
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
-        let path = |path: &Option<std::path::PathBuf>| {
-            path.as_ref()
-                .map(|path| path.to_string_lossy().into_owned())
-                .to_value()
-        };
         let seconds = |duration: Duration| (duration.as_secs() as u32).to_value();
         match pspec.name() {
             "drop" => {
@@ -1032,10 +1008,10 @@ impl ObjectImpl for MqttValve {
             "broker" => settings.broker.to_value(),
             "topic" => settings.topic.to_value(),
             "username" => settings.username.to_value(),
-            "password-file" => path(&settings.password_file),
-            "ca-file" => path(&settings.tls.ca_file),
-            "cert-file" => path(&settings.tls.cert_file),
-            "key-file" => path(&settings.tls.key_file),
+            "password-file" => path_value(settings.password_file.as_ref()),
+            "ca-file" => path_value(settings.tls.ca_file.as_ref()),
+            "cert-file" => path_value(settings.tls.cert_file.as_ref()),
+            "key-file" => path_value(settings.tls.key_file.as_ref()),
             "client-id" => settings.client_id.to_value(),
             "keep-alive-interval" => seconds(settings.keep_alive),
             "standby" => settings.standby.to_value(),

@@ -4,9 +4,8 @@
 //! pipeline's bus, because a camera that fails is tried again, not a reason to end.
 
 use std::{
-    collections::VecDeque,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use gst::prelude::*;
@@ -20,31 +19,26 @@ pub struct Upstream {
     errors: Errors,
 }
 
-/// Errors that upstream elements have posted, oldest first.
+/// The first error that upstream elements have posted since the last look.
 #[derive(Clone, Default)]
-pub struct Errors(Arc<Mutex<VecDeque<String>>>);
+pub struct Errors(Arc<Mutex<Option<String>>>);
 
 impl Errors {
     pub fn take(&self) -> Option<String> {
-        let mut errors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = errors.pop_front();
-        errors.clear();
-        first
+        self.lock().take()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_empty()
+        self.lock().is_none()
     }
 
+    /// What comes after the first is most often its consequence.
     fn add(&self, error: String) {
-        const KEPT: usize = 8;
-        let mut errors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if errors.len() < KEPT {
-            errors.push_back(error);
-        }
+        self.lock().get_or_insert(error);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -67,8 +61,6 @@ impl Upstream {
     ) -> Result<Self, Ineligible> {
         let mut elements = Vec::new();
         collect(sink, &mut elements)?;
-        // Breadth first from the valve would be enough for a chain; a mixer upstream may be
-        // reached on several ways and is listed once.
         let mut upstream = Upstream {
             bus: elements[0].bus(),
             elements,
@@ -155,7 +147,7 @@ impl Drop for Upstream {
     }
 }
 
-/// Adds what is upstream of `sink` to `elements`.
+/// Adds what is upstream of `sink` to `elements`, each once, on however many ways it is reached.
 fn collect(sink: &gst::Pad, elements: &mut Vec<gst::Element>) -> Result<(), Ineligible> {
     let peer = sink
         .peer()

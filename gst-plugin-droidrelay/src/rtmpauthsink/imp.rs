@@ -17,7 +17,11 @@ use super::{
     sink::{Link, MediaSink},
     CredentialMode, Credentials, Location, State,
 };
-use crate::{io::Io, keyunit, link};
+use crate::{
+    io::Io,
+    keyunit, link,
+    property::{path, path_value, secret_spec, text, text_spec},
+};
 
 pub static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
     gst::DebugCategory::new(
@@ -384,6 +388,7 @@ impl RtmpAuthSink {
         let io = Io::acquire().map_err(|err| failed(format!("cannot start a thread: {err}")))?;
         self.publisher
             .set_max_latency(settings.max_latency.nseconds() as i64);
+        self.publisher.begin();
         let owner = Sink(self.obj().downgrade());
         let task = io
             .handle()
@@ -394,22 +399,17 @@ impl RtmpAuthSink {
 
     /// READY to NULL: gives a session that still ends a moment, then ends the task.
     fn stop(&self) {
-        self.publisher.set_running(false);
-        let Some(Running { io, task, .. }) = locked(&self.running).take() else {
+        self.publisher.end();
+        let Some(Running { io, mut task, .. }) = locked(&self.running).take() else {
             return;
         };
         let (done, ended) = mpsc::channel();
-        let publisher = self.publisher.clone();
         io.handle().spawn(async move {
-            let idle = async {
-                while publisher.publish_state().state != State::Idle.as_str() {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-            };
-            // Too late is the end as well.
-            let _ = tokio::time::timeout(END_TIMEOUT, idle).await;
-            task.abort();
-            let _ = task.await;
+            if tokio::time::timeout(END_TIMEOUT, &mut task).await.is_err() {
+                task.abort();
+                let _ = task.await;
+            }
+            // The receiver may have given up.
             let _ = done.send(());
         });
         if ended.recv_timeout(2 * END_TIMEOUT).is_err() {
@@ -496,29 +496,17 @@ impl ObjectImpl for RtmpAuthSink {
 
     fn properties() -> &'static [glib::ParamSpec] {
         static PROPERTIES: Lazy<Vec<glib::ParamSpec>> = Lazy::new(|| {
-            let string = |name: &str, nick: &str, blurb: &str| {
-                glib::ParamSpecString::builder(name)
-                    .nick(nick)
-                    .blurb(blurb)
-                    .mutable_ready()
-                    .build()
-            };
             vec![
-                string("location", "Location", "Where to publish: rtmp:// or rtmps://host[:port]/app/stream. Credentials in it (userinfo, user= and pass= in the query) are taken out at once; it reads back without them"),
-                string("user", "User", "User name of the publisher. Unset: none, or the one from the location"),
-                glib::ParamSpecString::builder("password")
-                    .nick("Password")
-                    .blurb("Password (or token) of the publisher; on a command line every user of the machine can read it, so prefer password-file")
-                    .write_only()
-                    .mutable_ready()
-                    .build(),
-                string("password-file", "Password File", "File whose first line is the password (or token) of the publisher; read anew for each session. Wins over password"),
+                text_spec("location", "Location", "Where to publish: rtmp:// or rtmps://host[:port]/app/stream. Credentials in it (userinfo, user= and pass= in the query) are taken out at once; it reads back without them"),
+                text_spec("user", "User", "User name of the publisher. Unset: none, or the one from the location"),
+                secret_spec("password", "Password", "Password (or token) of the publisher; on a command line every user of the machine can read it, so prefer password-file"),
+                text_spec("password-file", "Password File", "File whose first line is the password (or token) of the publisher; read anew for each session. Wins over password"),
                 glib::ParamSpecEnum::builder_with_default("credential-mode", CredentialMode::default())
                     .nick("Credential Mode")
                     .blurb("How the credentials reach the server")
                     .mutable_ready()
                     .build(),
-                string("ca-file", "CA File", "PEM file of the certificates to trust for rtmps. Unset: the system's trust store"),
+                text_spec("ca-file", "CA File", "PEM file of the certificates to trust for rtmps. Unset: the system's trust store"),
                 glib::ParamSpecUInt::builder("timeout")
                     .nick("Timeout")
                     .blurb("Seconds for which a server may be silent while something is due from it, before the session is given up and tried anew")
@@ -561,8 +549,6 @@ impl ObjectImpl for RtmpAuthSink {
     }
 
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
-        let text = || value.get::<Option<String>>().expect("checked by GObject");
-        let path = || text().filter(|path| !path.is_empty()).map(PathBuf::from);
         let flag = || value.get::<bool>().expect("checked by GObject");
         let name = pspec.name();
         if !matches!(name, "password" | "location") {
@@ -570,14 +556,14 @@ impl ObjectImpl for RtmpAuthSink {
         }
         let mut settings = locked(&self.settings);
         match name {
-            "location" => settings.set_location(text().as_deref()),
-            "user" => settings.user = text(),
-            "password" => settings.password = text().map(Secret::new),
-            "password-file" => settings.password_file = path(),
+            "location" => settings.set_location(text(value).as_deref()),
+            "user" => settings.user = text(value),
+            "password" => settings.password = text(value).map(Secret::new),
+            "password-file" => settings.password_file = path(value),
             "credential-mode" => {
                 settings.credential_mode = value.get().expect("checked by GObject");
             }
-            "ca-file" => settings.ca_file = path(),
+            "ca-file" => settings.ca_file = path(value),
             "timeout" => {
                 let seconds = value.get::<u32>().expect("checked by GObject");
                 settings.timeout = Duration::from_secs(seconds.into());
@@ -596,11 +582,6 @@ impl ObjectImpl for RtmpAuthSink {
     }
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
-        let path = |path: &Option<PathBuf>| {
-            path.as_ref()
-                .map(|path| path.to_string_lossy().into_owned())
-                .to_value()
-        };
         match pspec.name() {
             "state" => return State::from_word(&self.publisher.publish_state().state).to_value(),
             "stats" => return self.stats().to_value(),
@@ -614,9 +595,9 @@ impl ObjectImpl for RtmpAuthSink {
                 .map(|location| location.to_string())
                 .to_value(),
             "user" => settings.user.to_value(),
-            "password-file" => path(&settings.password_file),
+            "password-file" => path_value(settings.password_file.as_ref()),
             "credential-mode" => settings.credential_mode.to_value(),
-            "ca-file" => path(&settings.ca_file),
+            "ca-file" => path_value(settings.ca_file.as_ref()),
             "timeout" => (settings.timeout.as_secs() as u32).to_value(),
             "max-latency" => settings.max_latency.nseconds().to_value(),
             "start-offset" => settings.start_offset.to_value(),

@@ -114,6 +114,8 @@ pub struct Publisher {
 
 struct Inner {
     running: bool,
+    /// The session's task is to end once nothing is wanted.
+    ended: bool,
     wanted: [Wanted; 2],
     expected: [bool; 2],
     headers: Headers,
@@ -140,6 +142,7 @@ impl Publisher {
         Publisher {
             inner: Mutex::new(Inner {
                 running: false,
+                ended: false,
                 wanted: [Wanted::ByMedia; 2],
                 expected: [true, false],
                 headers: Headers::default(),
@@ -164,6 +167,21 @@ impl Publisher {
     }
 
     // ---- from the element -----------------------------------------------------------------
+
+    /// The session's task starts.
+    pub fn begin(&self) {
+        self.lock().ended = false;
+    }
+
+    /// Nothing is wanted any more, and the session's task ends when it has said so.
+    pub fn end(&self) {
+        self.lock().ended = true;
+        self.set_running(false);
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.lock().ended
+    }
 
     /// Between READY and NULL nothing is wanted.
     pub fn set_running(&self, running: bool) {

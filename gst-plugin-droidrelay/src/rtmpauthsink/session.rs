@@ -82,7 +82,7 @@ fn refused(reason: impl Into<String>) -> End {
     })
 }
 
-/// Runs until it is aborted.
+/// Runs until the publisher has ended.
 pub async fn run(publisher: Arc<Publisher>, owner: impl Owner) {
     let mut sessions = Sessions {
         publisher,
@@ -96,6 +96,9 @@ pub async fn run(publisher: Arc<Publisher>, owner: impl Owner) {
         while !sessions.publisher.is_wanted() {
             sessions.reset();
             sessions.say(State::Idle, None, None);
+            if sessions.publisher.has_ended() {
+                return;
+            }
             sessions.publisher.changed.notified().await;
         }
         sessions.attempt += 1;
@@ -194,7 +197,6 @@ impl<O: Owner> Sessions<O> {
             target,
             base: None,
             headers_version: None,
-            answered: false,
         };
         let (mut reader, mut writer) = tokio::io::split(stream);
         let end = session.run(&mut reader, &mut writer, self).await;
@@ -240,8 +242,6 @@ struct Session {
     base: Option<i64>,
     /// Version of the headers that were sent.
     headers_version: Option<u64>,
-    /// The server has answered something beyond the handshake.
-    answered: bool,
 }
 
 impl Session {
@@ -294,7 +294,6 @@ impl Session {
                         }
                         Err(err) => return self.closed(Some(&err)),
                     }
-                    self.answered |= self.rtmp.progress() > Progress::Connect;
                     let acknowledged = self.rtmp.acknowledged_bytes();
                     self.publisher.count(|stats| {
                         stats.acknowledged = acknowledged.unwrap_or_default();
@@ -404,7 +403,7 @@ impl Session {
             (Progress::Published, Some(err)) => {
                 failed(format!("the connection to {location} was lost: {err}"))
             }
-            (_, _) if !self.answered && self.rtmp.ready_for_media() => {
+            (Progress::Connect, _) if self.rtmp.ready_for_media() => {
                 // Perhaps it does not take commands ahead of its answers.
                 End::StepByStep
             }
