@@ -1,137 +1,161 @@
-//! A thread that runs one job whenever it is woken, for work that must happen neither in a
-//! streaming thread nor in the I/O thread: state changes, notifications, pushes.
+//! Jobs of an element that must run neither in a streaming thread nor in the I/O thread: state
+//! changes, notifications, pushes. They run in GStreamer's thread pool, one run of a job at a
+//! time, and hold no thread while there is nothing to do.
 
 use std::{
-    io,
-    sync::{Arc, Condvar, Mutex, PoisonError},
-    thread,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-#[derive(Default)]
-struct Flags {
+use gst::prelude::*;
+use tokio::{runtime::Handle, task::AbortHandle};
+
+type Run<E> = Box<dyn FnMut(&E) -> Option<Duration> + Send>;
+
+struct State<E: ObjectType> {
+    element: glib::WeakRef<E>,
+    /// Here unless it runs.
+    job: Option<Run<E>>,
+    timers: Option<Handle>,
+    timer: Option<AbortHandle>,
     woken: bool,
-    stopping: bool,
-    ended: bool,
+    running: bool,
+    /// Grows with each start and stop: a run that was left behind knows that it is.
+    life: u64,
 }
 
-#[derive(Default)]
-struct Shared {
-    flags: Mutex<Flags>,
-    changed: Condvar,
+/// A job that an element has while it is started; asleep until it is woken.
+pub struct Worker<E: ObjectType> {
+    state: Mutex<State<E>>,
+    ended: Condvar,
 }
 
-/// Wakes a [`Worker`]; any number of wakes before the job runs are one.
-#[derive(Clone, Default)]
-pub struct Waker(Arc<Shared>);
-
-impl Waker {
-    pub fn wake(&self) {
-        self.lock().woken = true;
-        self.0.changed.notify_all();
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Flags> {
-        self.0.flags.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Owns the thread.
-pub struct Worker {
-    waker: Waker,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-impl Worker {
-    /// Starts a thread that calls `job` after each wake, and again when the time that it
-    /// returned has passed.
-    pub fn spawn(
-        name: String,
-        waker: Waker,
-        mut job: impl FnMut() -> Option<Duration> + Send + 'static,
-    ) -> io::Result<Self> {
-        *waker.lock() = Flags::default();
-        let thread_waker = waker.clone();
-        let thread = thread::Builder::new().name(name).spawn(move || {
-            let waker = thread_waker;
-            let mut due = None;
-            loop {
-                let mut flags = waker.lock();
-                while !flags.woken && !flags.stopping {
-                    let Some(at) = due else {
-                        flags = waker
-                            .0
-                            .changed
-                            .wait(flags)
-                            .unwrap_or_else(PoisonError::into_inner);
-                        continue;
-                    };
-                    let now = Instant::now();
-                    if now >= at {
-                        break;
-                    }
-                    flags = waker
-                        .0
-                        .changed
-                        .wait_timeout(flags, at - now)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0;
-                }
-                if flags.stopping && !flags.woken {
-                    flags.ended = true;
-                    waker.0.changed.notify_all();
-                    return;
-                }
-                flags.woken = false;
-                drop(flags);
-                due = job().map(|after| Instant::now() + after);
-            }
-        })?;
-        Ok(Worker {
-            waker,
-            thread: Some(thread),
+impl<E: IsA<gst::Element> + Send + Sync> Worker<E> {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Worker {
+            state: Mutex::new(State {
+                element: glib::WeakRef::new(),
+                job: None,
+                timers: None,
+                timer: None,
+                woken: false,
+                running: false,
+                life: 0,
+            }),
+            ended: Condvar::new(),
         })
     }
 
-    /// Runs the job for wakes that are still due, ends the thread and joins it. Returns false
-    /// where that takes longer than `deadline`: the thread then ends by itself, unwatched.
-    pub fn stop(mut self, deadline: Duration) -> bool {
-        self.end(deadline)
+    /// From now on each wake runs `job`, and again when the time that it returned has passed;
+    /// `timers` counts that time.
+    pub fn start(
+        self: &Arc<Self>,
+        element: &E,
+        timers: Handle,
+        job: impl FnMut(&E) -> Option<Duration> + Send + 'static,
+    ) {
+        let mut state = self.lock();
+        state.element = element.downgrade();
+        state.job = Some(Box::new(job));
+        state.timers = Some(timers);
+        state.woken = false;
+        state.running = false;
+        state.life += 1;
     }
 
-    fn end(&mut self, deadline: Duration) -> bool {
-        let Some(thread) = self.thread.take() else {
-            return true;
-        };
-        let mut flags = self.waker.lock();
-        flags.stopping = true;
-        self.waker.0.changed.notify_all();
-        if thread.thread().id() == thread::current().id() {
-            return true;
+    /// Makes the job run soon; any number of wakes before it runs are one. Does nothing before
+    /// [`Worker::start`] and after [`Worker::stop`].
+    pub fn wake(self: &Arc<Self>) {
+        let mut state = self.lock();
+        state.woken = true;
+        if state.running || state.job.is_none() {
+            return;
         }
+        let Some(element) = state.element.upgrade() else {
+            return;
+        };
+        state.running = true;
+        let life = state.life;
+        drop(state);
+        let worker = self.clone();
+        element.call_async(move |element| worker.run(element, life));
+    }
+
+    /// Lets the job finish what it was woken for and forgets it. Returns false where that takes
+    /// longer than `deadline`: the job then ends by itself, unwatched.
+    pub fn stop(&self, deadline: Duration) -> bool {
         let until = Instant::now() + deadline;
-        while !flags.ended && !thread.is_finished() {
+        let mut state = self.lock();
+        while state.running {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return false;
+                break;
             }
-            flags = self
-                .waker
-                .0
-                .changed
-                .wait_timeout(flags, left)
+            state = self
+                .ended
+                .wait_timeout(state, left)
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
-        drop(flags);
-        let _ = thread.join();
-        true
+        let ended = !state.running;
+        state.life += 1;
+        state.timers = None;
+        let timer = state.timer.take();
+        let job = state.job.take();
+        drop(state);
+        if let Some(timer) = timer {
+            timer.abort();
+        }
+        drop(job);
+        ended
     }
-}
 
-impl Drop for Worker {
-    fn drop(&mut self) {
-        self.end(Duration::from_secs(1));
+    /// Runs in a thread of the pool.
+    fn run(self: &Arc<Self>, element: &E, life: u64) {
+        let mut state = self.lock();
+        let Some(mut job) = (if state.life == life {
+            state.job.take()
+        } else {
+            None
+        }) else {
+            return;
+        };
+        let mut due = None;
+        while state.life == life && std::mem::take(&mut state.woken) {
+            drop(state);
+            due = job(element);
+            state = self.lock();
+        }
+        if state.life != life {
+            return;
+        }
+        state.running = false;
+        state.job = Some(job);
+        let timer = due
+            .zip(state.timers.as_ref())
+            .map(|(due, timers)| self.wake_after(timers, due));
+        let old = std::mem::replace(&mut state.timer, timer);
+        drop(state);
+        self.ended.notify_all();
+        if let Some(old) = old {
+            old.abort();
+        }
+    }
+
+    fn wake_after(self: &Arc<Self>, timers: &Handle, after: Duration) -> AbortHandle {
+        let worker = Arc::downgrade(self);
+        timers
+            .spawn(async move {
+                tokio::time::sleep(after).await;
+                if let Some(worker) = worker.upgrade() {
+                    worker.wake();
+                }
+            })
+            .abort_handle()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<E>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -140,50 +164,74 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
 
+    struct Rig {
+        io: Arc<crate::io::Io>,
+        element: gst::Bin,
+        worker: Arc<Worker<gst::Bin>>,
+    }
+
+    impl Rig {
+        fn start(job: impl FnMut(&gst::Bin) -> Option<Duration> + Send + 'static) -> Self {
+            gst::init().unwrap();
+            let rig = Rig {
+                io: crate::io::Io::acquire().unwrap(),
+                element: gst::Bin::new(),
+                worker: Worker::new(),
+            };
+            rig.worker.wake();
+            rig.worker.start(&rig.element, rig.io.handle().clone(), job);
+            rig
+        }
+    }
+
     #[test]
     fn a_wake_before_the_end_is_still_served() {
-        let waker = Waker::default();
         let (sender, receiver) = mpsc::channel();
-        let worker = Worker::spawn("test".into(), waker.clone(), move || {
+        let rig = Rig::start(move |_| {
             sender.send(()).unwrap();
             None
-        })
-        .unwrap();
-        waker.wake();
-        assert!(worker.stop(Duration::from_secs(10)));
+        });
+        rig.worker.wake();
+        assert!(rig.worker.stop(Duration::from_secs(10)));
+        rig.worker.wake();
         assert_eq!(receiver.iter().count(), 1);
     }
 
     #[test]
     fn the_job_runs_again_when_its_time_has_passed() {
-        let waker = Waker::default();
         let (sender, receiver) = mpsc::channel();
-        let worker = Worker::spawn("test".into(), waker.clone(), move || {
+        let rig = Rig::start(move |_| {
             let _ = sender.send(());
             Some(Duration::from_millis(1))
-        })
-        .unwrap();
-        waker.wake();
+        });
+        rig.worker.wake();
         for _ in 0..3 {
             receiver.recv_timeout(Duration::from_secs(10)).unwrap();
         }
-        assert!(worker.stop(Duration::from_secs(10)));
+        assert!(rig.worker.stop(Duration::from_secs(10)));
     }
 
     #[test]
-    fn a_job_that_hangs_does_not_hang_the_end() {
-        let waker = Waker::default();
+    fn a_job_that_hangs_hangs_neither_the_end_nor_the_next_start() {
         let (release, released) = mpsc::channel::<()>();
         let (entered, inside) = mpsc::channel();
-        let worker = Worker::spawn("test".into(), waker.clone(), move || {
+        let rig = Rig::start(move |_| {
             entered.send(()).unwrap();
             let _ = released.recv();
             None
-        })
-        .unwrap();
-        waker.wake();
+        });
+        rig.worker.wake();
         inside.recv().unwrap();
-        assert!(!worker.stop(Duration::from_millis(1)));
+        assert!(!rig.worker.stop(Duration::from_millis(1)));
+        let (sender, receiver) = mpsc::channel();
+        rig.worker
+            .start(&rig.element, rig.io.handle().clone(), move |_| {
+                sender.send(()).unwrap();
+                None
+            });
+        rig.worker.wake();
+        receiver.recv_timeout(Duration::from_secs(10)).unwrap();
         drop(release);
+        assert!(rig.worker.stop(Duration::from_secs(10)));
     }
 }

@@ -30,7 +30,7 @@ use crate::{
     io::Io,
     keyunit, link,
     property::{path, path_value, secret_spec, text, text_spec},
-    worker::{Waker, Worker},
+    worker::Worker,
 };
 
 pub static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
@@ -45,7 +45,7 @@ pub static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
 const KEYFRAME_INTERVAL: Duration = Duration::from_millis(500);
 /// A camera that fails to open is tried again within these bounds.
 const CAMERA_BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
-/// How long READY to NULL waits for a thread of ours.
+/// How long READY to NULL waits for a job of ours.
 const JOIN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Values of the one word in the data path.
@@ -94,10 +94,6 @@ struct State {
     io: Arc<Io>,
     session: Option<Arc<Session>>,
     topics: Topics,
-    /// Events, notifications and messages, in the order of the changes.
-    announcer: Worker,
-    /// State changes upstream, and the kept frame.
-    standby: Worker,
 }
 
 pub struct MqttValve {
@@ -124,8 +120,10 @@ pub struct MqttValve {
     upstream_errors: Errors,
     /// An EOS that the standby thread is to push, because upstream cannot.
     pending_eos: AtomicBool,
-    announcer: Waker,
-    standby: Waker,
+    /// Events, notifications and messages, in the order of the changes.
+    announcer: Arc<Worker<super::MqttValve>>,
+    /// State changes upstream, and the kept frame.
+    standby: Arc<Worker<super::MqttValve>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -641,29 +639,21 @@ impl MqttValve {
             Arc::new(session)
         });
 
-        let name = self.obj().name();
-        let spawn_failed = |err: std::io::Error| failed(format!("cannot start a thread: {err}"));
-        let weak = self.obj().downgrade();
-        let announcer = Worker::spawn(name.to_string(), self.announcer.clone(), move || {
-            let valve = weak.upgrade()?;
+        let timers = io.handle();
+        self.announcer.start(&self.obj(), timers.clone(), |valve| {
             let imp = valve.imp();
             gst::panic_to_error!(imp, None, { imp.announce() })
-        })
-        .map_err(spawn_failed)?;
-        let weak = self.obj().downgrade();
+        });
         let mut retry = Retry::new();
-        let standby = Worker::spawn(format!("{name}:standby"), self.standby.clone(), move || {
-            let valve = weak.upgrade()?;
-            let imp = valve.imp();
-            gst::panic_to_error!(imp, None, { imp.stand_by(upstream.as_ref(), &mut retry) })
-        })
-        .map_err(spawn_failed)?;
+        self.standby
+            .start(&self.obj(), timers.clone(), move |valve| {
+                let imp = valve.imp();
+                gst::panic_to_error!(imp, None, { imp.stand_by(upstream.as_ref(), &mut retry) })
+            });
         *locked(&self.state) = Some(State {
             io,
             session,
             topics,
-            announcer,
-            standby,
         });
         self.announcer.wake();
         self.standby.wake();
@@ -686,12 +676,10 @@ impl MqttValve {
             io,
             session,
             topics,
-            announcer,
-            standby,
         } = state;
         // The streams are down already. Nothing that was upstream may be touched from here on
         // but by the bin, which comes to it after us.
-        if !standby.stop(JOIN_TIMEOUT) {
+        if !self.standby.stop(JOIN_TIMEOUT) {
             gst::error!(
                 CAT,
                 imp = self,
@@ -700,7 +688,7 @@ impl MqttValve {
             );
         }
         self.obj().unset_element_flags(gst::ElementFlags::SOURCE);
-        announcer.stop(JOIN_TIMEOUT);
+        self.announcer.stop(JOIN_TIMEOUT);
         if let Some(session) = session.and_then(Arc::into_inner) {
             let last = vec![
                 (topics.state, self.last_state()),
@@ -824,8 +812,8 @@ impl ObjectSubclass for MqttValve {
             released: AtomicBool::new(false),
             upstream_errors: Errors::default(),
             pending_eos: AtomicBool::new(false),
-            announcer: Waker::default(),
-            standby: Waker::default(),
+            announcer: Worker::new(),
+            standby: Worker::new(),
         }
     }
 }
