@@ -7,6 +7,7 @@ mod io;
 mod keyunit;
 mod link;
 pub mod mqttvalve;
+mod neighbours;
 mod property;
 mod rtmp;
 pub mod rtmpauthsink;

@@ -1,9 +1,10 @@
 //! The events by which valve and sink find each other through the stream.
 //!
-//! Downstream `droidrelay-session` (`wanted`: boolean, `opening`: uint64): out-of-band at start, so that the sink
-//! connects while camera and encoder come up; serialized just ahead of the first buffer, so
-//! that frames of an earlier session which an encoder still holds can be told from it;
-//! out-of-band at stop. Upstream `droidrelay-publish`: the sink's publishing state.
+//! Downstream `droidrelay-session` (`wanted`: boolean, `opening`: uint64): out-of-band at
+//! start, so that the sink connects while camera and encoder come up; serialized just ahead of
+//! the first buffer, so that frames of an earlier session which an encoder still holds can be
+//! told from it, with `history` (uint64, nanoseconds of media from before the opening that come
+//! first); out-of-band at stop. Upstream `droidrelay-publish`: the sink's publishing state.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,8 +19,9 @@ const PUBLISH: &str = "droidrelay-publish";
 pub enum Session {
     /// A session is wanted, told ahead of all data.
     Wanted(u64),
-    /// What follows in the stream belongs to the opened session.
-    Begins(u64),
+    /// What follows in the stream belongs to the opened session, and begins with this much from
+    /// before the opening.
+    Begins(u64, gst::ClockTime),
     /// The session of this opening is no longer wanted, nor any before it.
     Unwanted(u64),
 }
@@ -33,18 +35,21 @@ pub fn next_opening() -> u64 {
 impl Session {
     /// The event that says it.
     pub fn event(self) -> gst::Event {
-        let (wanted, opening) = match self {
-            Session::Wanted(opening) | Session::Begins(opening) => (true, opening),
-            Session::Unwanted(opening) => (false, opening),
+        let structure = |wanted: bool, opening: u64| {
+            gst::Structure::builder(SESSION)
+                .field("wanted", wanted)
+                .field("opening", opening)
         };
-        let structure = gst::Structure::builder(SESSION)
-            .field("wanted", wanted)
-            .field("opening", opening)
-            .build();
-        if let Session::Begins(_) = self {
-            gst::event::CustomDownstream::new(structure)
-        } else {
-            gst::event::CustomDownstreamOob::new(structure)
+        match self {
+            Session::Wanted(opening) => {
+                gst::event::CustomDownstreamOob::new(structure(true, opening).build())
+            }
+            Session::Begins(opening, history) => gst::event::CustomDownstream::new(
+                structure(true, opening).field("history", history).build(),
+            ),
+            Session::Unwanted(opening) => {
+                gst::event::CustomDownstreamOob::new(structure(false, opening).build())
+            }
         }
     }
 }
@@ -57,7 +62,10 @@ pub fn parse_session(event: &gst::EventRef) -> Option<Session> {
     Some(match (wanted, event.is_serialized()) {
         (false, _) => Session::Unwanted(opening),
         (true, false) => Session::Wanted(opening),
-        (true, true) => Session::Begins(opening),
+        (true, true) => {
+            let history = structure.get::<gst::ClockTime>("history").ok();
+            Session::Begins(opening, history.unwrap_or_default())
+        }
     })
 }
 
@@ -94,7 +102,7 @@ mod tests {
         assert!(next_opening() > opening);
         for said in [
             Session::Wanted(opening),
-            Session::Begins(opening),
+            Session::Begins(opening, gst::ClockTime::from_mseconds(5)),
             Session::Unwanted(opening),
         ] {
             assert_eq!(parse_session(&said.event()), Some(said));
@@ -106,7 +114,10 @@ mod tests {
             next_try: Some(0.5),
         };
         assert_eq!(parse_publish(&publish(&state)), Some(state));
-        assert_eq!(parse_publish(&Session::Begins(1).event()), None);
+        assert_eq!(
+            parse_publish(&Session::Begins(1, gst::ClockTime::ZERO).event()),
+            None
+        );
         assert_eq!(parse_session(&crate::keyunit::downstream(1)), None);
     }
 }

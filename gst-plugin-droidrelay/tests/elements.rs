@@ -1,78 +1,12 @@
 //! Both elements in real pipelines, without any server.
 
-use std::{
-    sync::{
-        atomic::{AtomicU64, Ordering},
-        mpsc, Arc,
-    },
-    time::{Duration, Instant},
-};
+mod common;
+
+use std::sync::atomic::Ordering;
 
 use gst::prelude::*;
 
-/// Ends a test that fails; no test waits for it.
-const DEADLINE: Duration = Duration::from_secs(20);
-
-fn launch(description: &str) -> gst::Pipeline {
-    static PLUGIN: std::sync::Once = std::sync::Once::new();
-    PLUGIN.call_once(|| {
-        gst::init().unwrap();
-        gstdroidrelay::plugin_register_static().unwrap();
-    });
-    gst::parse::launch(description).unwrap().downcast().unwrap()
-}
-
-/// Counts what reaches the element `name`, and tells of the first buffer.
-fn count(pipeline: &gst::Pipeline, name: &str) -> (Arc<AtomicU64>, mpsc::Receiver<gst::Buffer>) {
-    let count = Arc::new(AtomicU64::new(0));
-    let (sender, receiver) = mpsc::channel();
-    let counter = count.clone();
-    pipeline
-        .by_name(name)
-        .unwrap()
-        .static_pad("sink")
-        .unwrap()
-        .add_probe(gst::PadProbeType::BUFFER, move |_, info| {
-            counter.fetch_add(1, Ordering::SeqCst);
-            if let Some(buffer) = info.buffer() {
-                let _ = sender.send(buffer.clone());
-            }
-            gst::PadProbeReturn::Ok
-        })
-        .unwrap();
-    (count, receiver)
-}
-
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + DEADLINE;
-    while !condition() {
-        assert!(Instant::now() < end, "{what} has not happened");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-fn no_error(pipeline: &gst::Pipeline) {
-    let bus = pipeline.bus().unwrap();
-    if let Some(message) = bus.pop_filtered(&[gst::MessageType::Error]) {
-        panic!("{message:?}");
-    }
-}
-
-fn start(pipeline: &gst::Pipeline) {
-    pipeline.set_state(gst::State::Playing).unwrap();
-}
-
-fn end(pipeline: gst::Pipeline) {
-    let begin = Instant::now();
-    pipeline.set_state(gst::State::Null).unwrap();
-    assert!(begin.elapsed() < DEADLINE);
-    let weak = pipeline.downgrade();
-    drop(pipeline);
-    assert!(
-        weak.upgrade().is_none(),
-        "somebody still holds the pipeline"
-    );
-}
+use common::{count, end, launch, no_error, start, until, DEADLINE};
 
 #[test]
 fn a_cold_source_is_touched_only_while_the_valve_is_open() {
@@ -246,7 +180,10 @@ fn bad_settings_fail_at_ready_with_the_value_and_the_remedy() {
             .unwrap()
             .pop_filtered(&[gst::MessageType::Error])
             .unwrap();
-        let text = format!("{message:?}");
+        let gst::MessageView::Error(error) = message.view() else {
+            unreachable!()
+        };
+        let text = error.error().to_string();
         assert!(text.contains(reason), "{text}");
         end(pipeline);
     }

@@ -14,21 +14,23 @@ use droidrelay_wire::{
 };
 use glib::subclass::Signal;
 use gst::{prelude::*, subclass::prelude::*};
+use gst_base::prelude::*;
 use once_cell::sync::Lazy;
 
 use super::{
     control::Control,
     gate::{Origin, Outcome},
+    kept::Kept,
     settings::{
         Settings, Topics, DEFAULT_ACCEPT_RETAINED, DEFAULT_KEEP_ALIVE, DEFAULT_LEASE,
-        DEFAULT_OFFLINE_TIMEOUT,
+        DEFAULT_OFFLINE_TIMEOUT, DEFAULT_PREROLL_TIME, MAX_PREROLL_TIME,
     },
     standby::{Errors, Upstream},
     Standby,
 };
 use crate::{
     io::Io,
-    keyunit, link,
+    keyunit, link, neighbours,
     property::{path, path_value, secret_spec, text, text_spec},
     worker::Worker,
 };
@@ -105,8 +107,8 @@ pub struct MqttValve {
     settings: Mutex<Settings>,
     control: Mutex<Control>,
     state: Mutex<Option<State>>,
-    /// The newest raw frame of a warm valve that is closed.
-    kept: Mutex<Option<gst::Buffer>>,
+    /// What a warm or hot valve that is closed sends first when it opens.
+    kept: Mutex<Kept>,
     word: AtomicU32,
     media: AtomicU32,
     passed: AtomicU64,
@@ -115,6 +117,8 @@ pub struct MqttValve {
     connected: AtomicBool,
     /// `standby=cold` works here: upstream is ours to stop.
     cold: AtomicBool,
+    /// `standby=hot`: nanoseconds that are kept; else 0.
+    preroll_time: AtomicU64,
     /// Upstream is stopped, by us.
     released: AtomicBool,
     upstream_errors: Errors,
@@ -235,6 +239,7 @@ impl MqttValve {
         };
         let standby = match standby {
             Standby::Cold if self.cold.load(Ordering::Relaxed) => Standby::Cold,
+            Standby::Hot if self.media.load(Ordering::Relaxed) != media::RAW => Standby::Hot,
             _ => Standby::Warm,
         };
         let (changes, said, news, keyframe, due, expired) = {
@@ -444,18 +449,15 @@ impl MqttValve {
         }
     }
 
-    /// At the opening of a warm valve the kept frame goes first, without waiting for the next.
+    /// What is kept goes out at the opening, without waiting for the next buffer.
     fn push_kept(&self) {
         if self.word.load(Ordering::Acquire) != word::OPENING {
             return;
         }
         let _streaming = self.sinkpad.stream_lock();
-        let kept = locked(&self.kept).take();
-        if let Some(buffer) = kept {
-            if self.word.load(Ordering::Acquire) == word::OPENING {
-                if let Err(err) = self.chain_slow(word::OPENING, buffer) {
-                    gst::debug!(CAT, imp = self, "kept frame not taken: {err}");
-                }
+        if self.word.load(Ordering::Acquire) == word::OPENING {
+            if let Err(err) = self.open_stream(None) {
+                gst::debug!(CAT, imp = self, "kept media not taken: {err}");
             }
         }
     }
@@ -484,50 +486,15 @@ impl MqttValve {
     fn chain_slow(
         &self,
         word: u32,
-        mut buffer: gst::Buffer,
+        buffer: gst::Buffer,
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
-        let media = self.media.load(Ordering::Relaxed);
         match word {
             word::CLOSED => {
                 self.drop_buffer();
-                if media == media::RAW && !self.cold.load(Ordering::Relaxed) {
-                    *locked(&self.kept) = Some(buffer);
-                }
+                self.keep(buffer);
                 return Ok(gst::FlowSuccess::Ok);
             }
-            word::OPENING => {
-                if media == media::CODED && buffer.flags().contains(gst::BufferFlags::DELTA_UNIT) {
-                    self.drop_buffer();
-                    locked(&self.control).want_keyframe();
-                    self.announcer.wake();
-                    return Ok(gst::FlowSuccess::Ok);
-                }
-                if self
-                    .word
-                    .compare_exchange(
-                        word::OPENING,
-                        word::OPEN,
-                        Ordering::AcqRel,
-                        Ordering::Relaxed,
-                    )
-                    .is_err()
-                {
-                    self.drop_buffer();
-                    return Ok(gst::FlowSuccess::Ok);
-                }
-                locked(&self.kept).take();
-                buffer.make_mut().set_flags(gst::BufferFlags::DISCONT);
-                let now = self.now();
-                let opening = locked(&self.control).flowing(now);
-                // Elements that do not know the event ignore it.
-                let _ = self
-                    .srcpad
-                    .push_event(link::Session::Begins(opening).event());
-                self.announcer.wake();
-                if media == media::RAW {
-                    self.push_key_unit();
-                }
-            }
+            word::OPENING => return self.open_stream(Some(buffer)),
             word::KEY_UNIT => {
                 let _ = self.word.compare_exchange(
                     word::KEY_UNIT,
@@ -535,7 +502,7 @@ impl MqttValve {
                     Ordering::AcqRel,
                     Ordering::Relaxed,
                 );
-                if media == media::RAW {
+                if self.media.load(Ordering::Relaxed) == media::RAW {
                     self.push_key_unit();
                 }
             }
@@ -544,7 +511,80 @@ impl MqttValve {
         self.pass(buffer)
     }
 
+    /// Keeps of a closed stream what the next opening begins with.
+    fn keep(&self, buffer: gst::Buffer) {
+        let raw = self.media.load(Ordering::Relaxed) == media::RAW;
+        let span = self.preroll_time.load(Ordering::Relaxed);
+        let ask = if raw && !self.cold.load(Ordering::Relaxed) {
+            locked(&self.kept).add(buffer, gst::ClockTime::ZERO)
+        } else if !raw && span > 0 {
+            locked(&self.kept).add(buffer, gst::ClockTime::from_nseconds(span))
+        } else {
+            false
+        };
+        if ask {
+            self.ask_upstream();
+        }
+    }
+
+    /// Begins a session with what is kept and `buffer`; not before a key frame where the stream
+    /// needs one. In the stream lock.
+    fn open_stream(&self, buffer: Option<gst::Buffer>) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let media = self.media.load(Ordering::Relaxed);
+        let (mut buffers, mut history) = locked(&self.kept).take();
+        if media == media::RAW && buffer.is_some() {
+            // Newer than the one that is kept.
+            buffers.clear();
+        }
+        buffers.extend(buffer);
+        if buffers.len() == 1 {
+            history = gst::ClockTime::ZERO;
+        }
+        let Some(first) = buffers.first_mut() else {
+            return Ok(gst::FlowSuccess::Ok);
+        };
+        if media == media::CODED && first.flags().contains(gst::BufferFlags::DELTA_UNIT) {
+            self.drop_buffer();
+            locked(&self.control).want_keyframe();
+            self.announcer.wake();
+            return Ok(gst::FlowSuccess::Ok);
+        }
+        if self
+            .word
+            .compare_exchange(
+                word::OPENING,
+                word::OPEN,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            )
+            .is_err()
+        {
+            self.drop_buffer();
+            return Ok(gst::FlowSuccess::Ok);
+        }
+        first.make_mut().set_flags(gst::BufferFlags::DISCONT);
+        let now = self.now();
+        let opening = locked(&self.control).flowing(now);
+        // Elements that do not know the event ignore it.
+        let _ = self
+            .srcpad
+            .push_event(link::Session::Begins(opening, history).event());
+        self.announcer.wake();
+        if media == media::RAW {
+            self.push_key_unit();
+        }
+        for buffer in buffers {
+            if self.word.load(Ordering::Relaxed) == word::CLOSED {
+                self.drop_buffer();
+            } else {
+                self.pass(buffer)?;
+            }
+        }
+        Ok(gst::FlowSuccess::Ok)
+    }
+
     fn push_key_unit(&self) {
+        keyunit::by_controls(&self.srcpad);
         let count = self.key_units.fetch_add(1, Ordering::Relaxed);
         let _ = self.srcpad.push_event(keyunit::downstream(count));
     }
@@ -563,11 +603,12 @@ impl MqttValve {
             EventView::Caps(caps) => {
                 let media = media_of(caps.caps());
                 self.media.store(media, Ordering::Relaxed);
-                locked(&self.kept).take();
+                locked(&self.kept).clear();
+                if media == media::RAW && self.preroll_time.load(Ordering::Relaxed) > 0 {
+                    self.warn("standby=hot keeps encoded media, and here comes raw video: warm instead. Put the valve behind the encoder");
+                }
             }
-            EventView::FlushStop(_) => {
-                locked(&self.kept).take();
-            }
+            EventView::FlushStop(_) | EventView::Segment(_) => locked(&self.kept).clear(),
             // A source that fails ends its stream; ours goes on with the next try.
             EventView::Eos(_) if !self.upstream_errors.is_empty() => return false,
             EventView::Eos(_) => {}
@@ -592,7 +633,7 @@ impl MqttValve {
     /// NULL to READY: checks, reads secrets, and starts connecting without waiting for it.
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         let settings = locked(&self.settings).clone();
-        let failed = |error: String| gst::error_msg!(gst::ResourceError::Settings, ["{error}"]);
+        let failed = |error: String| gst::error_msg!(gst::ResourceError::Settings, ("{error}"));
         let config = settings.check(&self.obj().name()).map_err(failed)?;
         let io = Io::acquire().map_err(|err| failed(format!("cannot start a thread: {err}")))?;
         let topics = settings.topics();
@@ -603,13 +644,19 @@ impl MqttValve {
             match self.find_upstream() {
                 Ok(found) => upstream = Some(found),
                 Err(reason) => {
-                    let text = format!("standby=cold is not possible, warm instead: {reason}");
-                    gst::element_imp_warning!(self, gst::ResourceError::Settings, ["{text}"]);
-                    locked(&self.control).note(text);
+                    self.warn(&format!(
+                        "standby=cold is not possible, warm instead: {reason}"
+                    ));
                 }
             }
         }
         self.cold.store(upstream.is_some(), Ordering::Relaxed);
+        let preroll_time = match settings.standby {
+            Standby::Hot => settings.preroll_time.as_nanos() as u64,
+            Standby::Cold | Standby::Warm => 0,
+        };
+        self.preroll_time.store(preroll_time, Ordering::Relaxed);
+        self.free_sinks();
         let open = {
             let mut control = locked(&self.control);
             // Leases that ran out while the element was stopped do not open it again.
@@ -660,6 +707,25 @@ impl MqttValve {
         Ok(())
     }
 
+    /// Sinks that would wait for a first buffer to preroll with, before the first opening, would
+    /// keep the whole pipeline from playing: live, they need none.
+    fn free_sinks(&self) {
+        for sink in neighbours::beyond(&self.srcpad) {
+            if let Some(sink) = sink.downcast_ref::<gst_base::BaseSink>() {
+                if sink.is_async() {
+                    gst::info!(CAT, imp = self, "{}: async=false", sink.name());
+                    sink.set_async(false);
+                }
+            }
+        }
+    }
+
+    /// Something that does not work as it was asked for, and what is done instead.
+    fn warn(&self, text: &str) {
+        gst::element_imp_warning!(self, gst::ResourceError::Settings, ("{text}"));
+        locked(&self.control).note(text.to_owned());
+    }
+
     fn find_upstream(&self) -> Result<Upstream, super::standby::Ineligible> {
         let waker = self.standby.clone();
         Upstream::find(&self.sinkpad, self.upstream_errors.clone(), move || {
@@ -705,7 +771,7 @@ impl MqttValve {
             }
         }
         self.connected.store(false, Ordering::Relaxed);
-        locked(&self.kept).take();
+        locked(&self.kept).clear();
     }
 
     /// The state that stays on the broker after a clean end.
@@ -802,6 +868,7 @@ impl ObjectSubclass for MqttValve {
             control: Mutex::default(),
             state: Mutex::default(),
             kept: Mutex::default(),
+            preroll_time: AtomicU64::new(0),
             word: AtomicU32::new(word::CLOSED),
             media: AtomicU32::new(media::OTHER),
             passed: AtomicU64::new(0),
@@ -860,6 +927,14 @@ impl ObjectImpl for MqttValve {
                 glib::ParamSpecEnum::builder_with_default("standby", Standby::default())
                     .nick("Standby")
                     .blurb("What keeps running while closed. Where cold is not possible (a tee, sometimes pads, a source that is not live) it is warm, with a warning")
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecUInt::builder("preroll-time")
+                    .nick("Preroll Time")
+                    .blurb("With standby=hot: seconds of encoded media from before an opening that are sent first, from a key frame on (so a little more)")
+                    .minimum(1)
+                    .maximum(MAX_PREROLL_TIME.as_secs() as u32)
+                    .default_value(DEFAULT_PREROLL_TIME.as_secs() as u32)
                     .mutable_ready()
                     .build(),
                 glib::ParamSpecUInt::builder("lease")
@@ -921,6 +996,14 @@ impl ObjectImpl for MqttValve {
                         Some(valve.imp().local_stop(id).to_value())
                     })
                     .build(),
+                Signal::builder("keyframe")
+                    .return_type::<bool>()
+                    .action()
+                    .class_handler(|args| {
+                        let valve = args[0].get::<super::MqttValve>().ok()?;
+                        Some(valve.imp().local_keyframe().to_value())
+                    })
+                    .build(),
             ]
         });
         &SIGNALS
@@ -966,6 +1049,7 @@ impl ObjectImpl for MqttValve {
             "client-id" => settings.client_id = text(value),
             "keep-alive-interval" => settings.keep_alive = seconds(),
             "standby" => settings.standby = value.get().expect("checked by GObject"),
+            "preroll-time" => settings.preroll_time = seconds(),
             "lease" => settings.lease = seconds(),
             "offline-timeout" => {
                 settings.offline_timeout = seconds();
@@ -1003,6 +1087,7 @@ impl ObjectImpl for MqttValve {
             "client-id" => settings.client_id.to_value(),
             "keep-alive-interval" => seconds(settings.keep_alive),
             "standby" => settings.standby.to_value(),
+            "preroll-time" => seconds(settings.preroll_time),
             "lease" => seconds(settings.lease),
             "offline-timeout" => seconds(settings.offline_timeout),
             "accept-retained" => settings.accept_retained.to_value(),
@@ -1031,6 +1116,12 @@ impl MqttValve {
         let id = id.filter(|id| !id.is_empty());
         self.command(&Command::Stop { id }, Origin::Local);
         self.word.load(Ordering::Acquire) == word::CLOSED
+    }
+
+    /// Action signal `keyframe`; returns whether the valve is open, so that there will be one.
+    fn local_keyframe(&self) -> bool {
+        self.command(&Command::Keyframe, Origin::Local);
+        self.word.load(Ordering::Acquire) != word::CLOSED
     }
 }
 
@@ -1102,7 +1193,7 @@ impl ElementImpl for MqttValve {
             // Closed, it delivers nothing to preroll with.
             gst::StateChange::PlayingToPaused => Ok(gst::StateChangeSuccess::NoPreroll),
             gst::StateChange::PausedToReady => {
-                locked(&self.kept).take();
+                locked(&self.kept).clear();
                 let control = locked(&self.control);
                 self.set_word(control.gate.is_open());
                 Ok(success)

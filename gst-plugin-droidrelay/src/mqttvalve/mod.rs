@@ -7,6 +7,7 @@ mod control;
 mod doc;
 mod gate;
 mod imp;
+mod kept;
 mod settings;
 mod standby;
 
@@ -29,6 +30,12 @@ pub enum Standby {
         nick = "warm"
     )]
     Warm,
+    /// Upstream and its encoder run; the last seconds of encoded media are sent first at opening.
+    #[enum_value(
+        name = "Hot: the encoder runs too, the last preroll-time is sent first",
+        nick = "hot"
+    )]
+    Hot,
 }
 
 impl Standby {
@@ -36,6 +43,7 @@ impl Standby {
         match self {
             Standby::Cold => "cold",
             Standby::Warm => "warm",
+            Standby::Hot => "hot",
         }
     }
 }

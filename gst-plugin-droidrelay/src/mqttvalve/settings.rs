@@ -16,6 +16,9 @@ use droidrelay_wire::{
 use super::Standby;
 
 pub const DEFAULT_KEEP_ALIVE: Duration = Duration::from_secs(10);
+pub const DEFAULT_PREROLL_TIME: Duration = Duration::from_secs(5);
+/// Longer, and the memory would be a recorder's.
+pub const MAX_PREROLL_TIME: Duration = Duration::from_secs(60);
 pub const DEFAULT_LEASE: Duration = Duration::ZERO;
 pub const DEFAULT_OFFLINE_TIMEOUT: Duration = Duration::from_secs(120);
 pub const DEFAULT_ACCEPT_RETAINED: bool = false;
@@ -37,6 +40,7 @@ pub struct Settings {
     pub client_id: Option<String>,
     pub keep_alive: Duration,
     pub standby: Standby,
+    pub preroll_time: Duration,
     pub lease: Duration,
     pub offline_timeout: Duration,
     pub accept_retained: bool,
@@ -58,6 +62,7 @@ impl Default for Settings {
             client_id: None,
             keep_alive: DEFAULT_KEEP_ALIVE,
             standby: Standby::default(),
+            preroll_time: DEFAULT_PREROLL_TIME,
             lease: DEFAULT_LEASE,
             offline_timeout: DEFAULT_OFFLINE_TIMEOUT,
             accept_retained: DEFAULT_ACCEPT_RETAINED,

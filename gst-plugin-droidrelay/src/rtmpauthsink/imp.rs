@@ -234,7 +234,7 @@ impl RtmpAuthSink {
             gst::element_imp_error!(
                 self,
                 gst::ResourceError::NotAuthorized,
-                ["{}", reason.unwrap_or_default()]
+                ("{}", reason.unwrap_or_default())
             );
         }
         for pad in obj.sink_pads() {
@@ -369,7 +369,7 @@ impl RtmpAuthSink {
     /// NULL to READY: checks, and starts the task that waits for a wish.
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         let settings = locked(&self.settings).clone();
-        let failed = |error: String| gst::error_msg!(gst::ResourceError::Settings, ["{error}"]);
+        let failed = |error: String| gst::error_msg!(gst::ResourceError::Settings, ("{error}"));
         let location = settings.location().map_err(failed)?;
         let tls = if location.tls {
             let files = TlsFiles {
@@ -383,7 +383,7 @@ impl RtmpAuthSink {
         settings.target(tls.clone()).map_err(failed)?;
         if locked(&self.chain).is_none() {
             self.set_chain(Input::H264)
-                .map_err(|error| gst::error_msg!(gst::CoreError::MissingPlugin, ["{error}"]))?;
+                .map_err(|error| gst::error_msg!(gst::CoreError::MissingPlugin, ("{error}")))?;
         }
         let io = Io::acquire().map_err(|err| failed(format!("cannot start a thread: {err}")))?;
         self.publisher

@@ -84,7 +84,7 @@ impl Wanted {
     fn after(self, session: Session) -> Self {
         match session {
             Session::Wanted(opening) if opening > self.opening() => Wanted::Soon(opening),
-            Session::Begins(opening)
+            Session::Begins(opening, _)
                 if opening > self.opening() || self == Wanted::Soon(opening) =>
             {
                 Wanted::Yes(opening)
@@ -216,6 +216,9 @@ impl Publisher {
         let mut inner = self.lock();
         let wanted = &mut inner.wanted[index(track)];
         *wanted = wanted.after(session);
+        if let (Wanted::Yes(_), Session::Begins(_, history)) = (*wanted, session) {
+            inner.queue.expect_history(history.nseconds() as i64);
+        }
         if !inner.is_wanted() {
             inner.queue.clear();
             inner.waiting_since = None;
@@ -446,7 +449,7 @@ mod tests {
         publisher.valve(Track::Video, Session::Wanted(1));
         assert!(publisher.is_wanted());
         assert!(!publisher.accepts(Track::Video));
-        publisher.valve(Track::Video, Session::Begins(1));
+        publisher.valve(Track::Video, Session::Begins(1, gst::ClockTime::ZERO));
         assert!(publisher.accepts(Track::Video));
         publisher.push(frame(0, true));
         publisher.valve(Track::Video, Session::Unwanted(1));
@@ -457,14 +460,14 @@ mod tests {
     #[test]
     fn announcements_that_the_stream_overtook_change_nothing() {
         let publisher = running();
-        publisher.valve(Track::Video, Session::Begins(5));
+        publisher.valve(Track::Video, Session::Begins(5, gst::ClockTime::ZERO));
         publisher.valve(Track::Video, Session::Wanted(5));
         assert!(publisher.accepts(Track::Video));
         publisher.valve(Track::Video, Session::Unwanted(5));
-        publisher.valve(Track::Video, Session::Begins(5));
+        publisher.valve(Track::Video, Session::Begins(5, gst::ClockTime::ZERO));
         publisher.valve(Track::Video, Session::Wanted(5));
         assert!(!publisher.is_wanted());
-        publisher.valve(Track::Video, Session::Begins(7));
+        publisher.valve(Track::Video, Session::Begins(7, gst::ClockTime::ZERO));
         publisher.valve(Track::Video, Session::Wanted(6));
         publisher.valve(Track::Video, Session::Unwanted(6));
         publisher.valve(Track::Video, Session::Wanted(7));

@@ -28,6 +28,9 @@ pub struct Queue<B> {
     /// Without video, any frame may be the first.
     has_video: bool,
     max_latency: i64,
+    /// Media from before the opening comes first: how much, and until which time.
+    history: i64,
+    history_end: Option<i64>,
     dropped: u64,
 }
 
@@ -39,6 +42,8 @@ impl<B> Queue<B> {
             needs_key: true,
             has_video: false,
             max_latency,
+            history: 0,
+            history_end: None,
             dropped: 0,
         }
     }
@@ -52,12 +57,15 @@ impl<B> Queue<B> {
             return frame.track == Track::Video;
         }
         self.needs_key = false;
+        if self.history > 0 {
+            self.history_end.get_or_insert(frame.time + self.history);
+        }
         self.frames.push_back(frame);
-        if self.latency() <= self.max_latency {
+        if self.latency() <= self.limit() {
             return false;
         }
         // What is too old goes, up to the newest place from which decoding can start.
-        if self.keep_from_last_key() && self.latency() <= self.max_latency {
+        if self.keep_from_last_key() && self.latency() <= self.limit() {
             return false;
         }
         self.clear();
@@ -95,6 +103,13 @@ impl<B> Queue<B> {
         self.max_latency = max_latency;
     }
 
+    /// What comes next begins with this many nanoseconds of media from before now: they may wait
+    /// until they are sent, on top of the latency.
+    pub fn expect_history(&mut self, nanoseconds: i64) {
+        self.history = nanoseconds;
+        self.history_end = None;
+    }
+
     /// Drops all; the next frame must be a key frame.
     pub fn clear(&mut self) {
         self.dropped += self.frames.len() as u64;
@@ -102,11 +117,29 @@ impl<B> Queue<B> {
         self.needs_key = true;
     }
 
-    /// Makes the queue begin where a new session can: at its newest key frame, if it holds one.
+    /// Makes the queue begin where a new session can: at its newest key frame, or at the oldest
+    /// of what is to be told from before the opening.
     pub fn restart(&mut self) {
-        if !self.keep_from_last_key() {
+        let kept = if self.in_history() {
+            let start = self.frames.iter().position(|frame| self.may_start(frame));
+            self.keep_from(start)
+        } else {
+            self.keep_from_last_key()
+        };
+        if !kept {
             self.clear();
         }
+    }
+
+    fn in_history(&self) -> bool {
+        self.frames
+            .front()
+            .zip(self.history_end)
+            .is_some_and(|(first, end)| first.time < end)
+    }
+
+    fn limit(&self) -> i64 {
+        self.max_latency + if self.in_history() { self.history } else { 0 }
     }
 
     fn may_start(&self, frame: &Frame<B>) -> bool {
@@ -118,6 +151,10 @@ impl<B> Queue<B> {
 
     fn keep_from_last_key(&mut self) -> bool {
         let start = self.frames.iter().rposition(|frame| self.may_start(frame));
+        self.keep_from(start)
+    }
+
+    fn keep_from(&mut self, start: Option<usize>) -> bool {
         if let Some(start) = start {
             self.frames.drain(..start);
             self.dropped += start as u64;
@@ -196,6 +233,22 @@ mod tests {
         queue.push(video(4, true));
         queue.push(audio(5));
         assert_eq!(times(&mut queue), [4, 5]);
+    }
+
+    #[test]
+    fn what_was_before_the_opening_may_wait_until_it_is_sent() {
+        let mut queue = Queue::new(10);
+        queue.expect_history(100);
+        for time in 0..=105 {
+            assert!(!queue.push(video(time, time % 20 == 0)));
+        }
+        queue.restart();
+        assert_eq!(queue.latency(), 105);
+        for _ in 0..110 {
+            queue.pop();
+        }
+        queue.push(video(120, true));
+        assert!(queue.push(video(131, false)), "live media waits no longer");
     }
 
     #[test]

@@ -1,0 +1,131 @@
+//! What a closed valve keeps running, keeps, and holds back.
+
+mod common;
+
+use std::sync::atomic::Ordering;
+
+use gst::prelude::*;
+
+use common::{count, end, is_key, launch, no_error, start, until, DEADLINE};
+
+/// Encoded live video with a key frame every ten frames (1/3 s) into a hot valve.
+const HOT: &str = "videotestsrc is-live=true ! video/x-raw,width=64,height=64,framerate=30/1 \
+     ! x264enc tune=zerolatency key-int-max=10 ! identity name=encoded \
+     ! mqttvalve name=valve standby=hot preroll-time=1 ! fakesink name=end";
+
+#[test]
+fn a_hot_valve_begins_with_what_was_before_the_opening() {
+    let pipeline = launch(HOT);
+    let (encoded, _) = count(&pipeline, "encoded");
+    let (_, buffers) = count(&pipeline, "end");
+    let valve = pipeline.by_name("valve").unwrap();
+    start(&pipeline);
+    for round in 0..3 {
+        let before = encoded.load(Ordering::SeqCst);
+        until("more than the history", || {
+            encoded.load(Ordering::SeqCst) > before + 60
+        });
+        while buffers.try_recv().is_ok() {}
+        let opened_at = pipeline.current_running_time().unwrap();
+        valve.set_property("drop", false);
+        let first = buffers.recv_timeout(DEADLINE).unwrap();
+        assert!(is_key(&first), "round {round}");
+        assert!(first.flags().contains(gst::BufferFlags::DISCONT));
+        let segment_start = gst::ClockTime::from_seconds(1000 * 3600);
+        let time = |buffer: &gst::Buffer| {
+            let pts = buffer.pts().unwrap();
+            // x264enc moves its time stamps by 1000 h, and the segment with them.
+            pts.checked_sub(segment_start).unwrap_or(pts)
+        };
+        let history = opened_at.saturating_sub(time(&first)).mseconds();
+        // The second that is kept, up to one group more, and a buffer or two of tolerance.
+        assert!(
+            (900..1900).contains(&history),
+            "{history} ms in round {round}"
+        );
+        // Nothing is missing up to the live ones.
+        let mut last = time(&first);
+        while last < opened_at + gst::ClockTime::from_mseconds(200) {
+            let next = time(&buffers.recv_timeout(DEADLINE).unwrap());
+            assert!((next - last).mseconds() <= 34, "{last} {next}");
+            last = next;
+        }
+        valve.set_property("drop", true);
+    }
+    no_error(&pipeline);
+    drop(valve);
+    end(pipeline);
+}
+
+#[test]
+fn history_comes_faster_than_real_time() {
+    let pipeline = launch(HOT);
+    let (encoded, _) = count(&pipeline, "encoded");
+    let (passed, _) = count(&pipeline, "end");
+    let valve = pipeline.by_name("valve").unwrap();
+    start(&pipeline);
+    until("more than the history", || {
+        encoded.load(Ordering::SeqCst) > 60
+    });
+    let live = encoded.load(Ordering::SeqCst);
+    valve.set_property("drop", false);
+    until("the history", || passed.load(Ordering::SeqCst) >= 30);
+    let meanwhile = encoded.load(Ordering::SeqCst) - live;
+    assert!(meanwhile < 15, "{meanwhile} live frames while 30 were sent");
+    drop(valve);
+    end(pipeline);
+}
+
+#[test]
+fn a_hot_valve_in_front_of_the_encoder_says_so_and_is_warm() {
+    let pipeline =
+        launch("videotestsrc is-live=true ! mqttvalve name=valve standby=hot ! fakesink name=end");
+    let (_, buffers) = count(&pipeline, "end");
+    let valve = pipeline.by_name("valve").unwrap();
+    start(&pipeline);
+    let warning = pipeline
+        .bus()
+        .unwrap()
+        .timed_pop_filtered(
+            gst::ClockTime::from_seconds(DEADLINE.as_secs()),
+            &[gst::MessageType::Warning],
+        )
+        .unwrap();
+    let gst::MessageView::Warning(warning) = warning.view() else {
+        unreachable!()
+    };
+    let text = warning.error().to_string();
+    assert!(text.contains("behind the encoder"), "{text}");
+    until("dropped frames", || {
+        let stats = valve.property::<gst::Structure>("stats");
+        stats.get::<u64>("dropped").unwrap() > 5
+    });
+    let opened_at = pipeline.current_running_time().unwrap();
+    valve.set_property("drop", false);
+    let first = buffers.recv_timeout(DEADLINE).unwrap();
+    let age = opened_at.saturating_sub(first.pts().unwrap());
+    assert!(age < gst::ClockTime::from_mseconds(500), "{age}");
+    drop(valve);
+    end(pipeline);
+}
+
+#[test]
+fn sinks_that_preroll_hold_back_nobody_behind_a_closed_valve() {
+    for standby in ["cold", "warm"] {
+        let pipeline = launch(&format!(
+            "videotestsrc is-live=true ! video/x-raw,width=64,height=64 ! tee name=t \
+             ! queue ! mqttvalve standby={standby} ! videoconvert ! fakesink \
+             t. ! queue ! fakesink name=sibling sync=true \
+             videotestsrc is-live=true ! fakesink name=stranger sync=true"
+        ));
+        let (sibling, _) = count(&pipeline, "sibling");
+        let (stranger, _) = count(&pipeline, "stranger");
+        start(&pipeline);
+        until("both to play", || {
+            sibling.load(Ordering::SeqCst) > 10 && stranger.load(Ordering::SeqCst) > 10
+        });
+        assert_eq!(pipeline.current_state(), gst::State::Playing);
+        no_error(&pipeline);
+        end(pipeline);
+    }
+}
