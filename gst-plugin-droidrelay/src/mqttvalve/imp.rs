@@ -18,6 +18,7 @@ use gst_base::prelude::*;
 use once_cell::sync::Lazy;
 
 use super::{
+    board::Seat,
     control::Control,
     gate::{Origin, Outcome},
     kept::Kept,
@@ -94,7 +95,13 @@ impl Retry {
 /// Exists from READY on; dropped on the way to NULL.
 struct State {
     io: Arc<Io>,
-    session: Option<Arc<Session>>,
+    link: Option<Arc<Link>>,
+}
+
+/// The valve at its broker.
+struct Link {
+    session: Session,
+    seat: Seat,
     topics: Topics,
 }
 
@@ -292,16 +299,15 @@ impl MqttValve {
         if keyframe {
             self.ask_for_key_unit();
         }
-        let session = {
-            let state = locked(&self.state);
-            state
-                .as_ref()
-                .and_then(|state| Some((state.session.clone()?, state.topics.state.clone())))
-        };
-        if let Some((session, topic)) = session {
-            match serde_json::to_vec(&said) {
-                Ok(payload) => session.set_retained(&topic, payload),
-                Err(err) => gst::error!(CAT, imp = self, "cannot write the state: {err}"),
+        let link = locked(&self.state)
+            .as_ref()
+            .and_then(|state| state.link.clone());
+        if let Some(link) = link {
+            if let Some(said) = link.seat.say(&said) {
+                match serde_json::to_vec(&said) {
+                    Ok(payload) => link.session.set_retained(&link.topics.state, payload),
+                    Err(err) => gst::error!(CAT, imp = self, "cannot write the state: {err}"),
+                }
             }
         }
         if news {
@@ -674,7 +680,8 @@ impl MqttValve {
             self.obj().set_element_flags(gst::ElementFlags::SOURCE);
         }
 
-        let session = config.map(|config| {
+        let link = config.map(|config| {
+            let broker = config.broker.to_string();
             let weak = self.obj().downgrade();
             let session = Session::spawn(io.handle(), config, move |event| {
                 if let Some(valve) = weak.upgrade() {
@@ -683,7 +690,13 @@ impl MqttValve {
                 }
             });
             session.set_retained(&topics.availability, ONLINE);
-            Arc::new(session)
+            let announcer = self.announcer.clone();
+            let seat = Seat::take(&broker, &topics.state, move || announcer.wake());
+            Arc::new(Link {
+                session,
+                seat,
+                topics,
+            })
         });
 
         let timers = io.handle();
@@ -697,11 +710,7 @@ impl MqttValve {
                 let imp = valve.imp();
                 gst::panic_to_error!(imp, None, { imp.stand_by(upstream.as_ref(), &mut retry) })
             });
-        *locked(&self.state) = Some(State {
-            io,
-            session,
-            topics,
-        });
+        *locked(&self.state) = Some(State { io, link });
         self.announcer.wake();
         self.standby.wake();
         Ok(())
@@ -738,11 +747,7 @@ impl MqttValve {
         let Some(state) = locked(&self.state).take() else {
             return;
         };
-        let State {
-            io,
-            session,
-            topics,
-        } = state;
+        let State { io, link } = state;
         // The streams are down already. Nothing that was upstream may be touched from here on
         // but by the bin, which comes to it after us.
         if !self.standby.stop(JOIN_TIMEOUT) {
@@ -755,11 +760,21 @@ impl MqttValve {
         }
         self.obj().unset_element_flags(gst::ElementFlags::SOURCE);
         self.announcer.stop(JOIN_TIMEOUT);
-        if let Some(session) = session.and_then(Arc::into_inner) {
-            let last = vec![
-                (topics.state, self.last_state()),
-                (topics.availability, OFFLINE.to_owned()),
-            ];
+        if let Some(link) = link.and_then(Arc::into_inner) {
+            let Link {
+                session,
+                seat,
+                topics,
+            } = link;
+            // Others may go on on the same topics.
+            let last = if seat.leave() {
+                vec![
+                    (topics.state, self.last_state()),
+                    (topics.availability, OFFLINE.to_owned()),
+                ]
+            } else {
+                Vec::new()
+            };
             let (done, finished) = std::sync::mpsc::channel();
             io.handle().spawn(async move {
                 session.stop(last).await;
@@ -789,8 +804,8 @@ impl MqttValve {
     fn stats(&self) -> gst::Structure {
         let reconnects = {
             let state = locked(&self.state);
-            let session = state.as_ref().and_then(|state| state.session.as_ref());
-            session.map_or(0, |session| session.connects().saturating_sub(1))
+            let link = state.as_ref().and_then(|state| state.link.as_ref());
+            link.map_or(0, |link| link.session.connects().saturating_sub(1))
         };
         let (opens, refused, viewers, start_latency) = {
             let control = locked(&self.control);

@@ -3,6 +3,7 @@
 //! The reference documentation is in `doc.rs` and the properties' blurbs, which
 //! `gst-inspect-1.0 mqttvalve` shows.
 
+mod board;
 mod control;
 mod doc;
 mod gate;
