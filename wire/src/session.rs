@@ -6,7 +6,8 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    fmt,
+    error::Error,
+    fmt, io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -20,24 +21,36 @@ use rumqttc::{
             },
             QoS,
         },
-        AsyncClient, ConnectionError, Event as MqttEvent, EventLoop, MqttOptions, StateError,
+        AsyncClient, ConnectionError, Event as MqttEvent, EventLoop, MqttOptions, Request,
+        StateError,
     },
     NetworkOptions, Outgoing, TlsConfiguration, Transport,
 };
-use rustls::ClientConfig;
+use rustls::{CertificateError, ClientConfig};
 use tokio::{
+    net::lookup_host,
     runtime::Handle,
     sync::oneshot,
     task::JoinHandle,
-    time::{sleep, timeout, Instant},
+    time::{sleep, timeout, timeout_at, Instant},
 };
 
 use crate::{backoff::jitter, broker::Scheme, Backoff, BrokerUrl, Secret};
 
-/// TCP, TLS, CONNECT and CONNACK together.
+/// TCP, TLS, CONNECT and CONNACK together. With the pause before the next try it is less than
+/// the five seconds in which a robot is back after a fault that only a new connection ends.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+/// In place of it for each [`SLOW_TRY`]th try in a row, on a link too slow for the others. While
+/// SYNs are dropped it is as good: TCP repeats them after 1, 3 and 7 s.
+const SLOW_CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
+const SLOW_TRY: u32 = 8;
+/// For the broker's name, before connecting. The name server keeps what it finds later.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
+/// For SUBACK and PINGRESP: how long a broker that has to answer may be silent.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
+/// A pause before the next try, counted from the beginning of the last one; its end and the
+/// next beginning are never closer than `BACKOFF_MIN` (with jitter).
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
-/// With [`CONNECT_TIMEOUT`] and TCP's SYN retries: back within seconds of the link's return.
 const BACKOFF_MAX: Duration = Duration::from_secs(3);
 /// A connection that lasted this long makes the next wait the shortest again.
 const STABLE: Duration = Duration::from_secs(10);
@@ -104,7 +117,7 @@ impl fmt::Display for PublishError {
     }
 }
 
-impl std::error::Error for PublishError {}
+impl Error for PublishError {}
 
 /// One MQTT session; lives until [`Session::stop`] or until it is dropped (without a clean end).
 pub struct Session {
@@ -359,9 +372,13 @@ async fn run(
     // Mosquitto 2.0 does not store a session that began with a clean start: after a restart of
     // the broker it would not know of commands sent before we are back.
     let mut clean_start = true;
+    let mut tries = 0;
     loop {
         let started = Instant::now();
-        let reason = match options(&config, clean_start) {
+        let connects = shared.lock().connects;
+        tries += 1;
+        let connect_timeout = connect_timeout(tries);
+        let reason = match options(&config, clean_start, connect_timeout) {
             Err(reason) => reason,
             Ok(options) => {
                 let (client, mut events) = AsyncClient::new(options, CHANNEL);
@@ -390,13 +407,19 @@ async fn run(
         };
         shared.lock().down(&reason);
         on_event(Event::Down { reason });
-        if started.elapsed() >= STABLE {
-            backoff.reset();
+        if shared.lock().connects != connects {
+            tries = 0;
+            if started.elapsed() >= STABLE {
+                backoff.reset();
+            }
         }
+        let random = jitter();
+        let pause = backoff.next(random).saturating_sub(started.elapsed());
+        let shortest = Backoff::new(BACKOFF_MIN, BACKOFF_MIN).next(random);
         tokio::select! {
             biased;
             _ = &mut stopped => return,
-            () = sleep(backoff.next(jitter())) => {}
+            () = sleep(pause.max(shortest)) => {}
         }
     }
 }
@@ -408,6 +431,40 @@ enum End {
     Lost(String),
 }
 
+fn connect_timeout(tries: u32) -> Duration {
+    if tries.is_multiple_of(SLOW_TRY) {
+        SLOW_CONNECT_TIMEOUT
+    } else {
+        CONNECT_TIMEOUT
+    }
+}
+
+/// What the broker has to answer, and until when; or when it is to be asked something.
+struct Patience {
+    owed: Option<&'static str>,
+    until: Instant,
+}
+
+impl Patience {
+    fn owe(&mut self, what: &'static str) {
+        self.owed = Some(what);
+        self.until = Instant::now() + ANSWER_TIMEOUT;
+    }
+
+    /// Nothing is owed until the next ping, after `pause`.
+    fn answered(&mut self, pause: Duration) {
+        self.owed = None;
+        self.until = Instant::now() + pause;
+    }
+
+    /// Something came: the link lives, though the answer may stand in a queue.
+    fn heard(&mut self) {
+        if self.owed.is_some() {
+            self.until = Instant::now() + ANSWER_TIMEOUT;
+        }
+    }
+}
+
 /// Runs one connection to its end.
 async fn drive(
     config: &Config,
@@ -417,22 +474,62 @@ async fn drive(
     on_event: &mut (impl FnMut(Event) + Send),
     clean_start: &mut bool,
 ) -> End {
-    // rumqttc's flush has no time-out of its own: a full send buffer on a dead link would hang.
-    let patience = config.keep_alive.max(MIN_KEEP_ALIVE) * 2 + CONNECT_TIMEOUT;
+    let connect_timeout = Duration::from_secs(events.options.connection_timeout());
+    if let Err(reason) = look_up(&config.broker).await {
+        return End::Lost(reason);
+    }
     let mut subscribed = config.subscriptions.is_empty();
+    let mut ping_pause = Duration::ZERO;
+    // While it connects, rumqttc's own time-out comes first.
+    let mut patience = Patience {
+        owed: Some("the connection"),
+        until: Instant::now() + SLOW_CONNECT_TIMEOUT * 2,
+    };
     loop {
-        let event = match timeout(patience, events.poll()).await {
-            Err(_) => return End::Lost("the broker has not answered".into()),
-            Ok(Err(err)) => return End::Lost(describe(&err, config)),
+        let event = match timeout_at(patience.until, events.poll()).await {
+            Err(_) => match patience.owed {
+                Some(what) => {
+                    return End::Lost(format!(
+                    "{} has not answered {what} within {} s: the link is dead, or the broker hangs",
+                    config.broker,
+                    ANSWER_TIMEOUT.as_secs()
+                ))
+                }
+                None => {
+                    // Dropping poll() loses nothing once it is connected.
+                    events.pending.push_back(Request::PingReq);
+                    patience.owe("a ping");
+                    continue;
+                }
+            },
+            Ok(Err(err)) => return End::Lost(describe(&err, &config.broker, connect_timeout)),
             Ok(Ok(event)) => event,
         };
+        match &event {
+            MqttEvent::Incoming(Packet::PingResp(_)) if subscribed => {
+                patience.answered(ping_pause);
+            }
+            MqttEvent::Incoming(_) => patience.heard(),
+            _ => {}
+        }
         match event {
             MqttEvent::Incoming(Packet::ConnAck(_)) => {
+                // Twice as often as the broker expects it. rumqttc would ping once in the whole
+                // time and wait for the answer as long again; it keeps its first ping only.
+                ping_pause = match events.options.keep_alive() {
+                    Duration::ZERO => config.keep_alive,
+                    // The broker may have named another one than ours.
+                    keep_alive => keep_alive,
+                } / 2;
+                events
+                    .options
+                    .set_keep_alive(Duration::from_secs(u16::MAX.into()));
                 if std::mem::take(clean_start) && !config.session_expiry.is_zero() {
                     disconnect(client, events).await;
                     return End::Forgotten;
                 }
                 if subscribed {
+                    patience.answered(ping_pause);
                     shared.lock().up(client.clone());
                     on_event(Event::Up);
                     continue;
@@ -447,6 +544,7 @@ async fn drive(
                 if client.try_subscribe_many(filters).is_err() {
                     return End::Lost("cannot subscribe: the request queue is full".into());
                 }
+                patience.owe("the subscription");
             }
             MqttEvent::Incoming(Packet::SubAck(answer)) if !subscribed => {
                 for (topic, code) in config.subscriptions.iter().zip(&answer.return_codes) {
@@ -457,6 +555,7 @@ async fn drive(
                     }
                 }
                 subscribed = true;
+                patience.answered(ping_pause);
                 shared.lock().up(client.clone());
                 on_event(Event::Up);
             }
@@ -472,6 +571,7 @@ async fn drive(
             MqttEvent::Incoming(Packet::PubAck(answer)) => {
                 shared.lock().acknowledged(answer.pkid, answer.reason);
             }
+            MqttEvent::Outgoing(Outgoing::PingReq) if subscribed => patience.owe("a ping"),
             MqttEvent::Outgoing(Outgoing::Publish(pkid)) => shared.lock().numbered(pkid),
             MqttEvent::Incoming(Packet::Disconnect(disconnect)) => {
                 let reason = disconnect.reason_code;
@@ -479,6 +579,22 @@ async fn drive(
             }
             _ => {}
         }
+    }
+}
+
+/// Whether the broker's name has an address, told apart from whether that one answers. What is
+/// found is not used: rumqttc asks again, with the name that TLS and WebSocket need.
+async fn look_up(broker: &BrokerUrl) -> Result<(), String> {
+    let host = &broker.host;
+    match timeout(LOOKUP_TIMEOUT, lookup_host((host.as_str(), broker.port))).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(err)) => Err(format!(
+            "cannot look up {host:?}: {err}; check the name and this machine's name server (DNS)"
+        )),
+        Err(_) => Err(format!(
+            "cannot look up {host:?}: no name server (DNS) has answered within {} s",
+            LOOKUP_TIMEOUT.as_secs()
+        )),
     }
 }
 
@@ -516,7 +632,11 @@ async fn disconnect(client: &AsyncClient, events: &mut EventLoop) {
     .await;
 }
 
-fn options(config: &Config, clean_start: bool) -> Result<MqttOptions, String> {
+fn options(
+    config: &Config,
+    clean_start: bool,
+    connect_timeout: Duration,
+) -> Result<MqttOptions, String> {
     let broker = &config.broker;
     let host = if broker.scheme.is_websocket() {
         broker.to_string()
@@ -548,7 +668,7 @@ fn options(config: &Config, clean_start: bool) -> Result<MqttOptions, String> {
     network.set_tcp_nodelay(true);
     options
         .set_network_options(network)
-        .set_connection_timeout(CONNECT_TIMEOUT.as_secs())
+        .set_connection_timeout(connect_timeout.as_secs())
         .set_keep_alive(config.keep_alive.max(MIN_KEEP_ALIVE))
         .set_outgoing_inflight_upper_limit(INFLIGHT)
         .set_max_packet_size(Some(MAX_PACKET))
@@ -571,8 +691,20 @@ fn options(config: &Config, clean_start: bool) -> Result<MqttOptions, String> {
 
 /// The error in a user's words. rumqttc's errors hold no credentials; its options do and are
 /// never printed.
-fn describe(error: &ConnectionError, config: &Config) -> String {
-    let broker = &config.broker;
+fn describe(error: &ConnectionError, broker: &BrokerUrl, connect_timeout: Duration) -> String {
+    if let Some(fault) = certificate_fault(error) {
+        let remedy = match fault {
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "; check this machine's clock (NTP)"
+            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "; renew it, or check this machine's clock (NTP)"
+            }
+            CertificateError::UnknownIssuer => "; set ca-file to the CA that has signed it",
+            _ => "",
+        };
+        return format!("{broker}: the broker's certificate is not accepted: {fault}{remedy}");
+    }
     match error {
         ConnectionError::ConnectionRefused(
             ConnectReturnCode::NotAuthorized | ConnectReturnCode::BadUserNamePassword,
@@ -583,15 +715,24 @@ fn describe(error: &ConnectionError, config: &Config) -> String {
             format!("{broker} refuses the connection: {code:?}")
         }
         ConnectionError::Timeout(_) => format!(
-            "{broker} has not answered within {} s",
-            CONNECT_TIMEOUT.as_secs()
+            "{broker} has not answered within {} s: the link is dead, a firewall is in the way, or the broker hangs",
+            connect_timeout.as_secs()
         ),
-        ConnectionError::MqttState(StateError::AwaitPingResp) => {
-            format!("{broker} has not answered a ping: the link is dead")
-        }
         ConnectionError::MqttState(StateError::ConnectionAborted) => {
             format!("{broker} closed the connection")
         }
         error => format!("{broker}: {error}"),
     }
+}
+
+/// What is wrong with the broker's certificate, where that is the cause of `error`.
+fn certificate_fault<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a CertificateError> {
+    if let Some(rustls::Error::InvalidCertificate(fault)) = error.downcast_ref() {
+        return Some(fault);
+    }
+    // The source of an I/O error is that of the error which it holds, not that error itself.
+    let held = error
+        .downcast_ref::<io::Error>()
+        .and_then(|error| Some(error.get_ref()? as &(dyn Error + 'static)));
+    certificate_fault(held.or_else(|| error.source())?)
 }
