@@ -718,6 +718,9 @@ fn describe(error: &ConnectionError, broker: &BrokerUrl, connect_timeout: Durati
             "{broker} has not answered within {} s: the link is dead, a firewall is in the way, or the broker hangs",
             connect_timeout.as_secs()
         ),
+        ConnectionError::MqttState(StateError::AwaitPingResp) => {
+            format!("{broker} has not answered a ping: the link is dead, or the broker hangs")
+        }
         ConnectionError::MqttState(StateError::ConnectionAborted) => {
             format!("{broker} closed the connection")
         }
