@@ -78,6 +78,16 @@ impl<T: Clone> Journal<T> {
         entries.iter().map(|(_, entry)| entry.clone()).collect()
     }
 
+    /// When the entries from `mark` on came of which `wanted` holds.
+    pub fn times(&self, mark: usize, wanted: impl Fn(&T) -> bool) -> Vec<Instant> {
+        let state = self.lock();
+        let entries = state.entries.get(mark..).unwrap_or_default().iter();
+        entries
+            .filter(|(_, entry)| wanted(entry))
+            .map(|(at, _)| *at)
+            .collect()
+    }
+
     pub fn last(&self) -> Option<T> {
         self.lock().entries.last().map(|(_, entry)| entry.clone())
     }

@@ -3,10 +3,12 @@
 
 pub mod bridge;
 pub mod camera;
+pub mod certs;
 pub mod demo;
 pub mod http;
 pub mod journal;
 pub mod mosquitto;
+pub mod netns;
 pub mod observer;
 pub mod process;
 pub mod reader;
@@ -14,3 +16,4 @@ pub mod relay;
 pub mod rig;
 pub mod robot;
 pub mod secrets;
+pub mod silence;

@@ -1,16 +1,19 @@
 //! A real Mosquitto with passwords, access rights and persistence.
 
 use std::{
+    fs,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
 };
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
+    certs::Identity,
     journal::DEADLINE,
     process::{free_port, on_free_ports, program_of, text_of, Process, Signal},
     secrets::{write_private, Login},
@@ -19,10 +22,25 @@ use crate::{
 /// The command topic of the one robot.
 pub const TOPIC: &str = "robot/stream";
 
+/// How a broker differs from the usual one.
+#[derive(Clone, Default)]
+pub struct Options {
+    /// Listens on all addresses: for a network of a test's own.
+    pub everywhere: bool,
+    /// Takes messages of any size.
+    pub any_size: bool,
+    /// Keeps users and rights in its plugin for that, which refuses subscriptions by SUBACK.
+    pub dynamic: bool,
+    /// Listens with TLS too.
+    pub tls: Option<Identity>,
+}
+
 pub struct Mosquitto {
     process: Process,
     folder: TempDir,
+    options: Options,
     port: u16,
+    tls_port: u16,
     /// Reads commands, writes state and availability.
     pub robot: Login,
     /// Writes commands, reads state and availability.
@@ -33,6 +51,10 @@ pub struct Mosquitto {
 
 impl Mosquitto {
     pub fn start() -> Result<Self> {
+        Self::start_with(Options::default())
+    }
+
+    pub fn start_with(options: Options) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("mosquitto-").tempdir()?;
         let robot = Login::generate("robot1")?;
         let bridge = Login::generate("bridge")?;
@@ -56,22 +78,70 @@ impl Mosquitto {
             operator = operator.user,
         );
         write_private(folder.path(), "acl", &acl)?;
-        let (process, port) = on_free_ports(|| {
-            let port = free_port()?;
-            Ok((launch(folder.path(), port)?, port))
+        if options.dynamic {
+            init_rights(folder.path(), &operator)?;
+        }
+        if let Some(identity) = &options.tls {
+            write_identity(folder.path(), identity)?;
+        }
+        let (process, port, tls_port) = on_free_ports(|| {
+            let (port, tls_port) = (free_port()?, free_port()?);
+            Ok((
+                launch(folder.path(), port, tls_port, &options)?,
+                port,
+                tls_port,
+            ))
         })?;
-        Ok(Mosquitto {
+        let broker = Mosquitto {
             process,
             folder,
+            options,
             port,
+            tls_port,
             robot,
             bridge,
             operator,
-        })
+        };
+        if broker.options.dynamic {
+            for login in [&broker.robot, &broker.bridge] {
+                broker.set_rights(&["createClient", &login.user, "-p", &login.password])?;
+            }
+        }
+        Ok(broker)
     }
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    pub fn tls_port(&self) -> u16 {
+        self.tls_port
+    }
+
+    /// From now on shows `identity` to those who connect with TLS.
+    pub fn set_identity(&self, identity: &Identity) -> Result<()> {
+        write_identity(self.folder.path(), identity)?;
+        self.process.signal(Signal::HUP);
+        Ok(())
+    }
+
+    /// Runs one command of `mosquitto_ctrl dynsec`; where nothing is said everybody may do
+    /// everything.
+    pub fn set_rights(&self, command: &[&str]) -> Result<()> {
+        let port = self.port.to_string();
+        let Login { user, password } = &self.operator;
+        let done = Command::new(program_of("mosquitto_ctrl", "mosquitto")?)
+            .args(["-h", "127.0.0.1", "-p", &port, "-u", user, "-P", password])
+            .arg("dynsec")
+            .args(command)
+            .output()?;
+        ensure!(
+            done.status.success(),
+            "mosquitto_ctrl {}: {}",
+            command[0],
+            String::from_utf8_lossy(&done.stderr)
+        );
+        Ok(())
     }
 
     pub fn url(&self) -> String {
@@ -83,6 +153,16 @@ impl Mosquitto {
         self.process.kill();
     }
 
+    /// Stands still, as when its machine is out of memory, until [`Mosquitto::thaw`]: the kernel
+    /// goes on answering for it.
+    pub fn freeze(&self) {
+        self.process.signal(Signal::STOP);
+    }
+
+    pub fn thaw(&self) {
+        self.process.signal(Signal::CONT);
+    }
+
     /// Clean end: the database is written.
     pub fn stop(&mut self) -> Result<()> {
         self.process.end(Signal::TERM)?;
@@ -91,7 +171,8 @@ impl Mosquitto {
 
     /// Back on the same port, with the same database.
     pub fn restart(&mut self) -> Result<()> {
-        self.process = on_free_ports(|| launch(self.folder.path(), self.port))?;
+        self.process =
+            on_free_ports(|| launch(self.folder.path(), self.port, self.tls_port, &self.options))?;
         Ok(())
     }
 
@@ -111,15 +192,29 @@ impl Mosquitto {
     }
 }
 
-fn launch(folder: &Path, port: u16) -> Result<Process> {
+fn launch(folder: &Path, port: u16, tls_port: u16, options: &Options) -> Result<Process> {
     let here = text_of(folder)?;
     // Without `user`, mosquitto started as root becomes another user, who cannot read the folder.
+    let address = if options.everywhere { "" } else { "127.0.0.1" };
+    let limit = if options.any_size { 0 } else { 16384 };
+    let rights = if options.dynamic {
+        let plugin = text_of(&plugin()?)?.to_owned();
+        format!("plugin {plugin}\nplugin_opt_config_file {here}/{RIGHTS}\n")
+    } else {
+        format!("password_file {here}/passwd\nacl_file {here}/acl\n")
+    };
+    let tls = match &options.tls {
+        None => String::new(),
+        Some(_) => format!(
+            "listener {tls_port} {address}\ncertfile {here}/server.pem\nkeyfile {here}/server.key\n"
+        ),
+    };
     let config = format!(
-        "user root\nlistener {port} 127.0.0.1\n\
-         allow_anonymous false\npassword_file {here}/passwd\nacl_file {here}/acl\n\
+        "user root\nlistener {port} {address}\n{tls}\
+         allow_anonymous false\n{rights}\
          persistence true\npersistence_location {here}/\n\
          autosave_interval 1\nautosave_on_changes true\n\
-         set_tcp_nodelay true\nmessage_size_limit 16384\nlog_dest stderr\n\
+         set_tcp_nodelay true\nmessage_size_limit {limit}\nlog_dest stderr\n\
          log_type error\nlog_type warning\nlog_type notice\nlog_type subscribe\n"
     );
     let config = write_private(folder, "mosquitto.conf", &config)?;
@@ -128,6 +223,43 @@ fn launch(folder: &Path, port: u16) -> Result<Process> {
     let mut process = Process::spawn("mosquitto", &mut command)?;
     process.wait_ready(|| answers(port))?;
     Ok(process)
+}
+
+/// The file in which the plugin keeps users and rights.
+const RIGHTS: &str = "rights.json";
+
+fn plugin() -> Result<PathBuf> {
+    let folders = fs::read_dir("/usr/lib")?.flatten();
+    folders
+        .map(|folder| folder.path().join("mosquitto_dynamic_security.so"))
+        .find(|path| path.is_file())
+        .context("mosquitto_dynamic_security.so not found: apt-get install mosquitto")
+}
+
+/// The operator rules, and everybody may do everything until told otherwise.
+fn init_rights(folder: &Path, operator: &Login) -> Result<()> {
+    let file = folder.join(RIGHTS);
+    let made = Command::new(program_of("mosquitto_ctrl", "mosquitto")?)
+        .args(["dynsec", "init"])
+        .arg(&file)
+        .args([&operator.user, &operator.password])
+        .output()?;
+    ensure!(made.status.success(), "mosquitto_ctrl: {made:?}");
+    let mut rights: Value = serde_json::from_slice(&fs::read(&file)?)?;
+    for (_, allowed) in rights["defaultACLAccess"]
+        .as_object_mut()
+        .context("no defaultACLAccess in what mosquitto_ctrl wrote")?
+    {
+        *allowed = Value::Bool(true);
+    }
+    write_private(folder, RIGHTS, &rights.to_string())?;
+    Ok(())
+}
+
+fn write_identity(folder: &Path, identity: &Identity) -> Result<()> {
+    write_private(folder, "server.pem", &identity.certificate)?;
+    write_private(folder, "server.key", &identity.key)?;
+    Ok(())
 }
 
 /// Any CONNACK will do, also a refusal.

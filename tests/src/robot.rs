@@ -5,7 +5,10 @@ use std::{fmt, fs, os::unix::fs::symlink, process::Command};
 use anyhow::{ensure, Result};
 use tempfile::TempDir;
 
-use crate::process::{artifact, program_of, Process, Signal};
+use crate::{
+    journal::Journal,
+    process::{artifact, program_of, Process, Signal},
+};
 
 /// Who runs the line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +103,11 @@ impl Robot {
             self.text()
         );
         Ok(())
+    }
+
+    /// Every line it wrote.
+    pub fn log(&self) -> &Journal<String> {
+        self.process.log()
     }
 
     pub fn text(&self) -> String {

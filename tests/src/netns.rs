@@ -1,0 +1,191 @@
+//! A network of a test's own, in which packets can be lost without a word: a thread in a
+//! network namespace with a loopback device of its own.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, UdpSocket},
+    panic::resume_unwind,
+    path::Path,
+    process::Command,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc,
+    },
+    thread,
+    time::Instant,
+};
+
+use anyhow::{ensure, Context, Result};
+use rustix::{
+    io::Errno,
+    mount::{mount_bind, mount_change, MountPropagationFlags},
+    thread::{unshare_unsafe, UnshareFlags},
+};
+
+use crate::{journal::Journal, process::program_of};
+
+/// The address whose packets [`Network`] can lose; all others are always well.
+pub const FAR: &str = "127.0.0.2";
+/// Where [`NameServer`] listens; nothing else knows of it.
+const NAME_SERVER: &str = "127.0.0.53";
+const CHAIN: &str = "inet faults input";
+
+/// Which packets to and from [`FAR`] are lost, on their way in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// All of them: a black hole.
+    All,
+    /// Those that begin a connection.
+    Syn,
+}
+
+/// The namespace that the current thread is in. Processes and threads that are started from
+/// here on are in it too.
+pub struct Network(());
+
+/// Runs `test` in a thread that has a network, and mounts, of its own. Where that is not
+/// permitted the test does not run, and says so on the terminal.
+pub fn isolated(test: impl FnOnce(&Network) + Send + 'static) {
+    let name = thread::current().name().unwrap_or("test").to_owned();
+    let run = move || match enter() {
+        Ok(network) => test(&network),
+        Err(err) if err.downcast_ref() == Some(&Errno::PERM) => {
+            eprintln!("=== SKIPPED: {name}: no network namespace: run it as root ===");
+        }
+        Err(err) => panic!("{err:#}"),
+    };
+    let ended = thread::Builder::new()
+        .spawn(run)
+        .expect("a thread for the test")
+        .join();
+    if let Err(panic) = ended {
+        resume_unwind(panic);
+    }
+}
+
+fn enter() -> Result<Network> {
+    // SAFETY: no file descriptor table is unshared, and this thread is new: nothing in it relies
+    // on the namespaces or the working directory that it had.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }?;
+    mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )
+    .context("cannot make the mounts private")?;
+    run("ip", "iproute2", &["link", "set", "lo", "up"])?;
+    let network = Network(());
+    network.nft("add table inet faults")?;
+    network.nft(&format!(
+        "add chain {CHAIN} {{ type filter hook input priority 0; }}"
+    ))?;
+    Ok(network)
+}
+
+impl Network {
+    /// From now on these packets are lost, without any answer.
+    pub fn lose(&self, loss: Loss) -> Result<()> {
+        let packets = match loss {
+            Loss::All => "",
+            Loss::Syn => "tcp flags & (syn|ack) == syn",
+        };
+        self.nft(&format!("add rule {CHAIN} ip daddr {FAR} {packets} drop"))?;
+        self.nft(&format!("add rule {CHAIN} ip saddr {FAR} {packets} drop"))
+    }
+
+    /// No packet is lost any more.
+    pub fn heal(&self) -> Result<()> {
+        self.nft(&format!("flush chain {CHAIN}"))
+    }
+
+    /// As [`Network::heal`], at this time.
+    pub fn heal_at(&self, time: Instant) -> Result<()> {
+        thread::sleep(time.saturating_duration_since(Instant::now()));
+        self.heal()
+    }
+
+    /// Shows `file` in the place of `path` to this thread and its children.
+    pub fn show(&self, file: &Path, path: &str) -> Result<()> {
+        mount_bind(file, path).with_context(|| format!("cannot mount a file on {path}"))
+    }
+
+    fn nft(&self, command: &str) -> Result<()> {
+        let words: Vec<_> = command.split_whitespace().collect();
+        run("nft", "nftables", &words)
+    }
+}
+
+fn run(program: &str, package: &str, arguments: &[&str]) -> Result<()> {
+    let output = Command::new(program_of(program, package)?)
+        .args(arguments)
+        .output()?;
+    ensure!(
+        output.status.success(),
+        "{program} {}: {}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+/// The only name server of a [`Network`]: silent at first, later it says [`FAR`] for every name.
+pub struct NameServer {
+    answers: Arc<AtomicBool>,
+    queries: Journal<()>,
+}
+
+impl NameServer {
+    pub fn start(network: &Network, folder: &Path) -> Result<Self> {
+        let conf = folder.join("resolv.conf");
+        fs::write(&conf, format!("nameserver {NAME_SERVER}\n"))?;
+        network.show(&conf, "/etc/resolv.conf")?;
+        let socket = UdpSocket::bind((NAME_SERVER, 53))?;
+        let answers = Arc::new(AtomicBool::new(false));
+        let queries = Journal::default();
+        let (shared, log) = (answers.clone(), queries.clone());
+        // Ends with the process: its socket is in nobody's way.
+        thread::spawn(move || {
+            let mut query = [0; 512];
+            while let Ok((length, from)) = socket.recv_from(&mut query) {
+                log.push(());
+                if shared.load(Ordering::SeqCst) {
+                    let answer = answer(&query[..length]).unwrap_or_default();
+                    // Who does not listen any more asks again.
+                    let _ = socket.send_to(&answer, from);
+                }
+            }
+        });
+        Ok(NameServer { answers, queries })
+    }
+
+    /// One entry for each question that came.
+    pub fn queries(&self) -> &Journal<()> {
+        &self.queries
+    }
+
+    /// From now on every question is answered.
+    pub fn answer(&self) {
+        self.answers.store(true, Ordering::SeqCst);
+    }
+}
+
+/// The answer to a query with one question (RFC 1035, section 4): [`FAR`] where IPv4 addresses
+/// are asked for, else that there is no such record.
+fn answer(query: &[u8]) -> Option<Vec<u8>> {
+    const HEADER: usize = 12;
+    const A: &[u8] = &[0, 1, 0, 1];
+    let name = query.get(HEADER..)?.iter().position(|byte| *byte == 0)?;
+    let end = HEADER + name + 1 + A.len();
+    let question = query.get(HEADER..end)?;
+    let found = question.ends_with(A);
+    let mut answer = query[..2].to_vec();
+    // A response, recursion available; one question and the answers.
+    answer.extend([0x81, 0x80, 0, 1, 0, u8::from(found), 0, 0, 0, 0]);
+    answer.extend(question);
+    if found {
+        // The name at offset 12, type A, class IN, 0 s to live, 4 bytes.
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
+        let address: Ipv4Addr = FAR.parse().ok()?;
+        answer.extend(address.octets());
+    }
+    Some(answer)
+}
