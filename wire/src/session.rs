@@ -54,8 +54,9 @@ const BACKOFF_MIN: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(3);
 /// A connection that lasted this long makes the next wait the shortest again.
 const STABLE: Duration = Duration::from_secs(10);
-/// Last publishes and DISCONNECT at a clean end.
-const CLOSE_TIMEOUT: Duration = Duration::from_millis(150);
+/// Last publishes and DISCONNECT at a clean end. What is written by then is on its way: the
+/// kernel goes on sending it.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
 /// Requests that wait for the event loop; DISCONNECT and acknowledgements fit beside them.
 const CHANNEL: usize = 128;
 /// Unacknowledged publishes; rumqttc reserves memory for this many.
@@ -187,7 +188,7 @@ impl Session {
     }
 
     /// Publishes `last` as retained values, disconnects (no last will) and ends the task;
-    /// takes at most a fifth of a second, whatever the network does.
+    /// takes less than a fifth of a second, whatever the network does.
     pub async fn stop(mut self, last: Vec<(String, String)>) {
         let (Some(stop), Some(task)) = (self.stop.take(), self.task.take()) else {
             return;
