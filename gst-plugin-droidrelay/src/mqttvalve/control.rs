@@ -37,6 +37,8 @@ pub struct Control {
     start_latency: Option<Duration>,
     state: StreamState,
     since: String,
+    /// What the bus was told last.
+    told: (StreamState, Option<String>),
     keyframe: Keyframe,
 }
 
@@ -65,6 +67,7 @@ impl Default for Control {
             start_latency: None,
             state: StreamState::Idle,
             since: utc_after(Duration::ZERO),
+            told: (StreamState::Idle, None),
             keyframe: Keyframe::default(),
         }
     }
@@ -140,9 +143,11 @@ impl Control {
         }
     }
 
-    /// The state's word as it was last published.
-    pub fn said_state(&self) -> StreamState {
-        self.state
+    /// Whether the bus is still to be told of the state's word or its last error; from now on it
+    /// is taken as told.
+    pub fn take_news(&mut self) -> bool {
+        let told = (self.state, self.last_error.clone());
+        std::mem::replace(&mut self.told, told.clone()) != told
     }
 
     /// Counts a command that is not obeyed.

@@ -56,8 +56,9 @@ pub const DOC: &[(&str, &str)] = &[
     (
         "Messages",
         "
-    Element message `mqttvalve-state` on each change: state, open (boolean), cause, who,
-    viewers (uint), lease-until, last-error. Latency message after upstream was started.",
+    Element message `mqttvalve-state` on each change, also of the last error alone (why there is
+    no MQTT session, for one): state, open (boolean), cause, who, viewers (uint), lease-until,
+    last-error. Latency message after upstream was started.",
     ),
     (
         "Errors",

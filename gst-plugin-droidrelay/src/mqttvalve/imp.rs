@@ -122,6 +122,8 @@ pub struct MqttValve {
     dropped: AtomicU64,
     key_units: AtomicU32,
     connected: AtomicBool,
+    /// What `notify::connected` was last sent for.
+    connected_told: AtomicBool,
     /// `standby=cold` works here: upstream is ours to stop.
     cold: AtomicBool,
     /// `standby=hot`: nanoseconds that are kept; else 0.
@@ -257,9 +259,8 @@ impl MqttValve {
                 self.set_word(control.gate.is_open());
             }
             let changes = std::mem::take(&mut control.changes);
-            let before = control.said_state();
             let said = control.robot_state(standby.as_str(), now);
-            let news = !changes.is_empty() || before != said.state;
+            let news = control.take_news() || !changes.is_empty();
             let keyframe = control.take_keyframe(now, KEYFRAME_INTERVAL);
             let due = control
                 .gate
@@ -295,6 +296,10 @@ impl MqttValve {
         }
         if !changes.is_empty() {
             self.obj().notify("drop");
+        }
+        let connected = self.connected.load(Ordering::Relaxed);
+        if self.connected_told.swap(connected, Ordering::Relaxed) != connected {
+            self.obj().notify("connected");
         }
         if keyframe {
             self.ask_for_key_unit();
@@ -736,9 +741,12 @@ impl MqttValve {
     }
 
     fn find_upstream(&self) -> Result<Upstream, super::standby::Ineligible> {
-        let waker = self.standby.clone();
+        // The elements' bus must not own what owns the elements.
+        let waker = Arc::downgrade(&self.standby);
         Upstream::find(&self.sinkpad, self.upstream_errors.clone(), move || {
-            waker.wake();
+            if let Some(waker) = waker.upgrade() {
+                waker.wake();
+            }
         })
     }
 
@@ -786,6 +794,9 @@ impl MqttValve {
             }
         }
         self.connected.store(false, Ordering::Relaxed);
+        if self.connected_told.swap(false, Ordering::Relaxed) {
+            self.obj().notify("connected");
+        }
         locked(&self.kept).clear();
     }
 
@@ -890,6 +901,7 @@ impl ObjectSubclass for MqttValve {
             dropped: AtomicU64::new(0),
             key_units: AtomicU32::new(0),
             connected: AtomicBool::new(false),
+            connected_told: AtomicBool::new(false),
             cold: AtomicBool::new(false),
             released: AtomicBool::new(false),
             upstream_errors: Errors::default(),
