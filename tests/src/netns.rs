@@ -21,6 +21,7 @@ use rustix::{
     mount::{mount_bind, mount_change, MountPropagationFlags},
     thread::{unshare_unsafe, UnshareFlags},
 };
+use tempfile::TempDir;
 
 use crate::{journal::Journal, process::program_of};
 
@@ -131,11 +132,14 @@ fn run(program: &str, package: &str, arguments: &[&str]) -> Result<()> {
 pub struct NameServer {
     answers: Arc<AtomicBool>,
     queries: Journal<()>,
+    /// What is mounted.
+    _folder: TempDir,
 }
 
 impl NameServer {
-    pub fn start(network: &Network, folder: &Path) -> Result<Self> {
-        let conf = folder.join("resolv.conf");
+    pub fn start(network: &Network) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("names-").tempdir()?;
+        let conf = folder.path().join("resolv.conf");
         fs::write(&conf, format!("nameserver {NAME_SERVER}\n"))?;
         network.show(&conf, "/etc/resolv.conf")?;
         let socket = UdpSocket::bind((NAME_SERVER, 53))?;
@@ -154,7 +158,11 @@ impl NameServer {
                 }
             }
         });
-        Ok(NameServer { answers, queries })
+        Ok(NameServer {
+            answers,
+            queries,
+            _folder: folder,
+        })
     }
 
     /// One entry for each question that came.

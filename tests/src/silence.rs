@@ -51,11 +51,9 @@ impl Silence {
         self.port
     }
 
-    /// Waits for the connection with this number, from 1.
-    pub fn wait_connection(&self, number: usize) -> Result<()> {
-        self.connections
-            .wait(number - 1, "a connection", |()| true)?;
-        Ok(())
+    /// One entry for each connection that came.
+    pub fn connections(&self) -> &Journal<()> {
+        &self.connections
     }
 
     pub fn end(&self) {

@@ -259,7 +259,11 @@ fn connections_that_stay_silent_for_ever_are_replaced_by_new_ones() {
     let robot = scene.robot(&format!("mqtt://127.0.0.1:{}", silence.port()), "");
     robot.wait_reason(0, "has not answered within 4 s");
     // The worst moment: the next connection has just been lost to silence.
-    silence.wait_connection(2).unwrap();
+    let connections = silence.connections();
+    let mark = connections.mark();
+    connections
+        .wait(mark, "the next connection", |()| true)
+        .unwrap();
     silence.end();
     scene.comes_and_obeys(&robot, Instant::now(), "has not answered within 4 s");
     robot.end();
@@ -269,7 +273,7 @@ fn connections_that_stay_silent_for_ever_are_replaced_by_new_ones() {
 fn a_name_server_that_does_not_answer_is_named_and_asked_again() {
     isolated(|network| {
         let scene = Scene::far();
-        let names = NameServer::start(network, scene.folder.path()).unwrap();
+        let names = NameServer::start(network).unwrap();
         let robot = scene.robot_at("broker.example");
         robot.wait_reason(0, "no name server");
         // The worst moment: the next question has just been lost.
