@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::{self, Write},
     net::{Ipv4Addr, UdpSocket},
     panic::resume_unwind,
     path::Path,
@@ -48,14 +49,20 @@ pub struct Network(());
 /// permitted the test does not run, and says so on the terminal.
 pub fn isolated(test: impl FnOnce(&Network) + Send + 'static) {
     let name = thread::current().name().unwrap_or("test").to_owned();
+    let test_name = name.clone();
     let run = move || match enter() {
         Ok(network) => test(&network),
         Err(err) if err.downcast_ref() == Some(&Errno::PERM) => {
-            eprintln!("=== SKIPPED: {name}: no network namespace: run it as root ===");
+            // Not by eprintln, which is kept from the terminal where a test succeeds.
+            let _ = writeln!(
+                io::stderr(),
+                "SKIPPED {test_name}: no network of its own: run it as root"
+            );
         }
         Err(err) => panic!("{err:#}"),
     };
     let ended = thread::Builder::new()
+        .name(name)
         .spawn(run)
         .expect("a thread for the test")
         .join();

@@ -90,6 +90,16 @@ impl Scene {
         self.observer.wait_available(0, ONLINE).unwrap();
     }
 
+    /// Waits until the robot's state on the broker tells of the fault.
+    fn wait_told(&self, reason: &str) {
+        self.observer
+            .wait_where(0, reason, |state| {
+                let error = state.last_error.as_deref();
+                error.is_some_and(|error| error.contains(reason))
+            })
+            .unwrap();
+    }
+
     /// A robot that was in touch before the fault obeys a command sent right after it.
     fn obeys(&self, robot: &Witness, healed: Instant) {
         let mark = robot.log().mark();
@@ -103,12 +113,7 @@ impl Scene {
     /// it is there goes nowhere. Its state still tells of the fault: `reason`.
     fn comes_and_obeys(&self, robot: &Witness, healed: Instant, reason: &str) {
         self.wait_online();
-        self.observer
-            .wait_where(0, reason, |state| {
-                let error = state.last_error.as_deref();
-                error.is_some_and(|error| error.contains(reason))
-            })
-            .unwrap();
+        self.wait_told(reason);
         self.obeys(robot, healed);
     }
 
@@ -191,6 +196,7 @@ fn a_black_hole_is_noticed_and_left() {
         robot.wait_reason(robot.log().mark(), "has not answered within");
         network.heal().unwrap();
         let healed = Instant::now();
+        scene.wait_told("has not answered");
         scene.stop();
         scene.obeys(&robot, healed);
         robot.end();
@@ -237,7 +243,9 @@ fn a_broker_that_stands_still_while_connected_is_noticed_and_left() {
     scene.broker.freeze();
     robot.wait_reason(0, "has not answered a ping");
     scene.broker.thaw();
-    scene.obeys(&robot, Instant::now());
+    let thawed = Instant::now();
+    scene.wait_told("has not answered");
+    scene.obeys(&robot, thawed);
     robot.end();
 }
 
