@@ -27,9 +27,21 @@ check() {
 }
 failures=()
 
+no_crate_of() {
+    local found
+    found=$(cargo tree "${@:2}" --locked -e normal --prefix none) || return 1
+    ! grep -E "^($1) " <<<"$found"
+}
+
 check "format" cargo fmt --all --check
 check "clippy" cargo clippy --workspace --all-targets --locked -- -D warnings
 check "build" cargo build --workspace --locked
+# The plugin alone: with the workspace's other crates it would get their features.
+check "clippy without TLS" \
+    cargo clippy -p gst-plugin-droidrelay --no-default-features --locked -- -D warnings
+check "tests without TLS" cargo test -q -p droidrelay-wire --no-default-features --locked
+check "no TLS without TLS" \
+    no_crate_of "rustls|ring|tokio-rustls|rustls-native-certs" -p gst-plugin-droidrelay --no-default-features
 
 if [ -z "${MEDIAMTX:-}" ] && ! command -v mediamtx >/dev/null; then
     echo "== NOTE: no MediaMTX here (neither \$MEDIAMTX nor in PATH): the tests against it do not run" >&2

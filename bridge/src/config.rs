@@ -425,7 +425,7 @@ impl Mqtt {
         let tls = if url.scheme.is_tls() {
             let refuse =
                 |err| some_file.map_or_else(|| at(&self.broker, &err), |file| at(file, &err));
-            Some(files.client_config().map_err(|err: String| refuse(err))?)
+            Some(files.client().map_err(|err: String| refuse(err))?)
         } else if let Some(file) = some_file {
             return Err(at(
                 file,

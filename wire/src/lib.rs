@@ -10,6 +10,7 @@ pub mod secret;
 pub mod session;
 pub mod state;
 pub mod tls;
+mod transport;
 
 pub use backoff::Backoff;
 pub use broker::BrokerUrl;

@@ -6,8 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    error::Error,
-    fmt, io,
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -24,9 +23,8 @@ use rumqttc::{
         AsyncClient, ConnectionError, Event as MqttEvent, EventLoop, MqttOptions, Request,
         StateError,
     },
-    NetworkOptions, Outgoing, TlsConfiguration, Transport,
+    NetworkOptions, Outgoing,
 };
-use rustls::{CertificateError, ClientConfig};
 use tokio::{
     net::lookup_host,
     runtime::Handle,
@@ -35,7 +33,7 @@ use tokio::{
     time::{sleep, timeout, timeout_at, Instant},
 };
 
-use crate::{backoff::jitter, broker::Scheme, Backoff, BrokerUrl, Secret};
+use crate::{backoff::jitter, tls, transport::transport, Backoff, BrokerUrl, Secret};
 
 /// TCP, TLS, CONNECT and CONNACK together. With the pause before the next try it is less than
 /// the five seconds in which a robot is back after a fault that only a new connection ends.
@@ -76,8 +74,8 @@ pub struct Config {
     pub broker: BrokerUrl,
     pub client_id: String,
     pub credentials: Credentials,
-    /// Needed for `mqtts` and `wss`; see [`crate::tls::TlsFiles`].
-    pub tls: Option<Arc<ClientConfig>>,
+    /// Needed for `mqtts` and `wss`; see [`tls::TlsFiles`].
+    pub tls: Option<tls::Client>,
     /// At least [`MIN_KEEP_ALIVE`]; a shorter one is raised to it.
     pub keep_alive: Duration,
     /// How long the broker keeps queued commands for this client. Zero: not at all.
@@ -118,7 +116,7 @@ impl fmt::Display for PublishError {
     }
 }
 
-impl Error for PublishError {}
+impl std::error::Error for PublishError {}
 
 /// One MQTT session; lives until [`Session::stop`] or until it is dropped (without a clean end).
 pub struct Session {
@@ -645,19 +643,7 @@ fn options(
         broker.host.clone()
     };
     let mut options = MqttOptions::new(&config.client_id, host, broker.port);
-    let tls = || {
-        let tls = config
-            .tls
-            .clone()
-            .ok_or_else(|| "TLS is not set up".to_owned())?;
-        Ok::<_, String>(TlsConfiguration::Rustls(tls))
-    };
-    options.set_transport(match broker.scheme {
-        Scheme::Mqtt => Transport::Tcp,
-        Scheme::Mqtts => Transport::Tls(tls()?),
-        Scheme::Ws => Transport::Ws,
-        Scheme::Wss => Transport::Wss(tls()?),
-    });
+    options.set_transport(transport(broker.scheme, config.tls.as_ref())?);
     let (username, password) = (config.credentials)()?;
     if username.is_some() || password.is_some() {
         options.set_credentials(
@@ -693,18 +679,8 @@ fn options(
 /// The error in a user's words. rumqttc's errors hold no credentials; its options do and are
 /// never printed.
 fn describe(error: &ConnectionError, broker: &BrokerUrl, connect_timeout: Duration) -> String {
-    if let Some(fault) = certificate_fault(error) {
-        let remedy = match fault {
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                "; check this machine's clock (NTP)"
-            }
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                "; renew it, or check this machine's clock (NTP)"
-            }
-            CertificateError::UnknownIssuer => "; set ca-file to the CA that has signed it",
-            _ => "",
-        };
-        return format!("{broker}: the broker's certificate is not accepted: {fault}{remedy}");
+    if let Some(fault) = tls::fault(error) {
+        return format!("{broker}: {fault}");
     }
     match error {
         ConnectionError::ConnectionRefused(
@@ -727,16 +703,4 @@ fn describe(error: &ConnectionError, broker: &BrokerUrl, connect_timeout: Durati
         }
         error => format!("{broker}: {error}"),
     }
-}
-
-/// What is wrong with the broker's certificate, where that is the cause of `error`.
-fn certificate_fault<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a CertificateError> {
-    if let Some(rustls::Error::InvalidCertificate(fault)) = error.downcast_ref() {
-        return Some(fault);
-    }
-    // The source of an I/O error is that of the error which it holds, not that error itself.
-    let held = error
-        .downcast_ref::<io::Error>()
-        .and_then(|error| Some(error.get_ref()? as &(dyn Error + 'static)));
-    certificate_fault(held.or_else(|| error.source())?)
 }

@@ -1,12 +1,16 @@
-//! One TLS client configuration for MQTT and RTMP: rustls with ring, named explicitly, so
-//! that another crate's provider in the same process changes nothing.
+//! One TLS client for MQTT and RTMP: rustls with ring, named explicitly, so that another
+//! crate's provider in the same process changes nothing.
+//!
+//! Without the feature `tls` all names are there, but no [`Client`] can be made.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
-use rustls::{
-    pki_types::{pem::PemObject, CertificateDer, PrivateKeyDer},
-    ClientConfig, RootCertStore,
-};
+#[cfg_attr(feature = "tls", path = "tls/rustls.rs")]
+#[cfg_attr(not(feature = "tls"), path = "tls/absent.rs")]
+mod client;
+
+pub(crate) use client::fault;
+pub use client::Client;
 
 /// Where trust and identity come from; all PEM files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,99 +24,10 @@ pub struct TlsFiles {
 }
 
 impl TlsFiles {
-    /// Reads the files (or the system's trust store) into a configuration.
+    /// Reads the files (or the system's trust store) into a client.
     ///
     /// The error names the file and the remedy.
-    pub fn client_config(&self) -> Result<Arc<ClientConfig>, String> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|err| format!("cannot set up TLS: {err}"))?
-            .with_root_certificates(self.roots()?);
-        let config = match (&self.cert_file, &self.key_file) {
-            (None, None) => builder.with_no_client_auth(),
-            (Some(cert_file), Some(key_file)) => {
-                let chain = certificates(cert_file)?;
-                let key = PrivateKeyDer::from_pem_file(key_file).map_err(|err| {
-                    format!(
-                        "cannot read key-file {}: {err}; give the client's private key as PEM",
-                        key_file.display()
-                    )
-                })?;
-                builder.with_client_auth_cert(chain, key).map_err(|err| {
-                    format!(
-                        "cert-file {} and key-file {} do not work together: {err}",
-                        cert_file.display(),
-                        key_file.display()
-                    )
-                })?
-            }
-            (Some(_), None) => {
-                return Err("cert-file is set without key-file: mutual TLS needs both".into())
-            }
-            (None, Some(_)) => {
-                return Err("key-file is set without cert-file: mutual TLS needs both".into())
-            }
-        };
-        Ok(Arc::new(config))
-    }
-
-    fn roots(&self) -> Result<RootCertStore, String> {
-        let mut roots = RootCertStore::empty();
-        if let Some(ca_file) = &self.ca_file {
-            for certificate in certificates(ca_file)? {
-                roots.add(certificate).map_err(|err| {
-                    format!(
-                        "ca-file {} holds a certificate that cannot be trusted: {err}",
-                        ca_file.display()
-                    )
-                })?;
-            }
-            return Ok(roots);
-        }
-        let found = rustls_native_certs::load_native_certs();
-        // One odd certificate in the system's store must not cost the others.
-        roots.add_parsable_certificates(found.certs);
-        if roots.is_empty() {
-            return Err(
-                "the system's trust store is empty: install ca-certificates or set ca-file".into(),
-            );
-        }
-        Ok(roots)
-    }
-}
-
-fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, String> {
-    let certificates = CertificateDer::pem_file_iter(path)
-        .and_then(|found| found.collect::<Result<Vec<_>, _>>())
-        .map_err(|err| format!("cannot read certificates from {}: {err}", path.display()))?;
-    if certificates.is_empty() {
-        return Err(format!(
-            "{} holds no certificate: give a PEM file",
-            path.display()
-        ));
-    }
-    Ok(certificates)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn files_that_do_not_serve_are_named() {
-        let missing = TlsFiles {
-            ca_file: Some("/nonexistent/ca.pem".into()),
-            ..TlsFiles::default()
-        };
-        let error = missing.client_config().unwrap_err();
-        assert!(error.contains("/nonexistent/ca.pem"), "{error}");
-
-        let no_certificate = TlsFiles {
-            ca_file: Some("/dev/null".into()),
-            ..TlsFiles::default()
-        };
-        let error = no_certificate.client_config().unwrap_err();
-        assert!(error.contains("/dev/null"), "{error}");
+    pub fn client(&self) -> Result<Client, String> {
+        Client::new(self)
     }
 }

@@ -148,10 +148,11 @@ impl Settings {
         if client_id.is_empty() {
             return Err("client-id is empty: name the client or leave the property unset".into());
         }
+        broker.scheme.check_built_in()?;
         let tls = broker
             .scheme
             .is_tls()
-            .then(|| self.tls.client_config())
+            .then(|| self.tls.client())
             .transpose()?;
         let credentials = self.credentials();
         credentials()?;

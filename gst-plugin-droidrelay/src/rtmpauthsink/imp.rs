@@ -4,10 +4,12 @@ use std::{
     time::Duration,
 };
 
-use droidrelay_wire::{tls::TlsFiles, PublishState, Secret};
+use droidrelay_wire::{
+    tls::{self, TlsFiles},
+    PublishState, Secret,
+};
 use gst::{prelude::*, subclass::prelude::*};
 use once_cell::sync::Lazy;
-use rustls::ClientConfig;
 use tokio::task::JoinHandle;
 
 use super::{
@@ -106,7 +108,7 @@ impl Settings {
         Ok(Credentials { user, password })
     }
 
-    fn target(&self, tls: Option<Arc<ClientConfig>>) -> Result<Target, String> {
+    fn target(&self, tls: Option<tls::Client>) -> Result<Target, String> {
         let location = self.location()?;
         Ok(Target {
             stream: location.stream_name(&self.credentials()?, self.credential_mode),
@@ -122,7 +124,7 @@ impl Settings {
 struct Running {
     io: Arc<Io>,
     task: JoinHandle<()>,
-    tls: Option<Arc<ClientConfig>>,
+    tls: Option<tls::Client>,
 }
 
 /// What comes on the always pad.
@@ -376,7 +378,8 @@ impl RtmpAuthSink {
                 ca_file: settings.ca_file.clone(),
                 ..TlsFiles::default()
             };
-            Some(files.client_config().map_err(failed)?)
+            let client = files.client();
+            Some(client.map_err(|err| failed(format!("{location}: {err}")))?)
         } else {
             None
         };

@@ -2,8 +2,7 @@
 
 use std::{future::Future, io, net::SocketAddr, os::fd::AsRawFd, sync::Arc, time::Duration};
 
-use droidrelay_wire::{backoff::jitter, Backoff, PublishState, Secret};
-use rustls::{pki_types::ServerName, ClientConfig};
+use droidrelay_wire::{backoff::jitter, tls, Backoff, PublishState, Secret};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{lookup_host, TcpStream},
@@ -39,7 +38,7 @@ pub struct Target {
     /// Stream name with its credentials.
     pub stream: Secret,
     /// Set for `rtmps`.
-    pub tls: Option<Arc<ClientConfig>>,
+    pub tls: Option<tls::Client>,
     pub timeout: Duration,
     pub start_offset: bool,
 }
@@ -472,10 +471,8 @@ async fn connect(target: &Target) -> Result<Box<dyn Stream>, String> {
     let Some(tls) = &target.tls else {
         return Ok(Box::new(tcp));
     };
-    let name = ServerName::try_from(location.host.clone())
-        .map_err(|_| format!("{} is no name that a certificate can carry", location.host))?;
-    let stream = tokio_rustls::TlsConnector::from(tls.clone())
-        .connect(name, tcp)
+    let stream = tls
+        .connect(&location.host, tcp)
         .await
         .map_err(|err| format!("no TLS session with {location}: {err}"))?;
     Ok(Box::new(stream))

@@ -1,0 +1,34 @@
+use std::error::Error;
+
+use tokio::net::TcpStream;
+
+use super::TlsFiles;
+
+/// There is none in a build without the feature `tls`.
+#[derive(Clone)]
+pub enum Client {}
+
+impl Client {
+    pub(super) fn new(_: &TlsFiles) -> Result<Self, String> {
+        Err("built without TLS: build with the feature tls".into())
+    }
+
+    pub async fn connect(&self, _host: &str, _tcp: TcpStream) -> Result<TcpStream, String> {
+        match *self {}
+    }
+}
+
+pub(crate) fn fault(_: &(dyn Error + 'static)) -> Option<String> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_remedy_is_named() {
+        let error = Client::new(&TlsFiles::default()).err().unwrap();
+        assert!(error.contains("build with the feature tls"), "{error}");
+    }
+}
