@@ -158,6 +158,38 @@ fn a_server_that_is_not_there_is_no_error_and_blocks_nobody() {
     end(pipeline);
 }
 
+/// One that was set in READY, after a location without TLS was checked.
+#[cfg(feature = "tls")]
+#[test]
+fn a_location_with_tls_is_never_published_to_without() {
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    server.set_nonblocking(true).unwrap();
+    let port = server.local_addr().unwrap().port();
+    let pipeline = launch(
+        "videotestsrc is-live=true ! video/x-raw,width=64,height=64 ! x264enc tune=zerolatency \
+         ! rtmpauthsink name=sink location=rtmp://127.0.0.1:1/live/stream",
+    );
+    pipeline.set_state(gst::State::Ready).unwrap();
+    pipeline
+        .by_name("sink")
+        .unwrap()
+        .set_property("location", format!("rtmps://127.0.0.1:{port}/live/stream"));
+    start(&pipeline);
+    let mut connection = None;
+    until("a connection", || {
+        connection = server.accept().ok();
+        connection.is_some()
+    });
+    let (mut connection, _) = connection.unwrap();
+    connection.set_nonblocking(false).unwrap();
+    connection.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut first = [0];
+    std::io::Read::read_exact(&mut connection, &mut first).unwrap();
+    // TLS: a record with a handshake. RTMP begins with its version, 3.
+    assert_eq!(first, [22]);
+    end(pipeline);
+}
+
 #[test]
 fn bad_settings_fail_at_ready_with_the_value_and_the_remedy() {
     for (description, reason) in [

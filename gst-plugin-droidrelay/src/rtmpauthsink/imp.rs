@@ -108,23 +108,47 @@ impl Settings {
         Ok(Credentials { user, password })
     }
 
-    fn target(&self, tls: Option<tls::Client>) -> Result<Target, String> {
+    /// TLS for the location, where it asks for it; anew where `known` came from other files.
+    fn tls(&self, known: Option<Tls>) -> Result<Option<Tls>, String> {
+        let location = self.location()?;
+        if !location.tls {
+            return Ok(None);
+        }
+        let files = TlsFiles {
+            ca_file: self.ca_file.clone(),
+            ..TlsFiles::default()
+        };
+        if let Some(known) = known.filter(|known| known.files == files) {
+            return Ok(Some(known));
+        }
+        let client = files.client().map_err(|err| format!("{location}: {err}"))?;
+        Ok(Some(Tls { files, client }))
+    }
+
+    fn target(&self, tls: Option<&Tls>) -> Result<Target, String> {
         let location = self.location()?;
         Ok(Target {
             stream: location.stream_name(&self.credentials()?, self.credential_mode),
             location: location.clone(),
-            tls,
+            tls: tls.map(|tls| tls.client.clone()),
             timeout: self.timeout,
             start_offset: self.start_offset,
         })
     }
 }
 
+/// Kept from session to session: the system's trust store takes its time to read.
+#[derive(Clone)]
+struct Tls {
+    files: TlsFiles,
+    client: tls::Client,
+}
+
 /// Exists from READY on; dropped on the way to NULL.
 struct Running {
     io: Arc<Io>,
     task: JoinHandle<()>,
-    tls: Option<tls::Client>,
+    tls: Option<Tls>,
 }
 
 /// What comes on the always pad.
@@ -182,10 +206,15 @@ impl Owner for Sink {
         let sink = self.0.upgrade().ok_or("the element is gone")?;
         let imp = sink.imp();
         let settings = locked(&imp.settings).clone();
-        let tls = locked(&imp.running)
+        let known = locked(&imp.running)
             .as_ref()
             .and_then(|running| running.tls.clone());
-        settings.target(tls)
+        let tls = settings.tls(known)?;
+        let target = settings.target(tls.as_ref());
+        if let Some(running) = locked(&imp.running).as_mut() {
+            running.tls = tls;
+        }
+        target
     }
 
     fn state_changed(&self, publish: &PublishState) {
@@ -372,18 +401,8 @@ impl RtmpAuthSink {
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         let settings = locked(&self.settings).clone();
         let failed = |error: String| gst::error_msg!(gst::ResourceError::Settings, ("{error}"));
-        let location = settings.location().map_err(failed)?;
-        let tls = if location.tls {
-            let files = TlsFiles {
-                ca_file: settings.ca_file.clone(),
-                ..TlsFiles::default()
-            };
-            let client = files.client();
-            Some(client.map_err(|err| failed(format!("{location}: {err}")))?)
-        } else {
-            None
-        };
-        settings.target(tls.clone()).map_err(failed)?;
+        let tls = settings.tls(None).map_err(failed)?;
+        settings.target(tls.as_ref()).map_err(failed)?;
         if locked(&self.chain).is_none() {
             self.set_chain(Input::H264)
                 .map_err(|error| gst::error_msg!(gst::CoreError::MissingPlugin, ("{error}")))?;
