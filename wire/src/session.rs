@@ -679,7 +679,12 @@ fn options(
 /// The error in a user's words. rumqttc's errors hold no credentials; its options do and are
 /// never printed.
 fn describe(error: &ConnectionError, broker: &BrokerUrl, connect_timeout: Duration) -> String {
-    if let Some(fault) = tls::fault(error) {
+    let cause: &(dyn std::error::Error + 'static) = match error {
+        // Its source, which it does not name.
+        ConnectionError::MqttState(StateError::Deserialization(cause)) => cause,
+        error => error,
+    };
+    if let Some(fault) = tls::fault(cause) {
         return format!("{broker}: {fault}");
     }
     match error {

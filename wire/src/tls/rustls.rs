@@ -75,9 +75,9 @@ pub(crate) fn fault(error: &(dyn Error + 'static)) -> Option<String> {
         Some(rustls::Error::AlertReceived(AlertDescription::CertificateRequired)) => {
             Some("the server asks for a client certificate: set cert-file and key-file".into())
         }
-        Some(rustls::Error::AlertReceived(alert)) => {
-            Some(format!("the server ended the TLS session: {alert:?}"))
-        }
+        Some(rustls::Error::AlertReceived(alert)) => Some(format!(
+            "the server ended the TLS session ({alert:?}): check cert-file, if one is set"
+        )),
         Some(_) => None,
         None => {
             // The source of an I/O error is that of the error which it holds, not that one itself.
@@ -97,7 +97,10 @@ fn unaccepted(fault: &CertificateError) -> String {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             "; renew it, or check this machine's clock (NTP)"
         }
-        CertificateError::UnknownIssuer => "; set ca-file to the CA that has signed it",
+        // The latter: of an authority that was made anew under its old name.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "; set ca-file to the CA that has signed it"
+        }
         _ => "",
     };
     format!("the server's certificate is not accepted: {fault}{remedy}")
