@@ -6,9 +6,12 @@ use std::{
 };
 
 use anyhow::Result;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair,
+};
 
-use crate::secrets::write_private;
+use crate::secrets::{random_word, write_private};
 
 /// When a certificate holds, by the clock of this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,16 +28,29 @@ pub struct Identity {
     pub key: String,
 }
 
+impl Identity {
+    /// Writes both into `folder`: the certificate's file, and the key's.
+    pub fn write(&self, folder: &Path, name: &str) -> Result<(PathBuf, PathBuf)> {
+        Ok((
+            write_private(folder, &format!("{name}.pem"), &self.certificate)?,
+            write_private(folder, &format!("{name}.key"), &self.key)?,
+        ))
+    }
+}
+
 /// Signs certificates; trusted by whoever is given its file.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
     pub fn new() -> Result<Self> {
+        Self::named(&random_word()?)
+    }
+
+    /// Two of one name are strangers to each other all the same.
+    pub fn named(name: &str) -> Result<Self> {
         let mut params = CertificateParams::new(Vec::new())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "Droidrelay tests");
+        params.distinguished_name.push(DnType::CommonName, name);
         Ok(Authority(CertifiedIssuer::self_signed(
             params,
             KeyPair::generate()?,
@@ -44,6 +60,11 @@ impl Authority {
     /// Writes the certificate to trust into `folder`.
     pub fn write(&self, folder: &Path) -> Result<PathBuf> {
         write_private(folder, "ca.pem", &self.0.pem())
+    }
+
+    /// The certificate to trust, as PEM.
+    pub fn pem(&self) -> String {
+        self.0.pem()
     }
 
     /// A server's certificate for `names`, which may be addresses.
@@ -59,6 +80,19 @@ impl Authority {
         };
         params.not_before = begin.into();
         params.not_after = end.into();
+        self.issue(&params)
+    }
+
+    /// A client's certificate: whom it names stands in its common name.
+    pub fn client(&self, name: &str) -> Result<Identity> {
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.issue(&params)
+    }
+
+    fn issue(&self, params: &CertificateParams) -> Result<Identity> {
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.0)?;
         Ok(Identity {

@@ -3,12 +3,13 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{ensure, Context, Result};
+use droidrelay_wire::broker::Scheme;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -31,16 +32,68 @@ pub struct Options {
     pub any_size: bool,
     /// Keeps users and rights in its plugin for that, which refuses subscriptions by SUBACK.
     pub dynamic: bool,
-    /// Listens with TLS too.
+    /// Listens with TLS too: what it shows there.
     pub tls: Option<Identity>,
+    /// PEM of the CA of those who may come in by TLS; their certificate's common name is the user.
+    pub client_ca: Option<String>,
+    /// Listens there too.
+    pub listeners: Vec<Listener>,
 }
+
+/// A way in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listener {
+    pub scheme: Scheme,
+    /// A loopback address, or one that stands for all.
+    pub address: IpAddr,
+}
+
+impl Options {
+    /// The plain one first.
+    fn all_listeners(&self) -> Vec<Listener> {
+        let address = if self.everywhere {
+            Ipv6Addr::UNSPECIFIED.into()
+        } else {
+            Ipv4Addr::LOCALHOST.into()
+        };
+        let tls = self.tls.as_ref().map(|_| Scheme::Mqtts);
+        let usual = [Some(Scheme::Mqtt), tls].into_iter().flatten();
+        let usual = usual.map(|scheme| Listener { scheme, address });
+        usual.chain(self.listeners.iter().copied()).collect()
+    }
+
+    fn listener(&self, listener: Listener, port: u16, here: &str) -> String {
+        let Listener { scheme, address } = listener;
+        let mut config = format!("listener {port}");
+        if !address.is_unspecified() {
+            config += &format!(" {address}");
+        }
+        config.push('\n');
+        if scheme.is_websocket() {
+            // Without the second line, Mosquitto 2.0 listens on all addresses.
+            let domain = if address.is_ipv4() { "ipv4" } else { "ipv6" };
+            config += &format!("protocol websockets\nsocket_domain {domain}\n");
+        }
+        if scheme.is_tls() {
+            config += &format!("certfile {here}/server.pem\nkeyfile {here}/server.key\n");
+            if self.client_ca.is_some() {
+                config += &format!(
+                    "cafile {here}/{CLIENT_CA}\nrequire_certificate true\nuse_identity_as_username true\n"
+                );
+            }
+        }
+        config
+    }
+}
+
+const CLIENT_CA: &str = "clients.pem";
 
 pub struct Mosquitto {
     process: Process,
     folder: TempDir,
     options: Options,
-    port: u16,
-    tls_port: u16,
+    /// Of [`Options::all_listeners`].
+    ports: Vec<u16>,
     /// Reads commands, writes state and availability.
     pub robot: Login,
     /// Writes commands, reads state and availability.
@@ -82,22 +135,21 @@ impl Mosquitto {
             init_rights(folder.path(), &operator)?;
         }
         if let Some(identity) = &options.tls {
-            write_identity(folder.path(), identity)?;
+            identity.write(folder.path(), "server")?;
         }
-        let (process, port, tls_port) = on_free_ports(|| {
-            let (port, tls_port) = (free_port()?, free_port()?);
-            Ok((
-                launch(folder.path(), port, tls_port, &options)?,
-                port,
-                tls_port,
-            ))
+        if let Some(ca) = &options.client_ca {
+            write_private(folder.path(), CLIENT_CA, ca)?;
+        }
+        let listeners = options.all_listeners().len();
+        let (process, ports) = on_free_ports(|| {
+            let ports: Vec<u16> = (0..listeners).map(|_| free_port()).collect::<Result<_>>()?;
+            Ok((launch(folder.path(), &ports, &options)?, ports))
         })?;
         let broker = Mosquitto {
             process,
             folder,
             options,
-            port,
-            tls_port,
+            ports,
             robot,
             bridge,
             operator,
@@ -111,16 +163,30 @@ impl Mosquitto {
     }
 
     pub fn port(&self) -> u16 {
-        self.port
+        self.ports[0]
     }
 
+    /// Of the listener that [`Options::tls`] asks for.
     pub fn tls_port(&self) -> u16 {
-        self.tls_port
+        self.ports[1]
+    }
+
+    /// Where it listens by `scheme`, by the name `host` (an IPv6 address in brackets).
+    pub fn url_at(&self, scheme: Scheme, host: &str) -> Result<String> {
+        let is_ipv6 = host.starts_with('[');
+        let listeners = self.options.all_listeners().into_iter().zip(&self.ports);
+        let (_, port) = listeners
+            .into_iter()
+            .find(|(listener, _)| {
+                listener.scheme == scheme && listener.address.is_ipv6() == is_ipv6
+            })
+            .with_context(|| format!("no listener for {scheme:?} at {host}"))?;
+        Ok(format!("{}://{host}:{port}", scheme.as_str()))
     }
 
     /// From now on shows `identity` to those who connect with TLS.
     pub fn set_identity(&self, identity: &Identity) -> Result<()> {
-        write_identity(self.folder.path(), identity)?;
+        identity.write(self.folder.path(), "server")?;
         self.process.signal(Signal::HUP);
         Ok(())
     }
@@ -128,7 +194,7 @@ impl Mosquitto {
     /// Runs one command of `mosquitto_ctrl dynsec`; where nothing is said everybody may do
     /// everything.
     pub fn set_rights(&self, command: &[&str]) -> Result<()> {
-        let port = self.port.to_string();
+        let port = self.port().to_string();
         let Login { user, password } = &self.operator;
         let done = Command::new(program_of("mosquitto_ctrl", "mosquitto")?)
             .args(["-h", "127.0.0.1", "-p", &port, "-u", user, "-P", password])
@@ -145,7 +211,7 @@ impl Mosquitto {
     }
 
     pub fn url(&self) -> String {
-        format!("mqtt://127.0.0.1:{}", self.port)
+        format!("mqtt://127.0.0.1:{}", self.port())
     }
 
     /// Ends as by a power cut.
@@ -171,8 +237,7 @@ impl Mosquitto {
 
     /// Back on the same port, with the same database.
     pub fn restart(&mut self) -> Result<()> {
-        self.process =
-            on_free_ports(|| launch(self.folder.path(), self.port, self.tls_port, &self.options))?;
+        self.process = on_free_ports(|| launch(self.folder.path(), &self.ports, &self.options))?;
         Ok(())
     }
 
@@ -192,10 +257,9 @@ impl Mosquitto {
     }
 }
 
-fn launch(folder: &Path, port: u16, tls_port: u16, options: &Options) -> Result<Process> {
+fn launch(folder: &Path, ports: &[u16], options: &Options) -> Result<Process> {
     let here = text_of(folder)?;
     // Without `user`, mosquitto started as root becomes another user, who cannot read the folder.
-    let address = if options.everywhere { "" } else { "127.0.0.1" };
     let limit = if options.any_size { 0 } else { 16384 };
     let rights = if options.dynamic {
         let plugin = text_of(&plugin()?)?.to_owned();
@@ -203,14 +267,12 @@ fn launch(folder: &Path, port: u16, tls_port: u16, options: &Options) -> Result<
     } else {
         format!("password_file {here}/passwd\nacl_file {here}/acl\n")
     };
-    let tls = match &options.tls {
-        None => String::new(),
-        Some(_) => format!(
-            "listener {tls_port} {address}\ncertfile {here}/server.pem\nkeyfile {here}/server.key\n"
-        ),
-    };
+    let listeners = options.all_listeners().into_iter().zip(ports);
+    let listeners: String = listeners
+        .map(|(listener, port)| options.listener(listener, *port, here))
+        .collect();
     let config = format!(
-        "user root\nlistener {port} {address}\n{tls}\
+        "user root\n{listeners}\
          allow_anonymous false\n{rights}\
          persistence true\npersistence_location {here}/\n\
          autosave_interval 1\nautosave_on_changes true\n\
@@ -221,7 +283,7 @@ fn launch(folder: &Path, port: u16, tls_port: u16, options: &Options) -> Result<
     let mut command = Command::new(program_of("mosquitto", "mosquitto")?);
     command.arg("-c").arg(config);
     let mut process = Process::spawn("mosquitto", &mut command)?;
-    process.wait_ready(|| answers(port))?;
+    process.wait_ready(|| answers(ports[0]))?;
     Ok(process)
 }
 
@@ -253,12 +315,6 @@ fn init_rights(folder: &Path, operator: &Login) -> Result<()> {
         *allowed = Value::Bool(true);
     }
     write_private(folder, RIGHTS, &rights.to_string())?;
-    Ok(())
-}
-
-fn write_identity(folder: &Path, identity: &Identity) -> Result<()> {
-    write_private(folder, "server.pem", &identity.certificate)?;
-    write_private(folder, "server.key", &identity.key)?;
     Ok(())
 }
 

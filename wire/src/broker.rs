@@ -18,7 +18,7 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    pub(crate) fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Scheme::Mqtt => "mqtt",
             Scheme::Mqtts => "mqtts",
