@@ -23,7 +23,7 @@ use axum::{
 };
 use droidrelay_wire::{
     command::{check_id, lease_from_seconds},
-    session::Session,
+    session::{Properties, Session},
     Command, StreamState,
 };
 use serde::Deserialize;
@@ -96,10 +96,13 @@ impl Bridge {
                 "the MQTT broker is out of reach: {reason}"
             )));
         }
-        let expiry = matches!(command, Command::Start { .. }).then_some(self.start_expiry);
+        let properties = Properties {
+            expiry: matches!(command, Command::Start { .. }).then_some(self.start_expiry),
+            ..Properties::default()
+        };
         let answer = self
             .session
-            .publish(&robot.topic, command.to_payload(), expiry);
+            .publish(&robot.topic, command.to_payload(), properties);
         match timeout_at(deadline, answer).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(err)) => Err(Failure::unavailable(err.to_string())),
@@ -650,6 +653,7 @@ mod tests {
                 topic: topic.into(),
                 payload: payload.into(),
                 retained: true,
+                correlation: None,
             }));
         }
     }

@@ -233,6 +233,7 @@ mod tests {
             topic: topic.into(),
             payload: payload.into(),
             retained: true,
+            correlation: None,
         }));
     }
 

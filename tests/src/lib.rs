@@ -7,6 +7,7 @@ pub mod certs;
 pub mod demo;
 pub mod http;
 pub mod journal;
+pub mod link;
 pub mod mosquitto;
 pub mod netns;
 pub mod observer;

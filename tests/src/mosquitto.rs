@@ -24,8 +24,10 @@ use crate::{
 pub const TOPIC: &str = "robot/stream";
 
 /// How a broker differs from the usual one.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Options {
+    /// Whether sessions and retained values outlive the broker.
+    pub persistence: bool,
     /// Listens on all addresses: for a network of a test's own.
     pub everywhere: bool,
     /// Takes messages of any size.
@@ -38,6 +40,20 @@ pub struct Options {
     pub client_ca: Option<String>,
     /// Listens there too.
     pub listeners: Vec<Listener>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            persistence: true,
+            everywhere: false,
+            any_size: false,
+            dynamic: false,
+            tls: None,
+            client_ca: None,
+            listeners: Vec::new(),
+        }
+    }
 }
 
 /// A way in.
@@ -131,6 +147,7 @@ impl Mosquitto {
             operator = operator.user,
         );
         write_private(folder.path(), "acl", &acl)?;
+        write_private(folder.path(), "robot.pass", &robot.password)?;
         if options.dynamic {
             init_rights(folder.path(), &operator)?;
         }
@@ -214,6 +231,20 @@ impl Mosquitto {
         format!("mqtt://127.0.0.1:{}", self.port())
     }
 
+    /// mqttvalve with this broker and its credentials.
+    pub fn valve(&self) -> String {
+        self.valve_by(self.port())
+    }
+
+    /// As [`Mosquitto::valve`], by another port that leads here.
+    pub fn valve_by(&self, port: u16) -> String {
+        format!(
+            "mqttvalve broker=mqtt://127.0.0.1:{port} topic={TOPIC} username={} password-file={}",
+            self.robot.user,
+            self.folder.path().join("robot.pass").display()
+        )
+    }
+
     /// Ends as by a power cut.
     pub fn kill(&mut self) {
         self.process.kill();
@@ -259,6 +290,7 @@ impl Mosquitto {
 
 fn launch(folder: &Path, ports: &[u16], options: &Options) -> Result<Process> {
     let here = text_of(folder)?;
+    let persistence = options.persistence;
     // Without `user`, mosquitto started as root becomes another user, who cannot read the folder.
     let limit = if options.any_size { 0 } else { 16384 };
     let rights = if options.dynamic {
@@ -274,7 +306,7 @@ fn launch(folder: &Path, ports: &[u16], options: &Options) -> Result<Process> {
     let config = format!(
         "user root\n{listeners}\
          allow_anonymous false\n{rights}\
-         persistence true\npersistence_location {here}/\n\
+         persistence {persistence}\npersistence_location {here}/\n\
          autosave_interval 1\nautosave_on_changes true\n\
          set_tcp_nodelay true\nmessage_size_limit {limit}\nlog_dest stderr\n\
          log_type error\nlog_type warning\nlog_type notice\nlog_type subscribe\n"

@@ -6,8 +6,8 @@ use anyhow::{anyhow, Context, Result};
 use droidrelay_wire::{
     availability_topic,
     secret::Secret,
-    session::{Config, Event, Session},
-    state_topic, BrokerUrl, RobotState, StreamState,
+    session::{Config, Event, Properties, Session},
+    state_topic, BrokerUrl, RobotState, StreamState, ONLINE,
 };
 use tokio::runtime::Runtime;
 
@@ -15,6 +15,7 @@ use crate::{
     journal::{Journal, DEADLINE},
     mosquitto::{Mosquitto, TOPIC},
     process::poll,
+    robot::{Robot, Runner},
     secrets::random_word,
 };
 
@@ -107,16 +108,32 @@ impl Observer {
         &self.seen
     }
 
+    /// Starts the robot's line; back when it is online and idle.
+    pub fn robot(&self, runner: Runner, line: &str, environment: &[(&str, &str)]) -> Result<Robot> {
+        let mark = self.seen.mark();
+        let robot = Robot::start_with(runner, line, environment)?;
+        self.wait_available(mark, ONLINE)
+            .and_then(|_| self.wait_state(mark, StreamState::Idle))
+            .with_context(|| robot.text())?;
+        Ok(robot)
+    }
+
     /// Sends a command as `mosquitto_pub -q 1` does; back when the broker has it. Gives the
     /// time at which it was sent.
     pub fn send(&self, command: &str) -> Result<Instant> {
+        self.send_with(command, Properties::default())
+    }
+
+    /// As [`Observer::send`], whatever the payload, with MQTT 5 properties.
+    pub fn send_with(&self, payload: impl AsRef<[u8]>, properties: Properties) -> Result<Instant> {
+        let payload = payload.as_ref();
         let (session, runtime) = self.parts()?;
         // The broker may have been away a moment ago.
         poll(DEADLINE, || session.is_up().then_some(())).context("no broker")?;
         let now = Instant::now();
         runtime
-            .block_on(session.publish(TOPIC, command, None))
-            .with_context(|| format!("cannot send {command:?}"))?;
+            .block_on(session.publish(TOPIC, payload, properties))
+            .with_context(|| format!("cannot send {:?}", String::from_utf8_lossy(payload)))?;
         Ok(now)
     }
 

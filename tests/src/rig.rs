@@ -2,14 +2,14 @@
 
 use std::{path::PathBuf, time::Instant};
 
-use anyhow::{Context, Result};
-use droidrelay_wire::{StreamState, ONLINE};
+use anyhow::Result;
+use droidrelay_wire::StreamState;
 use tempfile::TempDir;
 
 use crate::{
     bridge::Bridge,
     journal::DEADLINE,
-    mosquitto::{Mosquitto, TOPIC},
+    mosquitto::Mosquitto,
     observer::{Observer, Seen},
     process::poll,
     relay::{self, Kind, Relay},
@@ -20,6 +20,8 @@ use crate::{
 /// A live test picture, small enough for many tests at once.
 pub const TEST_PICTURE: &str =
     "videotestsrc is-live=true ! video/x-raw,format=I420,width=320,height=180,framerate=30/1";
+/// A live picture that costs next to nothing, for lines that show it to nobody.
+pub const TINY_PICTURE: &str = "videotestsrc is-live=true ! video/x-raw,width=64,height=48";
 /// The encoder of the robot's line.
 pub const ENCODER: &str =
     "x264enc tune=zerolatency speed-preset=ultrafast bitrate=1500 key-int-max=30";
@@ -51,7 +53,6 @@ impl Rig {
             broker,
             folder,
         };
-        write_private(rig.folder.path(), "mqtt.pass", &rig.broker.robot.password)?;
         rig.write_publisher_password(&rig.relay.publisher.password)?;
         Ok(rig)
     }
@@ -68,12 +69,7 @@ impl Rig {
 
     /// mqttvalve with its broker and credentials.
     pub fn valve(&self) -> String {
-        format!(
-            "mqttvalve broker={} topic={TOPIC} username={} password-file={}",
-            self.broker.url(),
-            self.broker.robot.user,
-            self.file("mqtt.pass").display()
-        )
+        self.broker.valve()
     }
 
     /// rtmpauthsink with its location and credentials.
@@ -106,13 +102,7 @@ impl Rig {
         line: &str,
         environment: &[(&str, &str)],
     ) -> Result<Robot> {
-        let mark = self.observer.seen().mark();
-        let robot = Robot::start_with(runner, line, environment)?;
-        self.observer
-            .wait_available(mark, ONLINE)
-            .and_then(|_| self.observer.wait_state(mark, StreamState::Idle))
-            .with_context(|| robot.text())?;
-        Ok(robot)
+        self.observer.robot(runner, line, environment)
     }
 
     /// Waits for `event` at the relay; panics with the relay's log.

@@ -54,6 +54,14 @@ impl Command {
         Command::Stop { id: None }
     }
 
+    /// The viewer's id, where one is given.
+    pub fn id(&self) -> Option<&str> {
+        match self {
+            Command::Start { id, .. } | Command::Stop { id } => id.as_deref(),
+            Command::Keyframe => None,
+        }
+    }
+
     /// Reads a payload of the command topic: UTF-8, at most [`MAX_PAYLOAD`] bytes, a plain
     /// word (`start`, `stop`, `keyframe`, `ON`, `OFF`; case and surrounding white space do
     /// not matter) or a JSON object with `command`, `id` and `lease` (seconds).

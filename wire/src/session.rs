@@ -33,7 +33,9 @@ use tokio::{
     time::{sleep, timeout, timeout_at, Instant},
 };
 
-use crate::{backoff::jitter, tls, transport::transport, Backoff, BrokerUrl, Secret};
+use crate::{
+    backoff::jitter, command::check_id, tls, transport::transport, Backoff, BrokerUrl, Secret,
+};
 
 /// TCP, TLS, CONNECT and CONNACK together. With the pause before the next try it is less than
 /// the five seconds in which a robot is back after a fault that only a new connection ends.
@@ -104,6 +106,25 @@ pub struct Message {
     pub payload: Vec<u8>,
     /// Sent by the broker because it was retained, not because somebody just published it.
     pub retained: bool,
+    /// What the sender knows this message by (MQTT 5, 3.3.2.3.6).
+    pub correlation: Option<Vec<u8>>,
+}
+
+impl Message {
+    /// The correlation data, where it is fit for logs and states as a viewer's id is.
+    pub fn correlation_text(&self) -> Option<&str> {
+        let text = std::str::from_utf8(self.correlation.as_deref()?).ok()?;
+        check_id(text).ok()
+    }
+}
+
+/// What a message carries beside its payload.
+#[derive(Debug, Clone, Default)]
+pub struct Properties {
+    /// The broker forgets the message when it has waited this long for a receiver.
+    pub expiry: Option<Duration>,
+    /// Handed to the receivers, who name the message by it.
+    pub correlation: Option<Vec<u8>>,
 }
 
 /// Why a publish was not acknowledged.
@@ -174,12 +195,12 @@ impl Session {
         &self,
         topic: &str,
         payload: impl Into<Vec<u8>>,
-        expiry: Option<Duration>,
+        properties: Properties,
     ) -> Result<(), PublishError> {
         let answer =
             self.shared
                 .lock()
-                .publish(topic, payload.into(), false, expiry, Waiter::caller)?;
+                .publish(topic, payload.into(), false, properties, Waiter::caller)?;
         answer
             .await
             .unwrap_or_else(|_| Err(PublishError("the MQTT session ended".into())))
@@ -258,7 +279,7 @@ impl State {
         topic: &str,
         payload: Vec<u8>,
         retain: bool,
-        expiry: Option<Duration>,
+        properties: Properties,
         waiter: impl FnOnce() -> (Waiter, T),
     ) -> Result<T, PublishError> {
         let client = self
@@ -266,8 +287,10 @@ impl State {
             .as_ref()
             .ok_or_else(|| PublishError("no connection to the MQTT broker".into()))?;
         let properties = PublishProperties {
-            message_expiry_interval: expiry
+            message_expiry_interval: properties
+                .expiry
                 .map(|expiry| u32::try_from(expiry.as_secs().max(1)).unwrap_or(u32::MAX)),
+            correlation_data: properties.correlation.map(Into::into),
             ..PublishProperties::default()
         };
         client
@@ -294,7 +317,13 @@ impl State {
             }
             let waiter = || (Waiter::Retained(topic.clone()), ());
             if self
-                .publish(topic, slot.payload.clone(), true, None, waiter)
+                .publish(
+                    topic,
+                    slot.payload.clone(),
+                    true,
+                    Properties::default(),
+                    waiter,
+                )
                 .is_err()
             {
                 break;
@@ -563,6 +592,11 @@ async fn drive(
                     topic: String::from_utf8_lossy(&publish.topic).into_owned(),
                     payload: publish.payload.to_vec(),
                     retained: publish.retain,
+                    correlation: publish
+                        .properties
+                        .as_ref()
+                        .and_then(|properties| properties.correlation_data.as_ref())
+                        .map(|data| data.to_vec()),
                 }));
                 // A full queue costs only a redelivery, which the receiver must bear anyway.
                 let _ = client.try_ack(&publish);

@@ -71,6 +71,9 @@ pub struct RobotState {
     pub publish: Option<PublishState>,
     /// Last fault or refused command, without any secret.
     pub last_error: Option<String>,
+    /// What the sender of the last command that was obeyed knows it by: its MQTT 5 correlation
+    /// data, where that is printable UTF-8 of at most 128 bytes, or else the id in it.
+    pub last_command_id: Option<String>,
     /// What runs while closed: `cold`, `warm` or `hot`.
     pub standby: String,
     /// Commands refused since the element started.

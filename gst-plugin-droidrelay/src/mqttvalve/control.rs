@@ -27,6 +27,7 @@ pub struct Control {
     fault: Option<String>,
     last_error: Option<String>,
     last_command: Option<String>,
+    last_command_id: Option<String>,
     refused: u64,
     opens: u64,
     /// Number of the last opening.
@@ -59,6 +60,7 @@ impl Default for Control {
             fault: None,
             last_error: None,
             last_command: None,
+            last_command_id: None,
             refused: 0,
             opens: 0,
             opening: 0,
@@ -157,8 +159,9 @@ impl Control {
     }
 
     /// Keeps the last command that was obeyed, so that a sender sees that it was.
-    pub fn obeyed(&mut self, command: String) {
+    pub fn obeyed(&mut self, command: String, id: Option<&str>) {
         self.last_command = Some(command);
+        self.last_command_id = id.map(str::to_owned);
     }
 
     /// The first buffer since the opening passes; returns the opening's number.
@@ -242,6 +245,7 @@ impl Control {
                 .map(|until| utc_after(until.saturating_sub(now))),
             publish: self.publish.clone(),
             last_error: self.last_error.clone(),
+            last_command_id: self.last_command_id.clone(),
             standby: standby.into(),
             refused_commands: self.refused,
             start_latency_ms: self

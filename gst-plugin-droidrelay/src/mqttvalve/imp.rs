@@ -150,8 +150,9 @@ impl MqttValve {
 
     // ---- commands -------------------------------------------------------------------------
 
-    /// The one door in: every command, wherever it comes from, ends here.
-    fn command(&self, command: &Command, origin: Origin) {
+    /// The one door in: every command, wherever it comes from, ends here. `correlation`: what its
+    /// sender knows it by, where that is not the id in it.
+    fn command(&self, command: &Command, origin: Origin, correlation: Option<&str>) {
         let lease = locked(&self.settings).lease;
         let now = self.now();
         let (outcome, changed) = {
@@ -162,7 +163,7 @@ impl MqttValve {
                 control.want_keyframe();
             }
             if !matches!(outcome, Outcome::Refused(_)) {
-                control.obeyed(command.to_payload());
+                control.obeyed(command.to_payload(), correlation.or(command.id()));
             }
             if changed {
                 self.set_word(control.gate.is_open());
@@ -233,7 +234,7 @@ impl MqttValve {
                 "it is a retained message, which may be old: publish commands without the retain flag, or set accept-retained"
                     .into(),
             ),
-            Ok(command) => self.command(&command, Origin::Mqtt),
+            Ok(command) => self.command(&command, Origin::Mqtt, message.correlation_text()),
         }
     }
 
@@ -1053,7 +1054,7 @@ impl ObjectImpl for MqttValve {
                     lease: Some(Duration::ZERO),
                 }
             };
-            return self.command(&command, Origin::Local);
+            return self.command(&command, Origin::Local, None);
         }
         let mut settings = locked(&self.settings);
         match name {
@@ -1133,7 +1134,7 @@ impl MqttValve {
             self.refuse(refusal.to_string());
         } else {
             let lease = (lease > 0).then(|| Duration::from_secs(lease.into()));
-            self.command(&Command::Start { id, lease }, Origin::Local);
+            self.command(&Command::Start { id, lease }, Origin::Local, None);
         }
         self.word.load(Ordering::Acquire) != word::CLOSED
     }
@@ -1141,13 +1142,13 @@ impl MqttValve {
     /// Action signal `stop`; returns whether the valve is closed now.
     fn local_stop(&self, id: Option<String>) -> bool {
         let id = id.filter(|id| !id.is_empty());
-        self.command(&Command::Stop { id }, Origin::Local);
+        self.command(&Command::Stop { id }, Origin::Local, None);
         self.word.load(Ordering::Acquire) == word::CLOSED
     }
 
     /// Action signal `keyframe`; returns whether the valve is open, so that there will be one.
     fn local_keyframe(&self) -> bool {
-        self.command(&Command::Keyframe, Origin::Local);
+        self.command(&Command::Keyframe, Origin::Local, None);
         self.word.load(Ordering::Acquire) != word::CLOSED
     }
 }
