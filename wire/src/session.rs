@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     fmt,
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -15,8 +16,8 @@ use rumqttc::{
     v5::{
         mqttbytes::{
             v5::{
-                ConnectReturnCode, Filter, LastWill, Packet, PubAckReason, PublishProperties,
-                RetainForwardRule, SubscribeReasonCode,
+                ConnectReturnCode, Filter, LastWill, Packet, PubAckReason, Publish,
+                PublishProperties, RetainForwardRule, SubscribeReasonCode,
             },
             QoS,
         },
@@ -57,8 +58,13 @@ const STABLE: Duration = Duration::from_secs(10);
 /// Last publishes and DISCONNECT at a clean end. What is written by then is on its way: the
 /// kernel goes on sending it.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
-/// Requests that wait for the event loop; DISCONNECT and acknowledgements fit beside them.
-const CHANNEL: usize = 128;
+/// Messages that the broker may send ahead of our acknowledgements: all that Mosquitto queues
+/// (1000) and has in flight (20) by default. Mosquitto before 2.0.15 fills this window with expired
+/// messages as with others, and sends nothing where there is no other among them: the `stop`
+/// behind 20 expired `start` would not come (its issue 2609).
+const RECEIVE: u16 = 1024;
+/// Requests that wait for the event loop: DISCONNECT and publishes beside all acknowledgements.
+const CHANNEL: usize = RECEIVE as usize + 128;
 /// Unacknowledged publishes; rumqttc reserves memory for this many.
 const INFLIGHT: u16 = 20;
 /// Announced to the broker, which then withholds larger packets instead of cutting us off.
@@ -401,6 +407,7 @@ async fn run(
     // the broker it would not know of commands sent before we are back.
     let mut clean_start = true;
     let mut tries = 0;
+    let mut delivered = Delivered::default();
     loop {
         let started = Instant::now();
         let connects = shared.lock().connects;
@@ -417,6 +424,7 @@ async fn run(
                     &shared,
                     &mut on_event,
                     &mut clean_start,
+                    &mut delivered,
                 );
                 tokio::select! {
                     biased;
@@ -449,6 +457,35 @@ async fn run(
             _ = &mut stopped => return,
             () = sleep(pause.max(shortest)) => {}
         }
+    }
+}
+
+/// What the event handler got of this session, as far as the broker may not know that it did.
+///
+/// An acknowledgement can be lost with its connection; the broker then delivers once more what
+/// may be long over (a `start` whose lease has ended).
+#[derive(Default)]
+struct Delivered(VecDeque<(u16, u64)>);
+
+impl Delivered {
+    /// Takes note of a message; returns whether it is one that was noted before.
+    fn is_again(&mut self, publish: &Publish) -> bool {
+        let mut hasher = DefaultHasher::new();
+        (&publish.topic, &publish.payload).hash(&mut hasher);
+        let message = (publish.pkid, hasher.finish());
+        if publish.dup && self.0.contains(&message) {
+            return true;
+        }
+        if self.0.len() >= usize::from(RECEIVE) {
+            self.0.pop_front();
+        }
+        self.0.push_back(message);
+        false
+    }
+
+    /// A new session counts its packets anew.
+    fn forget(&mut self) {
+        self.0.clear();
     }
 }
 
@@ -501,6 +538,7 @@ async fn drive(
     shared: &Shared,
     on_event: &mut (impl FnMut(Event) + Send),
     clean_start: &mut bool,
+    delivered: &mut Delivered,
 ) -> End {
     let connect_timeout = Duration::from_secs(events.options.connection_timeout());
     if let Err(reason) = look_up(&config.broker).await {
@@ -541,7 +579,10 @@ async fn drive(
             _ => {}
         }
         match event {
-            MqttEvent::Incoming(Packet::ConnAck(_)) => {
+            MqttEvent::Incoming(Packet::ConnAck(answer)) => {
+                if !answer.session_present {
+                    delivered.forget();
+                }
                 // Twice as often as the broker expects it. rumqttc would ping once in the whole
                 // time and wait for the answer as long again; it keeps its first ping only.
                 ping_pause = match events.options.keep_alive() {
@@ -567,7 +608,12 @@ async fn drive(
                     qos: QoS::AtLeastOnce,
                     nolocal: false,
                     preserve_retain: false,
-                    retain_forward_rule: RetainForwardRule::OnEverySubscribe,
+                    // A session that goes on was given what is retained, and all that followed.
+                    retain_forward_rule: if config.session_expiry.is_zero() {
+                        RetainForwardRule::OnEverySubscribe
+                    } else {
+                        RetainForwardRule::OnNewSubscribe
+                    },
                 });
                 if client.try_subscribe_many(filters).is_err() {
                     return End::Lost("cannot subscribe: the request queue is full".into());
@@ -588,17 +634,19 @@ async fn drive(
                 on_event(Event::Up);
             }
             MqttEvent::Incoming(Packet::Publish(publish)) => {
-                on_event(Event::Message(Message {
-                    topic: String::from_utf8_lossy(&publish.topic).into_owned(),
-                    payload: publish.payload.to_vec(),
-                    retained: publish.retain,
-                    correlation: publish
-                        .properties
-                        .as_ref()
-                        .and_then(|properties| properties.correlation_data.as_ref())
-                        .map(|data| data.to_vec()),
-                }));
-                // A full queue costs only a redelivery, which the receiver must bear anyway.
+                if !delivered.is_again(&publish) {
+                    on_event(Event::Message(Message {
+                        topic: String::from_utf8_lossy(&publish.topic).into_owned(),
+                        payload: publish.payload.to_vec(),
+                        retained: publish.retain,
+                        correlation: publish
+                            .properties
+                            .as_ref()
+                            .and_then(|properties| properties.correlation_data.as_ref())
+                            .map(|data| data.to_vec()),
+                    }));
+                }
+                // There is room for all of them.
                 let _ = client.try_ack(&publish);
             }
             MqttEvent::Incoming(Packet::PubAck(answer)) => {
@@ -697,6 +745,7 @@ fn options(
             u32::try_from(config.session_expiry.as_secs()).unwrap_or(u32::MAX),
         ))
         .set_clean_start(clean_start)
+        .set_receive_maximum(Some(RECEIVE))
         .set_manual_acks(true);
     if let Some((topic, payload)) = &config.will {
         options.set_last_will(LastWill::new(
