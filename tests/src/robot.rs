@@ -81,6 +81,11 @@ impl Robot {
         self.process.has_ended().is_none()
     }
 
+    /// Ends as by a power cut.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
     /// Stands still until [`Robot::thaw`].
     pub fn freeze(&self) {
         self.process.signal(Signal::STOP);

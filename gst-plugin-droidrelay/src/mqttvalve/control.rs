@@ -228,6 +228,7 @@ impl Control {
         }
         let mut more = serde_json::Map::new();
         more.insert("viewer_count".into(), self.gate.holders().len().into());
+        more.insert("opens".into(), self.opens.into());
         more.insert("last_command".into(), self.last_command.clone().into());
         RobotState {
             state,

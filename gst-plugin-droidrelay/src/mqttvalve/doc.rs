@@ -50,8 +50,8 @@ pub const DOC: &[(&str, &str)] = &[
     is a start without id, `local` the local switch), viewer_count, lease_until, publish (what
     rtmpauthsink says: state, reason, attempt, next_try in seconds), last_error, last_command
     (the last one obeyed), last_command_id (its MQTT 5 correlation data, printable UTF-8 of at
-    most 128 bytes, or else its id: so a sender sees that it was executed), standby,
-    refused_commands, start_latency_ms, version. `live` means that the server has accepted the
+    most 128 bytes, or else its id: so a sender sees that it was executed), opens (openings so
+    far), refused_commands, standby, start_latency_ms, version. `live` means that the server has accepted the
     publisher and frames flow. `availability-topic`: online or offline, retained; offline is
     the last will and is sent at a clean end too.",
     ),
