@@ -88,6 +88,7 @@ impl Fleet {
                 });
             }
             Event::Message(message) => self.hear(&message),
+            Event::Refused { reason } => warn!("{reason}"),
         }
     }
 

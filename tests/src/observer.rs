@@ -25,6 +25,8 @@ pub enum Seen {
     /// Subscribed; retained values follow.
     Up,
     Down(String),
+    /// The broker does not take what the observer sends or asks for.
+    Refused(String),
     Command(String),
     /// The robot's state, and the text it came in.
     State(Box<RobotState>, String),
@@ -82,6 +84,7 @@ impl Observer {
             journal.push(match event {
                 Event::Up => Seen::Up,
                 Event::Down { reason } => Seen::Down(reason),
+                Event::Refused { reason } => Seen::Refused(reason),
                 Event::Message(message) => {
                     let text = String::from_utf8_lossy(&message.payload).into_owned();
                     if message.topic == TOPIC {

@@ -103,6 +103,9 @@ pub enum Event {
     Down { reason: String },
     /// A message; it is acknowledged when the handler returns.
     Message(Message),
+    /// The broker does not take a retained value, or a subscription beside those that the
+    /// session needs: which, and the remedy. Comes once for each in a connection.
+    Refused { reason: String },
 }
 
 /// A message on a subscribed topic.
@@ -195,6 +198,26 @@ impl Session {
         state.flush();
     }
 
+    /// Subscribes (QoS 1) to `filter` as well, now or as soon as the broker is there, and at each
+    /// connect. What is retained there does not come; a session without it is no worse.
+    pub fn subscribe(&self, filter: &str) {
+        let mut state = self.shared.lock();
+        if !state.extra.iter().any(|extra| extra == filter) {
+            state.extra.push(filter.to_owned());
+        }
+        state.subscribe_extra(filter);
+    }
+
+    /// Ends what [`Session::subscribe`] began.
+    pub fn unsubscribe(&self, filter: &str) {
+        let mut state = self.shared.lock();
+        state.extra.retain(|extra| extra != filter);
+        if let Some(client) = &state.client {
+            // What still comes goes nowhere, and the next connection does without.
+            let _ = client.try_unsubscribe(filter);
+        }
+    }
+
     /// Publishes (QoS 1, not retained) and waits for the broker's PUBACK. Fails at once while
     /// the session is down, and when it goes down before the answer: nothing is sent later.
     pub async fn publish(
@@ -253,6 +276,8 @@ struct State {
     client: Option<AsyncClient>,
     connects: u64,
     retained: BTreeMap<String, Retained>,
+    /// Topic filters beside those of the configuration.
+    extra: Vec<String>,
     /// Publishes handed to the event loop, in order, which it has not numbered yet.
     unnumbered: VecDeque<Waiter>,
     /// Publishes by packet identifier.
@@ -264,6 +289,8 @@ struct Retained {
     payload: Vec<u8>,
     dirty: bool,
     in_flight: bool,
+    /// The broker has refused it in this connection.
+    refused: bool,
 }
 
 /// Who hears of a PUBACK.
@@ -346,25 +373,44 @@ impl State {
         }
     }
 
-    fn acknowledged(&mut self, pkid: u16, reason: PubAckReason) {
-        match self.numbered.remove(&pkid) {
-            Some(Waiter::Caller(sender)) => {
-                let answer = match reason {
-                    PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Ok(()),
-                    reason => Err(PublishError(format!(
+    /// Returns what a retained value was refused for, where nobody else hears of it.
+    fn acknowledged(&mut self, pkid: u16, reason: PubAckReason) -> Option<String> {
+        let taken = matches!(
+            reason,
+            PubAckReason::Success | PubAckReason::NoMatchingSubscribers
+        );
+        match self.numbered.remove(&pkid)? {
+            Waiter::Caller(sender) => {
+                let answer = if taken {
+                    Ok(())
+                } else {
+                    Err(PublishError(format!(
                         "the MQTT broker refused the message: {reason:?}"
-                    ))),
+                    )))
                 };
                 // A caller that no longer waits does not care.
                 let _ = sender.send(answer);
+                None
             }
-            Some(Waiter::Retained(topic)) => {
-                if let Some(slot) = self.retained.get_mut(&topic) {
-                    slot.in_flight = false;
-                }
+            Waiter::Retained(topic) => {
+                let slot = self.retained.get_mut(&topic)?;
+                slot.in_flight = false;
+                let first = !std::mem::replace(&mut slot.refused, !taken);
                 self.flush();
+                (!taken && first).then(|| {
+                    format!(
+                        "the broker refuses messages on {topic:?} ({reason:?}): check its access rights"
+                    )
+                })
             }
-            None => {}
+        }
+    }
+
+    fn subscribe_extra(&self, filter: &str) {
+        if let Some(client) = &self.client {
+            // A full queue is that of a broker which does not answer: the next connection tries
+            // again.
+            let _ = client.try_subscribe_many([extra_filter(filter)]);
         }
     }
 
@@ -374,6 +420,10 @@ impl State {
         for slot in self.retained.values_mut() {
             slot.dirty = true;
             slot.in_flight = false;
+            slot.refused = false;
+        }
+        for filter in &self.extra {
+            self.subscribe_extra(filter);
         }
         self.flush();
     }
@@ -391,6 +441,16 @@ impl State {
                 ))));
             }
         }
+    }
+}
+
+fn extra_filter(path: &str) -> Filter {
+    Filter {
+        path: path.to_owned(),
+        qos: QoS::AtLeastOnce,
+        nolocal: false,
+        preserve_retain: false,
+        retain_forward_rule: RetainForwardRule::Never,
     }
 }
 
@@ -633,6 +693,17 @@ async fn drive(
                 shared.lock().up(client.clone());
                 on_event(Event::Up);
             }
+            MqttEvent::Incoming(Packet::SubAck(answer)) => {
+                let refused = |code: &&_| !matches!(code, SubscribeReasonCode::Success(_));
+                if let Some(code) = answer.return_codes.iter().find(refused) {
+                    let extra = shared.lock().extra.join(", ");
+                    on_event(Event::Refused {
+                        reason: format!(
+                            "the broker refuses the subscription to {extra} ({code:?}): check its access rights"
+                        ),
+                    });
+                }
+            }
             MqttEvent::Incoming(Packet::Publish(publish)) => {
                 if !delivered.is_again(&publish) {
                     on_event(Event::Message(Message {
@@ -650,7 +721,10 @@ async fn drive(
                 let _ = client.try_ack(&publish);
             }
             MqttEvent::Incoming(Packet::PubAck(answer)) => {
-                shared.lock().acknowledged(answer.pkid, answer.reason);
+                let refused = shared.lock().acknowledged(answer.pkid, answer.reason);
+                if let Some(reason) = refused {
+                    on_event(Event::Refused { reason });
+                }
             }
             MqttEvent::Outgoing(Outgoing::PingReq) if subscribed => patience.owe("a ping"),
             MqttEvent::Outgoing(Outgoing::Publish(pkid)) => shared.lock().numbered(pkid),

@@ -23,6 +23,15 @@ pub enum StreamState {
 }
 
 impl StreamState {
+    pub const ALL: [StreamState; 6] = [
+        StreamState::Idle,
+        StreamState::Starting,
+        StreamState::Live,
+        StreamState::Backoff,
+        StreamState::Refused,
+        StreamState::Error,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             StreamState::Idle => "idle",
@@ -102,6 +111,9 @@ mod tests {
 
     #[test]
     fn states_are_written_in_lower_case() {
+        for state in StreamState::ALL {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
+        }
         let text = serde_json::to_string(&RobotState::default()).unwrap();
         assert!(text.starts_with(r#"{"state":"idle""#), "{text}");
         assert!(text.contains(r#""lease_until":null"#), "{text}");

@@ -214,6 +214,10 @@ impl MqttValve {
                 self.connected.store(false, Ordering::Relaxed);
             }
             Event::Message(message) => return self.on_message(&message),
+            Event::Refused { reason } => {
+                gst::warning!(CAT, imp = self, "{reason}");
+                locked(&self.control).note(reason);
+            }
         }
         self.announcer.wake();
     }
