@@ -76,6 +76,7 @@ pub fn publish(state: &PublishState) -> gst::Event {
         .field_if_some("reason", state.reason.as_ref())
         .field("attempt", state.attempt)
         .field_if_some("next-try", state.next_try)
+        .field_if_some("bitrate", state.bitrate)
         .build();
     gst::event::CustomUpstream::new(structure)
 }
@@ -88,6 +89,7 @@ pub fn parse_publish(event: &gst::EventRef) -> Option<PublishState> {
         reason: structure.get("reason").ok(),
         attempt: structure.get("attempt").ok()?,
         next_try: structure.get("next-try").ok(),
+        bitrate: structure.get("bitrate").ok(),
     })
 }
 
@@ -112,6 +114,7 @@ mod tests {
             reason: Some("server gone".into()),
             attempt: 3,
             next_try: Some(0.5),
+            bitrate: Some(1_500_000),
         };
         assert_eq!(parse_publish(&publish(&state)), Some(state));
         assert_eq!(

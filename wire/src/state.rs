@@ -58,6 +58,10 @@ pub struct PublishState {
     /// Seconds until the next try, where one is waited for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_try: Option<f64>,
+    /// Bits per second that the server took over the last seconds, while publishing; told
+    /// anew when it has changed by a tenth.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bitrate: Option<u64>,
 }
 
 /// The retained payload of the state topic.

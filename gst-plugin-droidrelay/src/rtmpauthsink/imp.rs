@@ -223,6 +223,13 @@ impl Owner for Sink {
             gst::panic_to_error!(imp, (), { imp.state_changed(publish) });
         }
     }
+
+    fn bitrate_changed(&self, publish: &PublishState) {
+        if let Some(sink) = self.0.upgrade() {
+            let imp = sink.imp();
+            gst::panic_to_error!(imp, (), { imp.tell_valve(publish) });
+        }
+    }
 }
 
 impl RtmpAuthSink {
@@ -268,7 +275,11 @@ impl RtmpAuthSink {
                 ("{}", reason.unwrap_or_default())
             );
         }
-        for pad in obj.sink_pads() {
+        self.tell_valve(publish);
+    }
+
+    fn tell_valve(&self, publish: &PublishState) {
+        for pad in self.obj().sink_pads() {
             // Without a valve upstream nobody takes it.
             let _ = pad.push_event(link::publish(publish));
         }

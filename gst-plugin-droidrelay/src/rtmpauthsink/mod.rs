@@ -6,6 +6,7 @@
 mod doc;
 mod imp;
 mod location;
+mod meter;
 mod publisher;
 mod queue;
 mod session;

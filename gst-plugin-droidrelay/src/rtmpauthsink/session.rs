@@ -11,6 +11,7 @@ use tokio::{
 };
 
 use super::{
+    meter::Meter,
     publisher::Publisher,
     queue::{Frame, Track},
     Location, State,
@@ -49,6 +50,8 @@ pub trait Owner: Send + 'static {
     fn target(&self) -> Result<Target, String>;
     /// The state changed; called outside of every lock.
     fn state_changed(&self, publish: &PublishState);
+    /// The bitrate changed, the state did not; called outside of every lock.
+    fn bitrate_changed(&self, publish: &PublishState);
 }
 
 /// Why a session ended.
@@ -136,6 +139,7 @@ impl<O: Owner> Sessions<O> {
             reason,
             attempt: self.attempt,
             next_try: next_try.map(|wait| (wait.as_secs_f64() * 1000.0).round() / 1000.0),
+            bitrate: None,
         };
         if self.publisher.set_publish_state(&publish) {
             self.owner.state_changed(&publish);
@@ -230,6 +234,16 @@ impl<O: Owner> Sessions<O> {
         self.refused_backoff.reset();
         self.say(State::Publishing, None, None);
     }
+
+    fn measured(&self, bitrate: u64) {
+        let publish = PublishState {
+            bitrate: Some(bitrate),
+            ..self.publisher.publish_state()
+        };
+        if self.publisher.set_publish_state(&publish) {
+            self.owner.bitrate_changed(&publish);
+        }
+    }
 }
 
 /// A session on an open connection.
@@ -255,6 +269,8 @@ impl Session {
         // Silence of the server, until it has accepted; then only of a socket that takes nothing.
         let mut progress = Instant::now();
         let mut published_at = None;
+        let begin = Instant::now();
+        let mut meter = Meter::default();
         loop {
             if !self.publisher.is_wanted() {
                 return End::Unwanted;
@@ -301,6 +317,7 @@ impl Session {
                         match event {
                             Event::Published => {
                                 published_at = Some(Instant::now());
+                                meter = Meter::new(begin.elapsed());
                                 sessions.published();
                             }
                             Event::StreamIdMismatch => return End::StepByStep,
@@ -318,6 +335,11 @@ impl Session {
                             needs_flush = writing;
                             self.rtmp.consume(n);
                             self.publisher.count(|stats| stats.bytes += n as u64);
+                            if published_at.is_some() {
+                                if let Some(bitrate) = meter.sent(n, begin.elapsed()) {
+                                    sessions.measured(bitrate);
+                                }
+                            }
                         }
                         Err(err) => return self.closed(Some(&err)),
                     }
