@@ -297,7 +297,10 @@ mod a_broker_restarted_while_the_robot_is_open_is_obeyed_and_opens_nothing {
 }
 
 fn restart(persistence: bool, clean: bool) {
-    let mut scene = Scene::with(mosquitto::Options { persistence });
+    let mut scene = Scene::with(mosquitto::Options {
+        persistence,
+        ..mosquitto::Options::default()
+    });
     let mut robot = scene.robot("");
     let since = scene.live().since;
 

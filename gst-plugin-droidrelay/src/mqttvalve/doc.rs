@@ -1,4 +1,5 @@
-//! What `gst-inspect-1.0 mqttvalve` shows beside properties and signals.
+//! What `gst-inspect-1.0 mqttvalve` shows beside properties and signals. GStreamer's registry
+//! takes no title with a space.
 
 pub const DOC: &[(&str, &str)] = &[
     (
@@ -48,12 +49,27 @@ pub const DOC: &[(&str, &str)] = &[
     Retained JSON on `state-topic`: state (idle, starting, live, backoff, refused, error),
     since (RFC 3339), cause (boot, mqtt, local, lease, offline), viewers (the first 64 ids; `*`
     is a start without id, `local` the local switch), viewer_count, lease_until, publish (what
-    rtmpauthsink says: state, reason, attempt, next_try in seconds), last_error, last_command
+    rtmpauthsink says: state, reason, attempt, next_try in seconds, bitrate in bits per second
+    of the last five seconds or more), last_error, last_command
     (the last one obeyed), last_command_id (its MQTT 5 correlation data, printable UTF-8 of at
     most 128 bytes, or else its id: so a sender sees that it was executed), opens (openings so
-    far), refused_commands, standby, start_latency_ms, version. `live` means that the server has accepted the
-    publisher and frames flow. `availability-topic`: online or offline, retained; offline is
-    the last will and is sent at a clean end too.",
+    far), refused_commands, standby, start_latency_ms, version. `live` means that the server has
+    accepted the publisher and frames flow. `availability-topic`: online or offline, retained;
+    offline is the last will and is sent at a clean end too.",
+    ),
+    (
+        "Discovery",
+        "
+    For Home Assistant: with `discovery-prefix`, one retained message on
+    PREFIX/device/ID/config announces the robot as a device: a switch (start and stop on
+    `topic`), connectivity, state, lease end, bitrate, last error. ID is made of `client-id`,
+    and what people set up in Home Assistant hangs on it: keep it. Sent at each connect, and
+    when Home Assistant says online on PREFIX/status, which is never taken for a command.
+    Changed or unset while running, the old announcement is taken back. At the element's end
+    it stays, and the device is unavailable; one that an earlier run has left goes by
+    `mosquitto_pub -r -n -t PREFIX/device/ID/config`.
+    Where the broker has access rights per user, the robot must be allowed to write the first
+    topic (if not, last_error says so) and to read the second.",
     ),
     (
         "Messages",

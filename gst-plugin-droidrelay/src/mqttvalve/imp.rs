@@ -20,6 +20,7 @@ use once_cell::sync::Lazy;
 use super::{
     board::Seat,
     control::Control,
+    discovery::{self, Device},
     gate::{Origin, Outcome},
     kept::Kept,
     settings::{
@@ -96,6 +97,7 @@ impl Retry {
 struct State {
     io: Arc<Io>,
     link: Option<Arc<Link>>,
+    discovery: Discovery,
 }
 
 /// The valve at its broker.
@@ -103,6 +105,17 @@ struct Link {
     session: Session,
     seat: Seat,
     topics: Topics,
+}
+
+/// What Home Assistant has been told.
+struct Discovery {
+    device: Device,
+    /// The prefix below which the device is announced.
+    prefix: Option<String>,
+    /// The prefix as it was set, good or not.
+    asked: Option<String>,
+    /// Home Assistant has come up.
+    again: bool,
 }
 
 pub struct MqttValve {
@@ -222,6 +235,17 @@ impl MqttValve {
         self.announcer.wake();
     }
 
+    /// A message on another topic than that of the commands.
+    fn on_home_assistant(&self, message: &Message) {
+        gst::debug!(CAT, imp = self, "Home Assistant has a status");
+        if message.payload == discovery::BIRTH {
+            if let Some(state) = locked(&self.state).as_mut() {
+                state.discovery.again = true;
+            }
+            self.announcer.wake();
+        }
+    }
+
     fn on_message(&self, message: &Message) {
         gst::log!(
             CAT,
@@ -306,6 +330,7 @@ impl MqttValve {
         if self.connected_told.swap(connected, Ordering::Relaxed) != connected {
             self.obj().notify("connected");
         }
+        self.announce_device();
         if keyframe {
             self.ask_for_key_unit();
         }
@@ -340,6 +365,50 @@ impl MqttValve {
             let _ = self.obj().post_message(message);
         }
         due.map(|due| due.saturating_sub(self.now()))
+    }
+
+    /// Tells Home Assistant of the device, or takes it back, as `discovery-prefix` says.
+    fn announce_device(&self) {
+        let prefix = locked(&self.settings).discovery_prefix.clone();
+        let mut state = locked(&self.state);
+        let Some(State {
+            link: Some(link),
+            discovery,
+            ..
+        }) = state.as_mut()
+        else {
+            return;
+        };
+        let again = std::mem::take(&mut discovery.again);
+        let mut error = None;
+        if discovery.asked != prefix {
+            discovery.asked.clone_from(&prefix);
+            if let Some(before) = discovery.prefix.take() {
+                link.session.unsubscribe(&discovery::status_topic(&before));
+                link.session
+                    .set_retained(&discovery.device.config_topic(&before), "");
+            }
+            error = prefix
+                .as_ref()
+                .and_then(|prefix| discovery.device.check(prefix).err());
+            if error.is_none() {
+                discovery.prefix = prefix;
+            }
+            if let Some(prefix) = &discovery.prefix {
+                link.session.subscribe(&discovery::status_topic(prefix));
+            }
+        } else if !again {
+            return;
+        }
+        if let Some(prefix) = &discovery.prefix {
+            let topic = discovery.device.config_topic(prefix);
+            link.session
+                .set_retained(&topic, discovery.device.payload());
+        }
+        drop(state);
+        if let Some(error) = error {
+            self.warn(&error);
+        }
     }
 
     fn ask_for_key_unit(&self) {
@@ -693,10 +762,18 @@ impl MqttValve {
         let link = config.map(|config| {
             let broker = config.broker.to_string();
             let weak = self.obj().downgrade();
+            let command_topic = topics.command.clone();
             let session = Session::spawn(io.handle(), config, move |event| {
                 if let Some(valve) = weak.upgrade() {
                     let imp = valve.imp();
-                    gst::panic_to_error!(imp, (), { imp.on_mqtt(event) });
+                    gst::panic_to_error!(imp, (), {
+                        match event {
+                            Event::Message(message) if message.topic != command_topic => {
+                                imp.on_home_assistant(&message);
+                            }
+                            event => imp.on_mqtt(event),
+                        }
+                    });
                 }
             });
             session.set_retained(&topics.availability, ONLINE);
@@ -720,7 +797,17 @@ impl MqttValve {
                 let imp = valve.imp();
                 gst::panic_to_error!(imp, None, { imp.stand_by(upstream.as_ref(), &mut retry) })
             });
-        *locked(&self.state) = Some(State { io, link });
+        let discovery = Discovery {
+            device: settings.device(&self.obj().name()),
+            prefix: None,
+            asked: None,
+            again: false,
+        };
+        *locked(&self.state) = Some(State {
+            io,
+            link,
+            discovery,
+        });
         self.announcer.wake();
         self.standby.wake();
         Ok(())
@@ -760,7 +847,7 @@ impl MqttValve {
         let Some(state) = locked(&self.state).take() else {
             return;
         };
-        let State { io, link } = state;
+        let State { io, link, .. } = state;
         // The streams are down already. Nothing that was upstream may be touched from here on
         // but by the bin, which comes to it after us.
         if !self.standby.stop(JOIN_TIMEOUT) {
@@ -989,6 +1076,11 @@ impl ObjectImpl for MqttValve {
                     .build(),
                 text_spec("state-topic", "State Topic", "Topic of the retained JSON state. Unset: the topic with /state behind it"),
                 text_spec("availability-topic", "Availability Topic", "Topic of the retained online or offline. Unset: the topic with /availability behind it"),
+                glib::ParamSpecString::builder("discovery-prefix")
+                    .nick("Discovery Prefix")
+                    .blurb("Topic prefix by which Home Assistant discovers devices, as a rule homeassistant: the robot is announced there as one device. Unset: not announced; unset while running, it is taken back")
+                    .mutable_playing()
+                    .build(),
                 glib::ParamSpecBoolean::builder("connected")
                     .nick("Connected")
                     .blurb("Whether the session with the broker is up")
@@ -1093,6 +1185,11 @@ impl ObjectImpl for MqttValve {
             "availability-topic" => {
                 settings.availability_topic = text(value).filter(|topic| !topic.is_empty());
             }
+            "discovery-prefix" => {
+                settings.discovery_prefix = text(value).filter(|prefix| !prefix.is_empty());
+                drop(settings);
+                self.announcer.wake();
+            }
             _ => unreachable!("GObject knows no property {name}"),
         }
     }
@@ -1125,6 +1222,7 @@ impl ObjectImpl for MqttValve {
             "accept-retained" => settings.accept_retained.to_value(),
             "state-topic" => settings.topics().state.to_value(),
             "availability-topic" => settings.topics().availability.to_value(),
+            "discovery-prefix" => settings.discovery_prefix.to_value(),
             name => unreachable!("GObject knows no property {name}"),
         }
     }

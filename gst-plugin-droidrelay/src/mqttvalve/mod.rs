@@ -5,6 +5,7 @@
 
 mod board;
 mod control;
+mod discovery;
 mod doc;
 mod gate;
 mod imp;

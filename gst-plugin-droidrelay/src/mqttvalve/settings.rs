@@ -13,7 +13,7 @@ use droidrelay_wire::{
     BrokerUrl, Secret, DEFAULT_TOPIC, OFFLINE,
 };
 
-use super::Standby;
+use super::{discovery::Device, Standby};
 
 pub const DEFAULT_KEEP_ALIVE: Duration = Duration::from_secs(10);
 pub const DEFAULT_PREROLL_TIME: Duration = Duration::from_secs(5);
@@ -46,6 +46,7 @@ pub struct Settings {
     pub accept_retained: bool,
     pub state_topic: Option<String>,
     pub availability_topic: Option<String>,
+    pub discovery_prefix: Option<String>,
 }
 
 impl Default for Settings {
@@ -68,6 +69,7 @@ impl Default for Settings {
             accept_retained: DEFAULT_ACCEPT_RETAINED,
             state_topic: None,
             availability_topic: None,
+            discovery_prefix: None,
         }
     }
 }
@@ -124,6 +126,11 @@ impl Settings {
         })
     }
 
+    /// What Home Assistant would be told.
+    pub fn device(&self, element: &str) -> Device {
+        Device::new(&self.client_id(element), self.topics())
+    }
+
     /// Checks everything that can be checked without the network. None: no broker is set.
     pub fn check(&self, element: &str) -> Result<Option<session::Config>, String> {
         let topics = self.topics();
@@ -149,6 +156,9 @@ impl Settings {
             return Err("client-id is empty: name the client or leave the property unset".into());
         }
         broker.scheme.check_built_in()?;
+        if let Some(prefix) = &self.discovery_prefix {
+            self.device(element).check(prefix)?;
+        }
         let tls = broker
             .scheme
             .is_tls()
@@ -231,6 +241,10 @@ mod tests {
         settings = with_broker("mqtt://h");
         settings.keep_alive = Duration::from_secs(1);
         assert!(settings.check("valve").err().unwrap().contains("1 s"));
+
+        settings = with_broker("mqtt://h");
+        settings.discovery_prefix = Some("home/+".into());
+        assert!(settings.check("valve").err().unwrap().contains("home/+"));
 
         settings = with_broker("mqtt://h");
         settings.password_file = Some("/nonexistent/pass".into());
