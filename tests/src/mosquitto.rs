@@ -22,6 +22,8 @@ use crate::{
 
 /// The command topic of the one robot.
 pub const TOPIC: &str = "robot/stream";
+/// Below it the robot may announce itself to Home Assistant, and nowhere else.
+pub const DISCOVERY_PREFIX: &str = "homeassistant";
 
 /// How a broker differs from the usual one.
 #[derive(Clone)]
@@ -114,7 +116,8 @@ pub struct Mosquitto {
     pub robot: Login,
     /// Writes commands, reads state and availability.
     pub bridge: Login,
-    /// Does what a person at the keyboard does: everything below `robot/`.
+    /// Does what a person at the keyboard does: everything below `robot/`, and what Home
+    /// Assistant does.
     pub operator: Login,
 }
 
@@ -140,8 +143,9 @@ impl Mosquitto {
         ensure!(hashed.success(), "mosquitto_passwd fails: {hashed}");
         let acl = format!(
             "user {robot}\ntopic read {TOPIC}\ntopic write {TOPIC}/state\ntopic write {TOPIC}/availability\n\
+             topic write {DISCOVERY_PREFIX}/device/+/config\ntopic read {DISCOVERY_PREFIX}/status\n\
              user {bridge}\ntopic write {TOPIC}\ntopic read {TOPIC}/state\ntopic read {TOPIC}/availability\n\
-             user {operator}\ntopic readwrite robot/#\n",
+             user {operator}\ntopic readwrite robot/#\ntopic readwrite {DISCOVERY_PREFIX}/#\n",
             robot = robot.user,
             bridge = bridge.user,
             operator = operator.user,
@@ -274,7 +278,12 @@ impl Mosquitto {
 
     /// Waits until the robot listens for commands, since the broker was last started.
     pub fn wait_robot(&self) -> Result<()> {
-        let filter = format!(" {TOPIC}");
+        self.wait_subscribed(TOPIC)
+    }
+
+    /// Waits until the robot listens on `topic`, since the broker was last started.
+    pub fn wait_subscribed(&self, topic: &str) -> Result<()> {
+        let filter = format!(" {topic}");
         self.process
             .log()
             .wait(0, "the robot's subscription", |line| {

@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 
 use crate::{
     journal::{Journal, DEADLINE},
-    mosquitto::{Mosquitto, TOPIC},
+    mosquitto::{Mosquitto, DISCOVERY_PREFIX, TOPIC},
     process::poll,
     robot::{Robot, Runner},
     secrets::random_word,
@@ -31,6 +31,13 @@ pub enum Seen {
     /// The robot's state, and the text it came in.
     State(Box<RobotState>, String),
     Availability(String),
+    /// Something below Home Assistant's prefix.
+    HomeAssistant {
+        topic: String,
+        text: String,
+        /// It had been there before the observer came.
+        retained: bool,
+    },
 }
 
 impl Seen {
@@ -76,7 +83,12 @@ impl Observer {
             keep_alive: Duration::from_secs(5),
             session_expiry: Duration::ZERO,
             will: None,
-            subscriptions: vec![TOPIC.into(), state_topic(TOPIC), availability_topic(TOPIC)],
+            subscriptions: vec![
+                TOPIC.into(),
+                state_topic(TOPIC),
+                availability_topic(TOPIC),
+                format!("{DISCOVERY_PREFIX}/#"),
+            ],
         };
         let seen = Journal::default();
         let journal: Journal<Seen> = seen.clone();
@@ -91,6 +103,12 @@ impl Observer {
                         Seen::Command(text)
                     } else if message.topic == availability_topic(TOPIC) {
                         Seen::Availability(text)
+                    } else if message.topic.starts_with(DISCOVERY_PREFIX) {
+                        Seen::HomeAssistant {
+                            topic: message.topic,
+                            text,
+                            retained: message.retained,
+                        }
                     } else {
                         // What is no state at all shows as one that nobody waits for.
                         let state = serde_json::from_str(&text).unwrap_or_default();
@@ -129,15 +147,31 @@ impl Observer {
 
     /// As [`Observer::send`], whatever the payload, with MQTT 5 properties.
     pub fn send_with(&self, payload: impl AsRef<[u8]>, properties: Properties) -> Result<Instant> {
+        self.send_to(TOPIC, payload, properties)
+    }
+
+    /// As [`Observer::send_with`], on another topic.
+    pub fn send_to(
+        &self,
+        topic: &str,
+        payload: impl AsRef<[u8]>,
+        properties: Properties,
+    ) -> Result<Instant> {
         let payload = payload.as_ref();
         let (session, runtime) = self.parts()?;
         // The broker may have been away a moment ago.
         poll(DEADLINE, || session.is_up().then_some(())).context("no broker")?;
         let now = Instant::now();
         runtime
-            .block_on(session.publish(TOPIC, payload, properties))
+            .block_on(session.publish(topic, payload, properties))
             .with_context(|| format!("cannot send {:?}", String::from_utf8_lossy(payload)))?;
         Ok(now)
+    }
+
+    /// Takes back what is retained on `topic`.
+    pub fn clear(&self, topic: &str) -> Result<()> {
+        self.parts()?.0.set_retained(topic, "");
+        Ok(())
     }
 
     /// Makes `command` the retained message of the command topic.
