@@ -129,3 +129,23 @@ fn sinks_that_preroll_hold_back_nobody_behind_a_closed_valve() {
         end(pipeline);
     }
 }
+
+#[test]
+fn a_pipeline_that_is_dropped_while_it_plays_hangs_nobody() {
+    let (done, dropped) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let pipeline = launch("videotestsrc is-live=true ! mqttvalve name=valve ! fakesink");
+        let valve = pipeline.by_name("valve").unwrap();
+        start(&pipeline);
+        let bus = pipeline.bus().unwrap();
+        // The pipeline's reference and ours: no job of the valve runs any more.
+        until("the valve to rest", || {
+            while bus.pop().is_some() {}
+            valve.ref_count() == 2
+        });
+        drop(valve);
+        drop(pipeline);
+        done.send(()).unwrap();
+    });
+    dropped.recv_timeout(DEADLINE).unwrap();
+}

@@ -833,7 +833,8 @@ impl MqttValve {
     }
 
     fn find_upstream(&self) -> Result<Upstream, super::standby::Ineligible> {
-        // The elements' bus must not own what owns the elements.
+        // The worker's job holds what is found: weak, for the ring would end under a lock of
+        // GStreamer's when a pipeline that still plays is dropped.
         let waker = Arc::downgrade(&self.standby);
         Upstream::find(&self.sinkpad, self.upstream_errors.clone(), move || {
             if let Some(waker) = waker.upgrade() {
