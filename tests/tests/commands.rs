@@ -258,6 +258,27 @@ fn a_start_with_a_lease_ends_on_time_while_the_robot_is_offline() {
 }
 
 #[test]
+fn a_broker_that_dies_while_it_is_answered_ends_nothing() {
+    let mut scene = Scene::new();
+    let mut robot = scene.robot("");
+    for openings in 1..=5 {
+        // Its acknowledgements go to a socket that is closed already.
+        robot.freeze();
+        for _ in 0..50 {
+            scene.send("start");
+        }
+        scene.broker.kill();
+        robot.thaw();
+        scene.broker.restart().unwrap();
+        scene.broker.wait_robot().unwrap();
+        let state = scene.afterwards();
+        assert_eq!((state.state, opens(&state)), (Live, openings), "{state:?}");
+        is_idle_after(&scene.obeyed("stop"), openings);
+    }
+    robot.end().unwrap();
+}
+
+#[test]
 fn a_broker_that_stays_away_closes_what_it_opened() {
     let scene = Scene::new();
     let mut robot = scene.robot("offline-timeout=1");
