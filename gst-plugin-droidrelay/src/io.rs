@@ -34,6 +34,7 @@ impl Io {
         let thread = thread::Builder::new()
             .name("droidrelay-io".into())
             .spawn(move || {
+                block_sigpipe();
                 // Either way the owner wants the thread to end.
                 let _ = runtime.block_on(stopped);
                 // Dropping a runtime would wait for a name lookup that hangs.
@@ -50,6 +51,19 @@ impl Io {
 
     pub fn handle(&self) -> &Handle {
         &self.handle
+    }
+}
+
+/// Makes a write to a socket that the peer has closed an error in this thread, as it is in every
+/// Rust program: in a C program such as gst-launch-1.0, SIGPIPE would end the process. (Its
+/// disposition is the application's; a vectored write cannot take MSG_NOSIGNAL.)
+fn block_sigpipe() {
+    // SAFETY: the set is initialised before it is read, and lives during the calls.
+    unsafe {
+        let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGPIPE);
+        libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
     }
 }
 

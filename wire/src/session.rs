@@ -183,17 +183,11 @@ impl Session {
     }
 
     /// Makes `payload` the retained value of `topic`, now or as soon as the broker is there.
-    /// Values that come faster than the broker acknowledges replace each other; one that is
-    /// there already is not sent again.
+    /// Values that come faster than the broker acknowledges replace each other.
     pub fn set_retained(&self, topic: &str, payload: impl Into<Vec<u8>>) {
-        let payload = payload.into();
         let mut state = self.shared.lock();
-        let known = state.retained.get(topic);
-        if known.is_some_and(|slot| slot.payload == payload) {
-            return;
-        }
         let slot = state.retained.entry(topic.to_owned()).or_default();
-        slot.payload = payload;
+        slot.payload = payload.into();
         slot.dirty = true;
         state.flush();
     }

@@ -22,6 +22,8 @@ struct Board {
 
 struct Member {
     said: Option<RobotState>,
+    /// What its session has published for all.
+    told: Option<RobotState>,
     wake: Wake,
 }
 
@@ -46,6 +48,7 @@ impl Seat {
         let number = board.next_seat;
         let member = Member {
             said: None,
+            told: None,
             wake: Arc::new(wake),
         };
         board
@@ -56,7 +59,8 @@ impl Seat {
         Seat { key, number }
     }
 
-    /// Takes this valve's state; gives what is to be published, if it is the one to do so.
+    /// Takes this valve's state; gives what is to be published, if there is news and this valve
+    /// is the one to tell it.
     pub fn say(&self, said: &RobotState) -> Option<RobotState> {
         let mut board = board();
         let group = board.groups.get_mut(&self.key)?;
@@ -65,7 +69,13 @@ impl Seat {
         member.said = Some(said.clone());
         let (&first, speaker) = group.first_key_value()?;
         if first == self.number {
-            return voice(group).cloned();
+            let voice = voice(group).cloned();
+            let speaker = group.get_mut(&first)?;
+            if speaker.told == voice {
+                return None;
+            }
+            speaker.told.clone_from(&voice);
+            return voice;
         }
         let wake = speaker.wake.clone();
         drop(board);
@@ -170,6 +180,7 @@ mod tests {
         audio.say(&state(StreamState::Live));
         assert_eq!(woken.load(Ordering::SeqCst), 2, "news only");
         assert_eq!(says(StreamState::Live), Some(StreamState::Live));
+        assert_eq!(says(StreamState::Live), None, "told once");
         audio.say(&state(StreamState::Error));
         assert_eq!(says(StreamState::Idle), Some(StreamState::Error));
     }
