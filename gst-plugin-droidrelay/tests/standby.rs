@@ -149,3 +149,123 @@ fn a_pipeline_that_is_dropped_while_it_plays_hangs_nobody() {
     });
     dropped.recv_timeout(DEADLINE).unwrap();
 }
+
+/// Counts how often `name` is brought to READY.
+fn resets(pipeline: &gst::Pipeline, name: &str) -> u64 {
+    let bus = pipeline.bus().unwrap();
+    std::iter::from_fn(|| bus.pop_filtered(&[gst::MessageType::StateChanged]))
+        .filter(|message| message.src().is_some_and(|src| src.name() == name))
+        .filter(|message| match message.view() {
+            gst::MessageView::StateChanged(change) => {
+                (change.old(), change.current()) == (gst::State::Paused, gst::State::Ready)
+            }
+            _ => false,
+        })
+        .count() as u64
+}
+
+#[test]
+fn an_encoder_for_the_sink_gives_back_what_a_session_needed() {
+    for standby in ["cold", "warm"] {
+        let pipeline = launch(&format!(
+            "videotestsrc is-live=true ! video/x-raw,width=64,height=64 \
+             ! mqttvalve name=valve standby={standby} ! queue ! x264enc name=encoder tune=zerolatency \
+             ! identity name=encoded ! rtmpauthsink location=rtmp://127.0.0.1:1/live/stream"
+        ));
+        let (encoded, buffers) = count(&pipeline, "encoded");
+        let valve = pipeline.by_name("valve").unwrap();
+        start(&pipeline);
+        for round in 1..=3 {
+            let before = encoded.load(Ordering::SeqCst);
+            valve.set_property("drop", false);
+            until("encoded frames", || {
+                encoded.load(Ordering::SeqCst) > before + 5
+            });
+            let first = buffers.try_iter().next().unwrap();
+            assert!(is_key(&first), "{standby}, round {round}");
+            valve.set_property("drop", true);
+            let mut reset = 0;
+            until("the encoder's reset", || {
+                reset += resets(&pipeline, "encoder");
+                reset > 0
+            });
+            while buffers.try_recv().is_ok() {}
+        }
+        no_error(&pipeline);
+        drop(valve);
+        end(pipeline);
+    }
+}
+
+#[test]
+fn openings_while_the_encoder_is_reset_lose_nothing() {
+    let pipeline = launch(
+        "videotestsrc is-live=true ! video/x-raw,width=64,height=64,framerate=100/1 \
+         ! mqttvalve name=valve standby=warm ! queue ! x264enc name=encoder tune=zerolatency \
+         ! identity name=encoded ! rtmpauthsink location=rtmp://127.0.0.1:1/live/stream",
+    );
+    let (encoded, _) = count(&pipeline, "encoded");
+    let valve = pipeline.by_name("valve").unwrap();
+    let opener = valve.clone();
+    // As the encoder comes down, in the thread that brings it down.
+    let bus = pipeline.bus().unwrap();
+    bus.set_sync_handler(move |_, message| {
+        if let gst::MessageView::StateChanged(change) = message.view() {
+            if change.current() == gst::State::Ready
+                && change.old() == gst::State::Paused
+                && message.src().is_some_and(|src| src.name() == "encoder")
+            {
+                opener.set_property("drop", false);
+            }
+        }
+        gst::BusSyncReply::Pass
+    });
+    start(&pipeline);
+    for _ in 0..3 {
+        valve.set_property("drop", false);
+        let before = encoded.load(Ordering::SeqCst);
+        until("encoded frames", || {
+            encoded.load(Ordering::SeqCst) > before + 5
+        });
+        valve.set_property("drop", true);
+        // Opened again by the reset alone.
+        until("the opening", || !valve.property::<bool>("drop"));
+        let before = encoded.load(Ordering::SeqCst);
+        until("frames after the reset", || {
+            encoded.load(Ordering::SeqCst) > before + 5
+        });
+    }
+    bus.unset_sync_handler();
+    no_error(&pipeline);
+    drop(valve);
+    end(pipeline);
+}
+
+#[test]
+fn an_encoder_for_a_file_is_left_alone() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let pipeline = launch(&format!(
+        "videotestsrc is-live=true ! video/x-raw,width=64,height=64 \
+         ! mqttvalve name=valve ! x264enc name=encoder tune=zerolatency ! tee name=t \
+         ! queue ! rtmpauthsink location=rtmp://127.0.0.1:1/live/stream \
+         t. ! queue ! identity name=encoded ! filesink async=false location={}",
+        file.path().display()
+    ));
+    let (encoded, _) = count(&pipeline, "encoded");
+    let valve = pipeline.by_name("valve").unwrap();
+    start(&pipeline);
+    for _ in 0..2 {
+        let before = encoded.load(Ordering::SeqCst);
+        valve.set_property("drop", false);
+        until("encoded frames", || {
+            encoded.load(Ordering::SeqCst) > before + 5
+        });
+        valve.set_property("drop", true);
+        // What would be reset is so 1 s after the end; no sign tells that it is not.
+        std::thread::sleep(std::time::Duration::from_millis(1200));
+    }
+    assert_eq!(resets(&pipeline, "encoder"), 0);
+    no_error(&pipeline);
+    drop(valve);
+    end(pipeline);
+}

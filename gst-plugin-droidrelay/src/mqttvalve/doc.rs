@@ -9,9 +9,9 @@ pub const DOC: &[(&str, &str)] = &[
     after an opening is DISCONT and a key frame: in front of an encoder (raw or JPEG video)
     the valve sends it a force-key-unit event, behind one it asks upstream and drops up to
     the key frame. Sticky events and EOS always pass; other serialized events are dropped
-    while closed. Returns NO_PREROLL: a pipeline with it is live. A sink that prerolls behind
-    it (rtmpauthsink does not) and stands beside sinks of other branches needs async=false, as
-    behind any closed valve; without it the others wait for the first opening. A
+    while closed. Returns NO_PREROLL: a pipeline with it is live, and sinks behind it are set
+    to async=false, so that none of them keeps the others from playing until the first
+    opening. (Not so a sink that is made only later, as splitmuxsink makes its own.) A
     pipeline-wide EOS passes also while upstream is stopped.
     Needs a live source; put the valve in front of the encoder, so that nothing is encoded
     for nobody.",
@@ -22,8 +22,15 @@ pub const DOC: &[(&str, &str)] = &[
     cold   All elements that feed nothing but the valve are in NULL: device closed, no CPU,
            from the first moment on. A source that fails to open or is lost is tried again
            every 0.5 to 5 s while somebody wants the stream; its error goes into the state
-           instead of ending the pipeline.
-    warm   They run and are dropped; the newest raw frame is sent first at opening.",
+           instead of ending the pipeline. Not possible behind a tee, a pad that comes and
+           goes or a source that is not live: then it is warm, with a warning.
+    warm   They run and are dropped; the newest raw frame is sent first at opening.
+    hot    They run, the encoder too: put the valve behind it. The last `preroll-time` of
+           encoded media, back to a key frame, is sent first at opening, faster than real
+           time, then live. At most 64 MiB are kept.
+    In all three, one second after a session the elements between the valve and rtmpauthsink
+    go to READY and back, where there is nothing beside them: an encoder gives back its
+    pictures and threads. Elements before any other sink are left alone.",
     ),
     (
         "Commands",
@@ -41,7 +48,12 @@ pub const DOC: &[(&str, &str)] = &[
     an MQTT 5 message expiry that has run out; commands from before the element was started
     do not. The same commands are given on the robot itself by `drop` and the action signals
     start(id: string or NULL, lease: uint, seconds, 0 = the property) -> boolean, is open, and
-    stop(id: string or NULL = all) -> boolean, is closed; the last command wins.",
+    stop(id: string or NULL = all) -> boolean, is closed; keyframe() -> boolean, is open. The
+    last command wins.
+    Encoders are asked by a force-key-unit event (x264enc, openh264enc and all others of
+    GstVideoEncoder) and, where one is a V4L2 device, by its control force_key_frame.
+    Valves on the same `topic` open and close together; valves of one process on the same
+    `state-topic` publish one state, that of the valve that is furthest from live.",
     ),
     (
         "State",
@@ -88,12 +100,38 @@ pub const DOC: &[(&str, &str)] = &[
     0.25 to 3 s, named in the log; the stream goes on (see offline-timeout).",
     ),
     (
-        "Example",
+        "Example-cold",
         "
     gst-launch-1.0 v4l2src ! video/x-raw,width=640,height=480 ! mqttvalve
       broker=mqtt://localhost topic=robot/stream ! videoconvert ! autovideosink
     Shows nothing, and the camera's light is off, until
     `mosquitto_pub -t robot/stream -m start`; `-m stop` turns it off again.",
+    ),
+    (
+        "Example-warm",
+        "
+    gst-launch-1.0 v4l2src ! video/x-raw,format=NV12 ! tee name=t
+      t. ! queue ! x264enc ! splitmuxsink location=day%05d.mp4
+      t. ! queue leaky=downstream ! mqttvalve standby=warm broker=mqtt://localhost ! queue !
+      x264enc tune=zerolatency key-int-max=30 ! rtmpauthsink location=rtmp://localhost/live/s
+    Records all day, and shows its newest frame at once to who asks for it.",
+    ),
+    (
+        "Example-hot",
+        "
+    gst-launch-1.0 v4l2src ! video/x-raw,format=NV12 ! x264enc tune=zerolatency key-int-max=30 !
+      mqttvalve standby=hot preroll-time=10 broker=mqtt://localhost !
+      rtmpauthsink location=rtmp://localhost/live/s
+    Shows the ten seconds before `start` as well.",
+    ),
+    (
+        "Example-local",
+        "
+    Whatever sees something on the robot opens the stream for 30 s, broker or not (Python):
+      valve = Gst.parse_launch(line).get_by_name('valve')
+      valve.emit('start', 'motion', 30)    # again while it goes on
+      valve.emit('stop', 'motion')         # or let the 30 s pass
+    From C: g_signal_emit_by_name (valve, \"start\", \"motion\", 30, &open);",
     ),
     (
         "Source",

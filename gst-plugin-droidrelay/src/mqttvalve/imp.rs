@@ -49,6 +49,8 @@ pub static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
 const KEYFRAME_INTERVAL: Duration = Duration::from_millis(500);
 /// A camera that fails to open is tried again within these bounds.
 const CAMERA_BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+/// How long after a session its memory is given back.
+const TIDY_AFTER: Duration = Duration::from_secs(1);
 /// How long READY to NULL waits for a job of ours.
 const JOIN_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -91,6 +93,22 @@ impl Retry {
     fn reset(&mut self) {
         *self = Retry::new();
     }
+}
+
+/// Whether memory is still held that a session needed.
+enum Tidy {
+    Done,
+    /// The valve is or was open.
+    Needed,
+    /// At this time of the element's clock.
+    At(Duration),
+}
+
+/// What the standby job remembers between its runs.
+struct Standing {
+    upstream: Option<Upstream>,
+    retry: Retry,
+    tidy: Tidy,
 }
 
 /// Exists from READY on; dropped on the way to NULL.
@@ -144,6 +162,8 @@ pub struct MqttValve {
     /// Upstream is stopped, by us.
     released: AtomicBool,
     upstream_errors: Errors,
+    /// The elements behind the valve cannot take anything now.
+    resetting: AtomicBool,
     /// An EOS that the standby thread is to push, because upstream cannot.
     pending_eos: AtomicBool,
     /// Events, notifications and messages, in the order of the changes.
@@ -440,8 +460,66 @@ impl MqttValve {
 
     // ---- standby thread -------------------------------------------------------------------
 
+    /// Brings what is around the valve to where the gate wants it; returns when to try again.
+    fn stand_by(&self, standing: &mut Standing) -> Option<Duration> {
+        let upstream = standing.upstream.as_ref();
+        let retry = self.follow(upstream, &mut standing.retry);
+        let tidy = self.tidy(upstream.is_some(), &mut standing.tidy);
+        retry.into_iter().chain(tidy).min()
+    }
+
+    /// Gives back what a session needed, a while after its end: sooner it would be asked for
+    /// again, and some of it is still in use.
+    fn tidy(&self, cold: bool, tidy: &mut Tidy) -> Option<Duration> {
+        let now = self.now();
+        let open = self.word.load(Ordering::Acquire) != word::CLOSED;
+        match *tidy {
+            _ if open => *tidy = Tidy::Needed,
+            Tidy::Done => {}
+            Tidy::Needed => *tidy = Tidy::At(now + TIDY_AFTER),
+            Tidy::At(due) if due <= now => {
+                self.reset_downstream(cold);
+                trim();
+                *tidy = Tidy::Done;
+            }
+            Tidy::At(_) => {}
+        }
+        match *tidy {
+            Tidy::At(due) => Some(due.saturating_sub(now)),
+            Tidy::Done | Tidy::Needed => None,
+        }
+    }
+
+    /// Lets the encoder behind the closed valve begin anew, as before the first session.
+    fn reset_downstream(&self, cold: bool) {
+        self.resetting.store(true, Ordering::Release);
+        // Who has not seen this is through when the lock is free.
+        drop(self.sinkpad.stream_lock());
+        if self.word.load(Ordering::Acquire) == word::CLOSED
+            && super::standby::reset(&self.srcpad)
+            && !cold
+        {
+            // What is upstream has said it already, and will not say it again.
+            self.repeat_events();
+        }
+        self.resetting.store(false, Ordering::Release);
+        self.push_kept();
+    }
+
+    fn repeat_events(&self) {
+        let mut events = Vec::new();
+        self.srcpad.sticky_events_foreach(|event| {
+            // A copy: the event itself counts as sent.
+            events.push(event.copy());
+            std::ops::ControlFlow::Continue(gst::EventForeachAction::Keep)
+        });
+        for event in events {
+            self.srcpad.push_event(event);
+        }
+    }
+
     /// Brings what is upstream to where the gate wants it; returns when to try again.
-    fn stand_by(&self, upstream: Option<&Upstream>, retry: &mut Retry) -> Option<Duration> {
+    fn follow(&self, upstream: Option<&Upstream>, retry: &mut Retry) -> Option<Duration> {
         if self.pending_eos.swap(false, Ordering::AcqRel) {
             self.srcpad.push_event(gst::event::Eos::new());
         }
@@ -574,12 +652,14 @@ impl MqttValve {
         buffer: gst::Buffer,
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
         match word {
-            word::CLOSED => {
+            word::OPENING if !self.resetting.load(Ordering::Acquire) => {
+                return self.open_stream(Some(buffer))
+            }
+            word::CLOSED | word::OPENING => {
                 self.drop_buffer();
                 self.keep(buffer);
                 return Ok(gst::FlowSuccess::Ok);
             }
-            word::OPENING => return self.open_stream(Some(buffer)),
             word::KEY_UNIT => {
                 let _ = self.word.compare_exchange(
                     word::KEY_UNIT,
@@ -791,11 +871,15 @@ impl MqttValve {
             let imp = valve.imp();
             gst::panic_to_error!(imp, None, { imp.announce() })
         });
-        let mut retry = Retry::new();
+        let mut standing = Standing {
+            upstream,
+            retry: Retry::new(),
+            tidy: Tidy::Done,
+        };
         self.standby
             .start(&self.obj(), timers.clone(), move |valve| {
                 let imp = valve.imp();
-                gst::panic_to_error!(imp, None, { imp.stand_by(upstream.as_ref(), &mut retry) })
+                gst::panic_to_error!(imp, None, { imp.stand_by(&mut standing) })
             });
         let discovery = Discovery {
             device: settings.device(&self.obj().name()),
@@ -933,6 +1017,16 @@ impl MqttValve {
     }
 }
 
+/// Gives freed memory back to the system: what encoder and camera held lies scattered over the
+/// heaps of their threads.
+fn trim() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes the allocator's own locks, and touches nothing that is in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 fn media_of(caps: &gst::CapsRef) -> u32 {
     let Some(structure) = caps.structure(0) else {
         return media::OTHER;
@@ -998,6 +1092,7 @@ impl ObjectSubclass for MqttValve {
             cold: AtomicBool::new(false),
             released: AtomicBool::new(false),
             upstream_errors: Errors::default(),
+            resetting: AtomicBool::new(false),
             pending_eos: AtomicBool::new(false),
             announcer: Worker::new(),
             standby: Worker::new(),

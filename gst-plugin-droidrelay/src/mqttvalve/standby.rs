@@ -147,6 +147,39 @@ impl Drop for Upstream {
     }
 }
 
+/// Makes the elements between the valve and a sink that ends sessions by itself give back what
+/// they hold for a stream (an encoder its pictures and threads): they begin the next one as the
+/// first. Nothing may come from the valve meanwhile. Elements before any other sink keep what
+/// they have, for it is theirs to write. Returns whether there were any.
+pub fn reset(src: &gst::Pad) -> bool {
+    let mut elements = Vec::new();
+    let mut pad = src.clone();
+    while let Some(element) = pad.peer().and_then(|peer| peer.parent_element()) {
+        if element.is::<crate::rtmpauthsink::RtmpAuthSink>() {
+            break;
+        }
+        let (1, [src]) = (element.num_sink_pads(), &element.src_pads()[..]) else {
+            return false;
+        };
+        pad = src.clone();
+        elements.push(element);
+    }
+    if elements.is_empty() || pad.peer().is_none() {
+        return false;
+    }
+    for element in elements.iter().rev() {
+        if element.set_state(gst::State::Ready).is_err() {
+            gst::warning!(super::imp::CAT, obj = element, "cannot be stopped");
+        }
+    }
+    for element in elements.iter().rev() {
+        if element.sync_state_with_parent().is_err() {
+            gst::warning!(super::imp::CAT, obj = element, "cannot be started again");
+        }
+    }
+    true
+}
+
 /// Adds what is upstream of `sink` to `elements`, each once, on however many ways it is reached.
 fn collect(sink: &gst::Pad, elements: &mut Vec<gst::Element>) -> Result<(), Ineligible> {
     let peer = sink
