@@ -1,6 +1,7 @@
 //! Real servers and processes for tests and for the demo: each owns its folder and ports, is
 //! ready when its protocol answers, and is ended by its handle.
 
+pub mod bench;
 pub mod bridge;
 pub mod camera;
 pub mod certs;

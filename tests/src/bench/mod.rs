@@ -1,0 +1,79 @@
+//! What Droidrelay costs, beside what does the same without it, as Markdown tables.
+
+mod idle;
+pub mod usage;
+
+use std::{os::unix::fs::symlink, process::Command};
+
+use anyhow::{ensure, Context, Result};
+use clap::{Parser, Subcommand};
+use tempfile::TempDir;
+
+use crate::process::{artifact, program_of, text_of};
+
+/// Measures what Droidrelay costs; everything where no command is given.
+#[derive(Debug, Clone, Parser)]
+#[command(version)]
+pub struct Options {
+    #[command(subcommand)]
+    what: Option<What>,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum What {
+    /// A closed robot: CPU time and memory, before the first session and after the last one
+    Idle(idle::Options),
+}
+
+pub fn run(options: &Options) -> Result<()> {
+    match &options.what {
+        Some(What::Idle(options)) => idle::run(options),
+        None => idle::run(&idle::Options::default()),
+    }
+}
+
+/// GStreamer with the plugin as it is once installed: known to the registry.
+pub struct Installed {
+    folder: TempDir,
+}
+
+impl Installed {
+    pub fn new() -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("bench-").tempdir()?;
+        let library = "libgstdroidrelay.so";
+        symlink(artifact(library)?, folder.path().join(library))?;
+        let installed = Installed { folder };
+        // The first program to look writes the registry, and is larger for it.
+        let seen = Command::new(program_of("gst-inspect-1.0", "gstreamer1.0-tools")?)
+            .envs(installed.environment()?)
+            .arg("mqttvalve")
+            .output()?;
+        ensure!(
+            seen.status.success(),
+            "GStreamer does not take the plugin: {}",
+            String::from_utf8_lossy(&seen.stderr)
+        );
+        Ok(installed)
+    }
+
+    pub fn environment(&self) -> Result<[(&str, String); 2]> {
+        let folder = text_of(self.folder.path())?;
+        Ok([
+            ("GST_PLUGIN_PATH", folder.to_owned()),
+            ("GST_REGISTRY", format!("{folder}/registry.bin")),
+        ])
+    }
+}
+
+/// A Markdown table: the first row is the head; all columns but the first hold numbers.
+fn print_table(rows: &[Vec<String>]) -> Result<()> {
+    let head = rows.first().context("an empty table")?;
+    let rule = (0..head.len()).map(|column| if column == 0 { "---" } else { "---:" });
+    let rule: Vec<String> = rule.map(str::to_owned).collect();
+    println!();
+    for row in [head, &rule].into_iter().chain(&rows[1..]) {
+        println!("| {} |", row.join(" | "));
+    }
+    println!();
+    Ok(())
+}

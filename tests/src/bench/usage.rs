@@ -1,0 +1,166 @@
+//! What a process and its children use, by the kernel's books.
+
+use std::{fs, time::Duration};
+
+use anyhow::{ensure, Context, Result};
+
+/// CPU time since the start.
+#[derive(Debug, Clone, Copy)]
+pub struct Cpu {
+    /// User and system time, as the scheduler counts it.
+    pub time: Duration,
+    /// The same in the clock ticks of /proc/PID/stat.
+    pub ticks: u64,
+}
+
+impl Cpu {
+    /// Of `id`, of its threads that have ended too, and of its children.
+    pub fn of(id: u32) -> Result<Self> {
+        let mut sum = Cpu {
+            time: Duration::ZERO,
+            ticks: 0,
+        };
+        // SAFETY: sysconf reads nothing of ours.
+        let tick = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+        let tick = Duration::from_secs(1) / u32::try_from(tick)?;
+        for id in family(id)? {
+            let [user, system, children_user, children_system] = stat(id)?.times;
+            let children = children_user + children_system;
+            sum.ticks += user + system + children;
+            // Those that have ended and been waited for are known in ticks alone.
+            sum.time += clock(id)? + tick * u32::try_from(children)?;
+        }
+        Ok(sum)
+    }
+
+    /// What has been used since `earlier`.
+    pub fn since(self, earlier: Cpu) -> Cpu {
+        Cpu {
+            time: self.time.saturating_sub(earlier.time),
+            ticks: self.ticks.saturating_sub(earlier.ticks),
+        }
+    }
+}
+
+/// Memory in KiB.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Memory {
+    /// Pages that others map too count in part.
+    pub pss: u64,
+    /// The part of `pss` that is in no file: heap, stacks, written data.
+    pub anonymous: u64,
+    pub rss: u64,
+}
+
+impl Memory {
+    /// Of `id` and its children.
+    pub fn of(id: u32) -> Result<Self> {
+        let mut sum = Memory::default();
+        for id in family(id)? {
+            let text = fs::read_to_string(format!("/proc/{id}/smaps_rollup"))?;
+            let value = |name: &str| {
+                let line = text.lines().find_map(|line| line.strip_prefix(name));
+                let value = line.and_then(|line| line.split_whitespace().next());
+                value.and_then(|value| value.parse::<u64>().ok())
+            };
+            sum.pss += value("Pss:").context("no Pss in smaps_rollup")?;
+            sum.anonymous += value("Pss_Anon:").context("no Pss_Anon in smaps_rollup")?;
+            sum.rss += value("Rss:").context("no Rss in smaps_rollup")?;
+        }
+        Ok(sum)
+    }
+}
+
+/// Threads of `id` at this moment.
+pub fn threads(id: u32) -> Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{id}/task"))?.count())
+}
+
+/// `id` and all that it started and that run.
+pub fn family(id: u32) -> Result<Vec<u32>> {
+    let mut members = vec![id];
+    let processes = fs::read_dir("/proc")?.flatten();
+    let processes = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    // Others may end while we look.
+    let parents: Vec<(u32, u32)> = processes
+        .filter_map(|id| Some((id, stat(id).ok()?.parent)))
+        .collect();
+    let mut next = 0;
+    while let Some(&parent) = members.get(next) {
+        let children = parents.iter().filter(|(_, of)| *of == parent);
+        members.extend(children.map(|(id, _)| *id));
+        next += 1;
+    }
+    Ok(members)
+}
+
+struct Stat {
+    parent: u32,
+    /// User and system time in ticks; that of the children that were waited for.
+    times: [u64; 4],
+}
+
+fn stat(id: u32) -> Result<Stat> {
+    let text = fs::read_to_string(format!("/proc/{id}/stat"))?;
+    // The name, in parentheses, may hold anything. After it come fields 3 and on (proc(5)).
+    let (_, rest) = text.rsplit_once(") ").context("no name in stat")?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3).context("a short stat");
+    let ticks = |number| Ok::<_, anyhow::Error>(field(number)?.parse::<u64>()?);
+    Ok(Stat {
+        parent: field(4)?.parse()?,
+        times: [ticks(14)?, ticks(15)?, ticks(16)?, ticks(17)?],
+    })
+}
+
+/// The CPU clock of another process, to the nanosecond.
+fn clock(id: u32) -> Result<Duration> {
+    let mut clock = 0;
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: both are given places of ours to write to.
+    let done = unsafe {
+        libc::clock_getcpuclockid(id.try_into()?, &mut clock) == 0
+            && libc::clock_gettime(clock, &mut time) == 0
+    };
+    ensure!(done, "process {id} has no CPU clock: has it ended?");
+    Ok(Duration::new(
+        time.tv_sec.try_into()?,
+        time.tv_nsec.try_into()?,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::{poll, Process, Signal};
+    use rustix::process::{kill_process, Pid};
+    use std::process::Command;
+
+    #[test]
+    fn a_busy_child_of_a_child_counts() {
+        // The shell stays, for it has something to do afterwards.
+        let script = "sh -c 'while :; do :; done; :'; :";
+        let mut command = Command::new("sh");
+        let mut shell = Process::spawn("sh", command.args(["-c", script])).unwrap();
+        let id = shell.id();
+        let used = || {
+            let cpu = Cpu::of(id).unwrap();
+            (cpu.time > Duration::from_millis(50) && cpu.ticks > 0).then_some(cpu)
+        };
+        assert!(poll(crate::journal::DEADLINE, used).is_some());
+        let members = family(id).unwrap();
+        assert!(members.len() > 1);
+        assert!(clock(id).unwrap() < Duration::from_millis(50));
+        let memory = Memory::of(id).unwrap();
+        assert!(memory.rss >= memory.pss && memory.pss >= memory.anonymous);
+        assert!(memory.anonymous > 0);
+        for member in members[1..].iter().rev() {
+            let member = Pid::from_raw((*member).try_into().unwrap()).unwrap();
+            kill_process(member, Signal::KILL).unwrap();
+        }
+        shell.kill();
+    }
+}

@@ -1,0 +1,16 @@
+//! What Droidrelay costs, in Markdown; `tests/bench.sh` builds and runs it.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use droidrelay_tests::bench::{self, Options};
+
+fn main() -> ExitCode {
+    match bench::run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            eprintln!("bench: {err:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
