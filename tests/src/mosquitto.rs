@@ -1,6 +1,7 @@
 //! A real Mosquitto with passwords, access rights and persistence.
 
 use std::{
+    collections::HashSet,
     fs,
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
@@ -16,7 +17,7 @@ use tempfile::TempDir;
 use crate::{
     certs::Identity,
     journal::DEADLINE,
-    process::{free_port, on_free_ports, program_of, text_of, Process, Signal},
+    process::{free_port, on_free_ports, poll, program_of, text_of, Process, Signal},
     secrets::{write_private, Login},
 };
 
@@ -242,8 +243,17 @@ impl Mosquitto {
 
     /// As [`Mosquitto::valve`], by another port that leads here.
     pub fn valve_by(&self, port: u16) -> String {
+        self.valve_at(port, TOPIC)
+    }
+
+    /// As [`Mosquitto::valve`], on another topic.
+    pub fn valve_on(&self, topic: &str) -> String {
+        self.valve_at(self.port(), topic)
+    }
+
+    fn valve_at(&self, port: u16, topic: &str) -> String {
         format!(
-            "mqttvalve broker=mqtt://127.0.0.1:{port} topic={TOPIC} username={} password-file={}",
+            "mqttvalve broker=mqtt://127.0.0.1:{port} topic={topic} username={} password-file={}",
             self.robot.user,
             self.folder.path().join("robot.pass").display()
         )
@@ -290,6 +300,29 @@ impl Mosquitto {
                 line.ends_with(&filter) && !line.contains("operator")
             })?;
         Ok(())
+    }
+
+    /// Waits until `count` clients have subscribed to what `wanted` holds of, since the broker
+    /// was last started.
+    pub fn wait_subscribers(&self, count: usize, wanted: impl Fn(&str) -> bool) -> Result<()> {
+        let mut clients = HashSet::new();
+        let mut read = 0;
+        let all = poll(DEADLINE, || {
+            for line in self.process.log().since(read) {
+                read += 1;
+                // "TIME: CLIENT QOS FILTER"
+                let mut words = line.split_whitespace().skip(1);
+                if let (Some(client), Some("0" | "1" | "2"), Some(filter), None) =
+                    (words.next(), words.next(), words.next(), words.next())
+                {
+                    if wanted(filter) && !client.starts_with("operator") {
+                        clients.insert(client.to_owned());
+                    }
+                }
+            }
+            (clients.len() >= count).then_some(())
+        });
+        all.with_context(|| format!("{} of {count} clients have subscribed", clients.len()))
     }
 
     pub fn text(&self) -> String {

@@ -38,6 +38,11 @@ pub enum Seen {
         /// It had been there before the observer came.
         retained: bool,
     },
+    /// On another topic that the observer was asked to watch.
+    Other {
+        topic: String,
+        text: String,
+    },
 }
 
 impl Seen {
@@ -66,6 +71,11 @@ pub struct Observer {
 impl Observer {
     /// Connected and subscribed.
     pub fn start(broker: &Mosquitto) -> Result<Self> {
+        Self::start_with(broker, &[])
+    }
+
+    /// As [`Observer::start`], and to `more` filters.
+    pub fn start_with(broker: &Mosquitto, more: &[&str]) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -83,12 +93,15 @@ impl Observer {
             keep_alive: Duration::from_secs(5),
             session_expiry: Duration::ZERO,
             will: None,
-            subscriptions: vec![
+            subscriptions: [
                 TOPIC.into(),
                 state_topic(TOPIC),
                 availability_topic(TOPIC),
                 format!("{DISCOVERY_PREFIX}/#"),
-            ],
+            ]
+            .into_iter()
+            .chain(more.iter().map(|filter| filter.to_string()))
+            .collect(),
         };
         let seen = Journal::default();
         let journal: Journal<Seen> = seen.clone();
@@ -109,10 +122,13 @@ impl Observer {
                             text,
                             retained: message.retained,
                         }
-                    } else {
+                    } else if message.topic == state_topic(TOPIC) {
                         // What is no state at all shows as one that nobody waits for.
                         let state = serde_json::from_str(&text).unwrap_or_default();
                         Seen::State(Box::new(state), text)
+                    } else {
+                        let topic = message.topic;
+                        Seen::Other { topic, text }
                     }
                 }
             });

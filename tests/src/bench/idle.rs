@@ -221,7 +221,7 @@ fn idle(options: &Options, id: u32) -> Result<Idle> {
     thread::sleep(Duration::from_secs(options.seconds));
     Ok(Idle {
         cpu: Cpu::of(id)?.since(earlier),
-        memory: Memory::of(id)?,
+        memory: Memory::alone(id)?,
         threads: threads(id)?,
     })
 }

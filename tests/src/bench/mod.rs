@@ -2,6 +2,8 @@
 
 mod idle;
 pub mod usage;
+mod valve;
+pub mod valves;
 
 use std::{os::unix::fs::symlink, process::Command};
 
@@ -23,12 +25,22 @@ pub struct Options {
 enum What {
     /// A closed robot: CPU time and memory, before the first session and after the last one
     Idle(idle::Options),
+    /// Instructions per buffer, open and closed, by callgrind
+    Valve(valve::Options),
+    /// A thousand valves in one process: threads, memory, and whether each one obeys
+    Valves(valves::Options),
 }
 
 pub fn run(options: &Options) -> Result<()> {
     match &options.what {
         Some(What::Idle(options)) => idle::run(options),
-        None => idle::run(&idle::Options::default()),
+        Some(What::Valve(options)) => valve::run(options),
+        Some(What::Valves(options)) => valves::run(options),
+        None => {
+            valve::run(&valve::Options::default())?;
+            idle::run(&idle::Options::default())?;
+            valves::run(&valves::Options::default())
+        }
     }
 }
 

@@ -1,6 +1,14 @@
 //! What a process and its children use, by the kernel's books.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc,
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
 use anyhow::{ensure, Context, Result};
 
@@ -53,6 +61,20 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// Of `id` and its children, while the fewest others share its pages: these come and go, so
+    /// it looks for a second.
+    pub fn alone(id: u32) -> Result<Self> {
+        let mut most = Memory::of(id)?;
+        for _ in 0..10 {
+            thread::sleep(Duration::from_millis(100));
+            let now = Memory::of(id)?;
+            if now.pss > most.pss {
+                most = now;
+            }
+        }
+        Ok(most)
+    }
+
     /// Of `id` and its children.
     pub fn of(id: u32) -> Result<Self> {
         let mut sum = Memory::default();
@@ -74,6 +96,35 @@ impl Memory {
 /// Threads of `id` at this moment.
 pub fn threads(id: u32) -> Result<usize> {
     Ok(fs::read_dir(format!("/proc/{id}/task"))?.count())
+}
+
+/// Looks again and again how many threads a process has.
+pub struct Peak {
+    ended: Arc<AtomicBool>,
+    thread: JoinHandle<usize>,
+}
+
+impl Peak {
+    pub fn watch(id: u32) -> Self {
+        let ended = Arc::new(AtomicBool::new(false));
+        let end = ended.clone();
+        let thread = thread::spawn(move || {
+            let mut most = 0;
+            while !end.load(Ordering::Relaxed) {
+                // No process, no threads; its owner notices.
+                most = most.max(threads(id).unwrap_or(0));
+                thread::sleep(Duration::from_millis(1));
+            }
+            most
+        });
+        Peak { ended, thread }
+    }
+
+    /// The most that were seen.
+    pub fn end(self) -> usize {
+        self.ended.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap_or(0)
+    }
 }
 
 /// `id` and all that it started and that run.
