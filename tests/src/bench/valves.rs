@@ -64,9 +64,11 @@ pub struct Fleet {
 impl Fleet {
     pub fn start(count: usize, topics: Topics, environment: &[(&str, &str)]) -> Result<Self> {
         allow_files()?;
-        // A robot may read and write what it likes there.
+        // Where a robot may read and write what it likes. With persistence it would write all
+        // that it knows to the disk after each message.
         let broker = Mosquitto::start_with(mosquitto::Options {
             dynamic: true,
+            persistence: false,
             ..Default::default()
         })?;
         let observer = Observer::start_with(&broker, &["robot/+/stream/state"])?;
