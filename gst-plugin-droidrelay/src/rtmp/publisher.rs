@@ -5,6 +5,7 @@ use std::{collections::VecDeque, fmt};
 use droidrelay_wire::{secret, Secret};
 
 use super::amf0::{self, Value};
+use super::auth::Demand;
 use super::chunk::{chunk_stream, message_type, ChunkReader, ChunkWriter, Message};
 use super::flv::Metadata;
 use super::Error;
@@ -48,6 +49,8 @@ pub struct Params {
     pub tc_url: String,
     /// Stream name as sent, with its query and so with the credentials.
     pub stream: Secret,
+    /// Stands as a query behind the application's name, for servers that want a login there.
+    pub login: Option<Secret>,
     /// Send every command behind the handshake without waiting for answers. `false` is
     /// the textbook order: each step waits for the answer to the one before.
     pub pipelined: bool,
@@ -86,6 +89,8 @@ pub enum Event {
         description: String,
         kind: RefusalKind,
     },
+    /// The server wants a login at connect: connect again with it.
+    LoginDemanded(Demand),
     /// The server's first stream has not the id 1 that pipelining counts on: connect again
     /// step by step.
     StreamIdMismatch,
@@ -102,8 +107,8 @@ enum Phase {
 ///
 /// Give every byte that the socket reads to [`input`](Self::input), write what
 /// [`output`](Self::output) holds after each call, take the events. After
-/// [`Event::Refused`], [`Event::StreamIdMismatch`] or an [`Error`] the session is over:
-/// close the socket.
+/// [`Event::Refused`], [`Event::LoginDemanded`], [`Event::StreamIdMismatch`] or an [`Error`]
+/// the session is over: close the socket.
 pub struct Publisher {
     params: Params,
     phase: Phase,
@@ -420,7 +425,14 @@ impl Publisher {
                     || answers(transaction::CREATE_STREAM)
                     || answers(transaction::PUBLISH) =>
             {
-                self.refused(information)
+                let description = information.and_then(|info| info.get("description")?.as_str());
+                let demand = description
+                    .filter(|_| answers(transaction::CONNECT))
+                    .and_then(Demand::parse);
+                match demand {
+                    Some(demand) => self.end(Event::LoginDemanded(demand)),
+                    None => self.refused(information),
+                }
             }
             "onStatus" => {
                 let text = |name| information?.get(name)?.as_str();
@@ -478,12 +490,14 @@ impl Publisher {
             .collect();
         let stream = self.params.stream.expose();
         let query = stream.split_once('?').map_or("", |(_, query)| query);
-        let values = query
-            .split('&')
-            .filter_map(|pair| pair.split_once('='))
+        let login = self.params.login.as_ref().map_or("", Secret::expose);
+        let pairs = |query| str::split(query, '&').filter_map(|pair| pair.split_once('='));
+        let values = pairs(query)
             .filter(|(name, _)| *name != "user")
+            // The rest of a login is public.
+            .chain(pairs(login).filter(|(name, _)| *name == "response"))
             .map(|(_, value)| value);
-        for secret in [query].into_iter().chain(values) {
+        for secret in [query, login].into_iter().chain(values) {
             let decoded = secret::percent_decode(secret).unwrap_or_default();
             for form in [secret, &decoded] {
                 if !form.is_empty() {
@@ -497,11 +511,15 @@ impl Publisher {
     fn send_connect(&mut self) {
         self.writer.set_chunk_size(&mut self.output, CHUNK_SIZE);
         self.send_window(WINDOW);
+        let with_login = |text: &str| match &self.params.login {
+            Some(login) => format!("{text}?{}", login.expose()),
+            None => text.to_owned(),
+        };
         let mut members: Vec<(String, Value)> = [
-            ("app", self.params.app.as_str()),
+            ("app", with_login(&self.params.app).as_str()),
             ("type", "nonprivate"),
             ("flashVer", "FMLE/3.0 (compatible; droidrelay)"),
-            ("tcUrl", self.params.tc_url.as_str()),
+            ("tcUrl", &with_login(&self.params.tc_url)),
         ]
         .into_iter()
         .map(|(name, text)| (name.to_string(), text.into()))

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use super::{
     publisher::Publisher,
     queue::Track,
-    session::{self, Owner, Target},
+    session::{self, Login, Owner, Target},
     sink::{Link, MediaSink},
     CredentialMode, Credentials, Location, State,
 };
@@ -127,8 +127,29 @@ impl Settings {
 
     fn target(&self, tls: Option<&Tls>) -> Result<Target, String> {
         let location = self.location()?;
+        let credentials = self.credentials()?;
+        let login = match (self.credential_mode, &credentials) {
+            (
+                CredentialMode::Rtmp,
+                Credentials {
+                    user: Some(user),
+                    password: Some(password),
+                },
+            ) => Some(Login {
+                user: user.clone(),
+                password: password.clone(),
+            }),
+            (CredentialMode::Rtmp, _) => {
+                return Err(
+                    "credential-mode=rtmp needs both: set user, and password-file or password"
+                        .into(),
+                )
+            }
+            _ => None,
+        };
         Ok(Target {
-            stream: location.stream_name(&self.credentials()?, self.credential_mode),
+            stream: location.stream_name(&credentials, self.credential_mode),
+            login,
             location: location.clone(),
             tls: tls.map(|tls| tls.client.clone()),
             timeout: self.timeout,

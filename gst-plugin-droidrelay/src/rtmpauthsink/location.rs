@@ -128,7 +128,7 @@ impl Location {
         };
         let password = credentials.password.as_ref().map(Secret::expose);
         match mode {
-            CredentialMode::None => {}
+            CredentialMode::None | CredentialMode::Rtmp => {}
             CredentialMode::Query => {
                 if let Some(user) = &credentials.user {
                     add("user", user);
@@ -216,7 +216,9 @@ mod tests {
             "stream?x=1&user=a%2Fb&pass=c%26d"
         );
         assert_eq!(name(CredentialMode::Token), "stream?x=1&token=c%26d");
-        assert_eq!(name(CredentialMode::None), "stream?x=1");
+        for mode in [CredentialMode::None, CredentialMode::Rtmp] {
+            assert_eq!(name(mode), "stream?x=1");
+        }
     }
 
     #[test]

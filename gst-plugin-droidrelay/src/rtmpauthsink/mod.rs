@@ -28,6 +28,11 @@ pub enum CredentialMode {
     Query,
     #[enum_value(name = "Token: ?token=PASSWORD behind the stream name", nick = "token")]
     Token,
+    #[enum_value(
+        name = "RTMP: the server's challenge at connect is answered (Adobe's and Limelight's login)",
+        nick = "rtmp"
+    )]
+    Rtmp,
     #[enum_value(name = "None: no credentials are sent", nick = "none")]
     None,
 }
@@ -116,3 +121,6 @@ pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
         RtmpAuthSink::static_type(),
     )
 }
+
+#[cfg(test)]
+mod tests;

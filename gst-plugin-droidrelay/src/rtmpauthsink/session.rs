@@ -16,7 +16,11 @@ use super::{
     queue::{Frame, Track},
     Location, State,
 };
-use crate::rtmp::{self, Event, Params, Progress, RefusalKind};
+use crate::rtmp::{
+    self,
+    auth::{Demand, Method},
+    Event, Params, Progress, RefusalKind,
+};
 
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 /// A server that refuses a password is asked less often from the beginning.
@@ -32,16 +36,27 @@ const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 const UNSENT_LIMIT: libc::c_int = 32 * 1024;
 /// What is sent ahead of media time ends a server's analysis of the first two seconds.
 const START_OFFSET_MS: i64 = 2000;
+/// Connections that a login takes at most: without it, with a user by the way that the server
+/// used to ask for, with a user by the way that it asks for now, with the answer.
+const LOGIN_CONNECTIONS: u32 = 4;
 
 /// One session's settings; made anew for each, so that a rotated secret needs no restart.
 pub struct Target {
     pub location: Location,
     /// Stream name with its credentials.
     pub stream: Secret,
+    /// For servers that want it at connect, and not with the stream name.
+    pub login: Option<Login>,
     /// Set for `rtmps`.
     pub tls: Option<tls::Client>,
     pub timeout: Duration,
     pub start_offset: bool,
+}
+
+/// Answers a server's challenge.
+pub struct Login {
+    pub user: String,
+    pub password: Secret,
 }
 
 /// What the element does for the task.
@@ -62,6 +77,8 @@ enum End {
     Renew,
     /// Pipelined commands were not understood: at once again, step by step.
     StepByStep,
+    /// The server wants a login: at once again, with it.
+    Login(Demand),
     Failed(Failure),
 }
 
@@ -93,6 +110,7 @@ pub async fn run(publisher: Arc<Publisher>, owner: impl Owner) {
         refused_backoff: Backoff::new(REFUSED_BACKOFF.0, REFUSED_BACKOFF.1),
         attempt: 0,
         pipelined: true,
+        login_method: None,
     };
     loop {
         while !sessions.publisher.is_wanted() {
@@ -112,6 +130,8 @@ pub async fn run(publisher: Arc<Publisher>, owner: impl Owner) {
             End::Renew => {}
             End::StepByStep => sessions.pipelined = false,
             End::Failed(failure) => sessions.wait(failure).await,
+            // Each session answers its own.
+            End::Login(_) => {}
         }
     }
 }
@@ -124,6 +144,8 @@ struct Sessions<O> {
     attempt: u32,
     /// Commands go out without waiting for answers; off for servers that do not take it.
     pipelined: bool,
+    /// How the server asked for a login the last time.
+    login_method: Option<Method>,
 }
 
 impl<O: Owner> Sessions<O> {
@@ -165,13 +187,56 @@ impl<O: Owner> Sessions<O> {
         }
     }
 
-    /// One session from connecting to its end.
+    /// One session to its end, with the connections that a login takes.
     async fn session(&mut self) -> End {
         let target = match self.owner.target() {
-            Ok(target) => target,
+            Ok(target) => Arc::new(target),
             Err(reason) => return failed(reason),
         };
-        let connecting = timeout(target.timeout, connect(&target));
+        let location = &target.location;
+        let Some(login) = &target.login else {
+            return match self.connection(&target, None, self.pipelined).await {
+                End::Login(demand) => refused(format!(
+                    "{location} asks for RTMP's own login (authmod={}): set credential-mode=rtmp, user and password-file",
+                    demand.method().name()
+                )),
+                end => end,
+            };
+        };
+        let known = self.login_method.take();
+        let mut query = known.map(|method| Secret::new(method.introduce(&login.user)));
+        let mut answered = false;
+        for _ in 0..LOGIN_CONNECTIONS {
+            // Before the answer nothing but a demand is expected.
+            let pipelined = self.pipelined && answered;
+            let demand = match self.connection(&target, query, pipelined).await {
+                End::Login(demand) if !answered => demand,
+                End::Login(_) => break,
+                end => return end,
+            };
+            self.login_method = Some(demand.method());
+            query = Some(match demand {
+                Demand::User(method) => Secret::new(method.introduce(&login.user)),
+                Demand::Answer(challenge) => {
+                    answered = true;
+                    let nonce = (jitter() * f64::from(u32::MAX)) as u32;
+                    challenge.answer(&location.app, &login.user, &login.password, nonce)
+                }
+            });
+        }
+        refused(format!(
+            "{location} asks for the login again and again: check user and password (or password-file)"
+        ))
+    }
+
+    /// From connecting to the connection's end.
+    async fn connection(
+        &mut self,
+        target: &Arc<Target>,
+        login: Option<Secret>,
+        pipelined: bool,
+    ) -> End {
+        let connecting = timeout(target.timeout, connect(target));
         let stream = match self.unless_unwanted(connecting).await {
             None => return End::Unwanted,
             Some(Err(_)) => {
@@ -192,12 +257,13 @@ impl<O: Owner> Sessions<O> {
                     app: target.location.app.clone(),
                     tc_url: target.location.tc_url(),
                     stream: target.stream.clone(),
-                    pipelined: self.pipelined,
+                    login,
+                    pipelined,
                     hevc: self.publisher.is_hevc(),
                 },
                 &noise(),
             ),
-            target,
+            target: target.clone(),
             base: None,
             headers_version: None,
         };
@@ -250,7 +316,7 @@ impl<O: Owner> Sessions<O> {
 struct Session {
     publisher: Arc<Publisher>,
     rtmp: rtmp::Publisher,
-    target: Target,
+    target: Arc<Target>,
     /// Time of the first frame, in nanoseconds of running time.
     base: Option<i64>,
     /// Version of the headers that were sent.
@@ -321,6 +387,7 @@ impl Session {
                                 sessions.published();
                             }
                             Event::StreamIdMismatch => return End::StepByStep,
+                            Event::LoginDemanded(demand) => return End::Login(demand),
                             Event::Refused { code, description, kind } => {
                                 return self.refusal(kind, &code, &description);
                             }

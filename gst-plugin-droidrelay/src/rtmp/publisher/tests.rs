@@ -1,6 +1,6 @@
 //! The publisher against a scripted server made of the same chunk and value layers.
 
-use super::super::Noise;
+use super::super::{auth::Method, Noise};
 use super::*;
 
 const STREAM: &str = "robot?user=pub&pass=hunter2%2F";
@@ -10,6 +10,7 @@ fn publisher(pipelined: bool) -> Publisher {
         app: "live".into(),
         tc_url: "rtmp://127.0.0.1:1935/live".into(),
         stream: STREAM.into(),
+        login: None,
         pipelined,
         hevc: false,
     };
@@ -304,6 +305,35 @@ fn a_rejected_connect_is_a_refusal_at_connect() {
     let (code, _, kind) = refusal(&mut publisher);
     assert_eq!(code, "NetConnection.Connect.Rejected");
     assert_eq!(kind, RefusalKind::Credentials);
+}
+
+#[test]
+fn a_demand_for_a_login_is_told_and_its_answer_stands_behind_the_application() {
+    let mut first = publisher(true);
+    let mut server = Server::greet(&mut first);
+    let code = "NetConnection.Connect.Rejected";
+    let information = status("error", code, "code=403 need auth; authmod=adobe");
+    server.command(&mut first, "_error", 1, &[information]);
+    let demand = Demand::User(Method::Adobe);
+    assert_eq!(first.next_event(), Some(Event::LoginDemanded(demand)));
+    assert!(!first.ready_for_media());
+
+    let mut second = publisher(false);
+    second.params.login = Some("authmod=adobe&user=pub&response=hunter3==".into());
+    let mut server = Server::greet(&mut second);
+    let connect = &server.commands(&mut second)[0][2];
+    for (member, before) in [("app", "live"), ("tcUrl", "rtmp://127.0.0.1:1935/live")] {
+        let expected = format!("{before}?authmod=adobe&user=pub&response=hunter3==");
+        assert_eq!(connect.get(member).unwrap().as_str(), Some(&*expected));
+    }
+    let information = status("error", code, "pub authfailed: hunter3==");
+    server.command(&mut second, "_error", 1, &[information]);
+    let (_, description, kind) = refusal(&mut second);
+    assert_eq!(
+        (&*description, kind),
+        ("pub authfailed: …", RefusalKind::Credentials)
+    );
+    assert!(!format!("{second:?}").contains("hunter3"));
 }
 
 #[test]

@@ -1,0 +1,241 @@
+//! A server that publishers of any make can be tested with: on real sockets, made of the same
+//! chunk and value layers. Keeps nothing of the media.
+
+use std::{
+    io::{self, Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    thread,
+};
+
+use droidrelay_tests::journal::{Journal, DEADLINE};
+use droidrelay_wire::Secret;
+
+use super::{
+    amf0::{self, Value},
+    auth::{Challenge, Method},
+    chunk::{message_type, ChunkReader, ChunkWriter, Message},
+};
+
+const HANDSHAKE_SIZE: usize = 1536;
+
+/// Whom it lets in.
+#[derive(Clone, Debug)]
+pub enum Access {
+    Everybody,
+    /// Who answers `challenge`.
+    Login {
+        user: String,
+        password: String,
+        challenge: Challenge,
+        /// The challenge comes at once, also to who has not named a user.
+        at_once: bool,
+    },
+    /// Nobody: asks for a login whatever comes.
+    Nobody(&'static str),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// The application as it was asked for, with its query.
+    Connect(String),
+    Rejected(String),
+    Accepted,
+    /// The stream name as it came.
+    Publish(String),
+    Video,
+}
+
+pub struct Server {
+    port: u16,
+    seen: Journal<Seen>,
+}
+
+impl Server {
+    /// Listens until the process ends.
+    pub fn start(access: Access) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let seen = Journal::default();
+        let journal = seen.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (access, seen) = (access.clone(), journal.clone());
+                // What a client breaks off harms only itself.
+                thread::spawn(move || Connection::new(stream, access, seen).serve());
+            }
+        });
+        Server { port, seen }
+    }
+
+    pub fn url(&self) -> String {
+        format!("rtmp://127.0.0.1:{}/live/stream", self.port)
+    }
+
+    pub fn seen(&self) -> &Journal<Seen> {
+        &self.seen
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    access: Access,
+    seen: Journal<Seen>,
+    reader: ChunkReader,
+    writer: ChunkWriter,
+}
+
+impl Connection {
+    fn new(stream: TcpStream, access: Access, seen: Journal<Seen>) -> Self {
+        Connection {
+            stream,
+            access,
+            seen,
+            reader: ChunkReader::new(),
+            writer: ChunkWriter::new(),
+        }
+    }
+
+    fn serve(mut self) -> io::Result<()> {
+        self.stream.set_nodelay(true)?;
+        self.stream.set_read_timeout(Some(DEADLINE))?;
+        let mut hello = [0; 1 + HANDSHAKE_SIZE];
+        self.stream.read_exact(&mut hello)?;
+        self.stream.write_all(&[3; 1 + HANDSHAKE_SIZE])?;
+        self.stream.write_all(&hello[1..])?;
+        self.stream.read_exact(&mut hello[1..])?;
+        let mut input = [0; 4096];
+        loop {
+            let count = self.stream.read(&mut input)?;
+            if count == 0 {
+                return Ok(());
+            }
+            self.reader.push(&input[..count]);
+            while let Some(message) = self.reader.next_message().map_err(io::Error::other)? {
+                self.message(&message)?;
+            }
+        }
+    }
+
+    fn message(&mut self, message: &Message) -> io::Result<()> {
+        match message.type_id {
+            message_type::VIDEO => self.seen.push(Seen::Video),
+            message_type::COMMAND_AMF0 => self.command(&amf0::decode(&message.body))?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn command(&mut self, values: &[Value]) -> io::Result<()> {
+        let text = |at: usize| values.get(at).and_then(Value::as_str).unwrap_or_default();
+        let id = values.get(1).and_then(Value::as_number).unwrap_or_default();
+        match text(0) {
+            "connect" => {
+                let app = values.get(2).and_then(|value| value.get("app")?.as_str());
+                let app = app.unwrap_or_default();
+                self.seen.push(Seen::Connect(app.to_owned()));
+                match self.access.objection(app) {
+                    None => {
+                        self.seen.push(Seen::Accepted);
+                        let success = status("status", "NetConnection.Connect.Success", "");
+                        self.send("_result", id, &[Value::Null, success])?;
+                    }
+                    Some(description) => {
+                        self.seen.push(Seen::Rejected(description.clone()));
+                        let code = "NetConnection.Connect.Rejected";
+                        let rejected = status("error", code, &description);
+                        self.send("_error", id, &[Value::Null, rejected])?;
+                        self.send("close", 0.0, &[Value::Null])?;
+                        self.stream.shutdown(Shutdown::Write)?;
+                    }
+                }
+            }
+            "createStream" => self.send("_result", id, &[Value::Null, 1.0.into()])?,
+            "publish" => {
+                self.seen.push(Seen::Publish(text(3).to_owned()));
+                let started = status("status", "NetStream.Publish.Start", "");
+                self.send("onStatus", 0.0, &[Value::Null, started])?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, name: &str, id: f64, rest: &[Value]) -> io::Result<()> {
+        let mut body = Vec::new();
+        amf0::encode_string(&mut body, name);
+        Value::Number(id).encode(&mut body);
+        rest.iter().for_each(|value| value.encode(&mut body));
+        let mut out = Vec::new();
+        let stream = u32::from(name == "onStatus");
+        let kind = message_type::COMMAND_AMF0;
+        self.writer.message(&mut out, 3, kind, stream, 0, &[&body]);
+        self.stream.write_all(&out)
+    }
+}
+
+impl Access {
+    /// What a rejection says to who asks for `app`.
+    fn objection(&self, app: &str) -> Option<String> {
+        let (user, password, challenge, at_once) = match self {
+            Access::Everybody => return None,
+            Access::Nobody(description) => return Some((*description).to_owned()),
+            Access::Login {
+                user,
+                password,
+                challenge,
+                at_once,
+            } => (user, password, challenge, *at_once),
+        };
+        let method = match challenge {
+            Challenge::Adobe { .. } => Method::Adobe,
+            Challenge::Limelight { .. } => Method::Limelight,
+        };
+        let name = method.name();
+        let (app, query) = app.split_once('?').unwrap_or((app, ""));
+        if query.is_empty() && !at_once {
+            return Some(format!(
+                "[ AccessManager.Reject ] : [ code=403 need auth; authmod={name} ] : "
+            ));
+        }
+        let asked = match challenge {
+            Challenge::Adobe {
+                salt,
+                challenge,
+                opaque,
+            } => {
+                let opaque = opaque.iter().map(|opaque| format!("&opaque={opaque}"));
+                let opaque: String = opaque.collect();
+                format!("salt={salt}&challenge={challenge}{opaque}")
+            }
+            Challenge::Limelight { nonce } => format!("nonce={nonce}"),
+        };
+        let value = |name| {
+            let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+            Some(pairs.find(|(key, _)| *key == name)?.1)
+        };
+        let Some(response) = value("response") else {
+            return Some(format!(
+                "[ AccessManager.Reject ] : [ authmod={name} ] : ?reason=needauth&user={user}&{asked}"
+            ));
+        };
+        let nonce = value("cnonce").or(value("challenge")).unwrap_or_default();
+        let nonce = u32::from_str_radix(nonce, 16).unwrap_or_default();
+        let expected = challenge.answer(app, user, &Secret::new(password.as_str()), nonce);
+        let right = expected
+            .expose()
+            .split('&')
+            .any(|pair| pair.strip_prefix("response=") == Some(response));
+        (!right).then(|| {
+            format!("[ AccessManager.Reject ] : [ authmod={name} ] : ?reason=authfailed&opaque=")
+        })
+    }
+}
+
+fn status(level: &str, code: &str, description: &str) -> Value {
+    let text = |name: &str, text: &str| (name.to_owned(), text.into());
+    Value::Object(vec![
+        text("level", level),
+        text("code", code),
+        text("description", description),
+    ])
+}
