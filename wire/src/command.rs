@@ -293,3 +293,68 @@ mod tests {
         assert_eq!(Command::start().to_payload(), "start");
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn command() -> impl Strategy<Value = Command> {
+        let id = || proptest::option::of("[^\\p{Cc}]{1,32}");
+        // Whole seconds and fractions that a JSON number carries exactly.
+        let lease = prop_oneof![0..100_000_000_000u64, 0..3_000_000_000_000_000_000u64]
+            .prop_map(|nanos| Duration::from_nanos(nanos / 1000 * 1000));
+        prop_oneof![
+            (id(), proptest::option::of(lease))
+                .prop_map(|(id, lease)| Command::Start { id, lease }),
+            id().prop_map(|id| Command::Stop { id }),
+            Just(Command::Keyframe),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_written_is_read(command in command(), space in "[ \t\r\n]{0,3}") {
+            let payload = format!("{space}{}{space}", command.to_payload());
+            let read = Command::parse(payload.as_bytes()).unwrap();
+            if let (
+                Command::Start { id, lease: Some(lease) },
+                Command::Start { id: read_id, lease: Some(read_lease) },
+            ) = (&command, &read) {
+                // Seconds are a floating-point number in JSON.
+                prop_assert!(lease.abs_diff(*read_lease) < Duration::from_micros(1));
+                prop_assert_eq!(id, read_id);
+            } else {
+                prop_assert_eq!(read, command);
+            }
+        }
+
+        #[test]
+        fn words_are_read_in_any_case(upper in any::<[bool; 8]>(), word in "start|stop|keyframe|on|off") {
+            let cased: String = word
+                .chars()
+                .zip(upper)
+                .map(|(c, upper)| if upper { c.to_ascii_uppercase() } else { c })
+                .collect();
+            prop_assert_eq!(Command::parse(cased.as_bytes()), Command::parse(word.as_bytes()));
+            prop_assert!(Command::parse(word.as_bytes()).is_ok());
+        }
+
+        #[test]
+        fn anything_is_read_or_refused_in_one_short_line(payload in prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..64),
+            "\\PC{0,64}".prop_map(String::into_bytes),
+            r#"\{"(command|id|lease)":("[a-z]{0,6}"|-?[0-9]{1,20}|null|\[\]),"command":"?[a-z]{0,8}"?\}?"#
+                .prop_map(String::into_bytes),
+            (4090..4200usize).prop_map(|len| vec![b'a'; len]),
+        ]) {
+            if let Err(refusal) = Command::parse(&payload) {
+                let text = refusal.to_string();
+                prop_assert!(!text.is_empty() && text.len() < 300, "{} bytes", text.len());
+                prop_assert!(!text.chars().any(char::is_control), "{text:?}");
+            }
+        }
+    }
+}

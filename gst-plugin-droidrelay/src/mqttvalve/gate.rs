@@ -342,3 +342,189 @@ mod tests {
         assert_eq!(gate.holders().len(), MAX_HOLDERS);
     }
 }
+
+/// Any sequence of what can happen, beside a model that keeps all it is told and thinks anew.
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Command(Command, Origin),
+        Link(bool),
+        /// The clock goes on by so many seconds, and what has run out ends.
+        Pass(u64),
+    }
+
+    fn origin() -> impl Strategy<Value = Origin> {
+        prop_oneof![Just(Origin::Mqtt), Just(Origin::Local)]
+    }
+
+    fn id() -> impl Strategy<Value = Option<String>> {
+        proptest::option::of(prop_oneof!["[a-c]", Just("*".into()), Just("local".into())])
+    }
+
+    fn command() -> impl Strategy<Value = Command> {
+        let lease = proptest::option::of((0..30u64).prop_map(Duration::from_secs));
+        prop_oneof![
+            4 => (id(), lease).prop_map(|(id, lease)| Command::Start { id, lease }),
+            2 => id().prop_map(|id| Command::Stop { id }),
+            1 => Just(Command::Keyframe),
+        ]
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            5 => (command(), origin()).prop_map(|(command, origin)| Step::Command(command, origin)),
+            1 => any::<bool>().prop_map(Step::Link),
+            3 => (0..20u64).prop_map(Step::Pass),
+        ]
+    }
+
+    /// The leases as a list of what was asked for, newest last.
+    #[derive(Default)]
+    struct Model {
+        asked: Vec<(String, Origin, Option<u64>)>,
+        offline_since: Option<u64>,
+    }
+
+    impl Model {
+        fn obey(&mut self, command: &Command, origin: Origin, default_lease: u64, now: u64) {
+            match command {
+                Command::Start { id, lease } => {
+                    let nobody = if origin == Origin::Local {
+                        "local"
+                    } else {
+                        "*"
+                    };
+                    let id = id.clone().unwrap_or_else(|| nobody.to_owned());
+                    let lease = lease.map_or(default_lease, |lease| lease.as_secs());
+                    self.asked.retain(|(other, ..)| *other != id);
+                    self.asked
+                        .push((id, origin, (lease > 0).then_some(now + lease)));
+                }
+                Command::Stop { id: Some(id) } => self.asked.retain(|(other, ..)| other != id),
+                Command::Stop { id: None } => self.asked.clear(),
+                Command::Keyframe => {}
+            }
+        }
+
+        fn is_cut_off(&self, offline_timeout: u64, now: u64) -> bool {
+            offline_timeout > 0
+                && self
+                    .offline_since
+                    .is_some_and(|since| now >= since + offline_timeout)
+        }
+
+        fn pass(&mut self, offline_timeout: u64, now: u64) {
+            let cut_off = self.is_cut_off(offline_timeout, now);
+            self.asked.retain(|(_, origin, until)| {
+                until.is_none_or(|until| now < until) && !(cut_off && *origin == Origin::Mqtt)
+            });
+        }
+
+        fn holders(&self) -> Vec<&str> {
+            let mut holders: Vec<_> = self.asked.iter().map(|(id, ..)| id.as_str()).collect();
+            holders.sort_unstable();
+            holders
+        }
+
+        fn open_until(&self) -> Option<u64> {
+            let ends: Option<Vec<u64>> = self.asked.iter().map(|(.., until)| *until).collect();
+            ends?.into_iter().max()
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_sequence_ends_as_the_model_says(
+            steps in proptest::collection::vec(step(), 1..60),
+            default_lease in 0..10u64,
+            offline_timeout in 0..25u64,
+        ) {
+            let mut gate = Gate::default();
+            let mut model = Model::default();
+            let mut now = 1000;
+            let seconds = Duration::from_secs;
+            for step in steps {
+                let was_open = gate.is_open();
+                let outcome = match &step {
+                    Step::Command(command, origin) => {
+                        model.obey(command, *origin, default_lease, now);
+                        let outcome =
+                            gate.apply(command, *origin, seconds(default_lease), seconds(now));
+                        if *command == Command::Keyframe {
+                            let wanted = if was_open { Outcome::Keyframe } else { Outcome::Same };
+                            prop_assert_eq!(&outcome, &wanted);
+                        }
+                        if *command == Command::stop() {
+                            prop_assert!(!gate.is_open());
+                        }
+                        outcome
+                    }
+                    Step::Link(up) => {
+                        model.offline_since =
+                            if *up { None } else { model.offline_since.or(Some(now)) };
+                        gate.link(*up, seconds(now));
+                        Outcome::Same
+                    }
+                    Step::Pass(time) => {
+                        let then = now + time;
+                        // Nothing ends before the deadline, something does at it.
+                        if let Some(due) = gate.next_deadline(seconds(offline_timeout)) {
+                            let before = gate.holders().len();
+                            let early = due.saturating_sub(Duration::from_nanos(1));
+                            if early >= seconds(now) && early <= seconds(then) {
+                                let outcome = gate.expire(seconds(offline_timeout), early);
+                                prop_assert_eq!(outcome, Outcome::Same);
+                                prop_assert_eq!(gate.holders().len(), before);
+                            }
+                        }
+                        now = then;
+                        model.pass(offline_timeout, now);
+                        let due = gate
+                            .next_deadline(seconds(offline_timeout))
+                            .is_some_and(|due| due <= seconds(now));
+                        let before = gate.holders().len();
+                        let outcome = gate.expire(seconds(offline_timeout), seconds(now));
+                        prop_assert_eq!(due, gate.holders().len() < before);
+                        if let Some(next) = gate.next_deadline(seconds(offline_timeout)) {
+                            prop_assert!(next > seconds(now));
+                        }
+                        outcome
+                    }
+                };
+                prop_assert_eq!(gate.holders().collect::<Vec<_>>(), model.holders(), "{:?}", step);
+                prop_assert_eq!(gate.open_until(), model.open_until().map(seconds));
+                let changed = match outcome {
+                    Outcome::Changed(change) => {
+                        prop_assert_eq!(change.open, gate.is_open());
+                        true
+                    }
+                    _ => false,
+                };
+                prop_assert_eq!(changed, was_open != gate.is_open());
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 20, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn holders_are_bounded_whoever_asks(ids in proptest::collection::vec("[a-z]{3}", 1500..2000)) {
+            let mut gate = Gate::default();
+            for id in ids {
+                let known = gate.holders().any(|holder| holder == id);
+                let full = gate.holders().len() == MAX_HOLDERS;
+                let start = Command::Start { id: Some(id), lease: None };
+                let outcome = gate.apply(&start, Origin::Mqtt, Duration::ZERO, Duration::ZERO);
+                prop_assert_eq!(matches!(outcome, Outcome::Refused(_)), full && !known);
+                prop_assert!(gate.holders().len() <= MAX_HOLDERS);
+            }
+        }
+    }
+}
