@@ -68,6 +68,7 @@ for file in pipelines/*.launch; do
     check "$file in gst-launch-1.0" scripts/try-launch.sh "$file"
     check "$file in droidrelay" "$target/debug/droidrelay" check "$file"
 done
+check "fuzzing, in its short form" tests/fuzz.sh 5
 if command -v meson >/dev/null; then
     check "meson setup" meson setup "$scratch/meson" .
 fi

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    journal::Journal,
+    journal::{Journal, DEADLINE},
     process::{program_of, Process},
 };
 
@@ -105,6 +105,23 @@ pub fn first_packet(url: &str, start: impl FnOnce()) -> Result<String> {
     let (_, line) = process.log().wait(0, "the first packet", |_| true)?;
     process.kill();
     Ok(line)
+}
+
+/// Kind (`video` or `audio`) and time in seconds of what comes in the next `seconds` of `url`.
+pub fn packets(url: &str, seconds: u32) -> Result<Vec<(String, f64)>> {
+    let mut command = Command::new(program_of("ffprobe", "ffmpeg")?);
+    command.args("-v error -show_entries packet=codec_type,pts_time -of csv=p=0".split(' '));
+    if url.starts_with("rtsp") {
+        command.args(["-rtsp_transport", "tcp"]);
+    }
+    command.args(["-read_intervals", &format!("%+{seconds}"), url]);
+    let mut process = Process::spawn("ffprobe", &mut command)?;
+    process.wait(DEADLINE);
+    let packets = process.log().all().into_iter().filter_map(|line| {
+        let (kind, time) = line.split_once(',')?;
+        Some((kind.to_owned(), time.trim_end_matches(',').parse().ok()?))
+    });
+    Ok(packets.collect())
 }
 
 impl Drop for Reader {

@@ -167,7 +167,7 @@ pub fn lease_from_seconds(seconds: f64) -> Result<Duration, Refusal> {
         Ok(Duration::from_secs_f64(seconds))
     } else {
         Err(Refusal(format!(
-            "lease {seconds}: give seconds from 0 (until stop) on"
+            "lease {seconds:?}: give seconds from 0 (until stop) on"
         )))
     }
 }
