@@ -417,6 +417,7 @@ impl Mqtt {
             ca_file: self.ca_file.as_ref().map(resolve),
             cert_file: self.cert_file.as_ref().map(resolve),
             key_file: self.key_file.as_ref().map(resolve),
+            ..TlsFiles::default()
         };
         let some_file = [&self.ca_file, &self.cert_file, &self.key_file]
             .into_iter()

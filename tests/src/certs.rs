@@ -29,6 +29,18 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// As `openssl req -x509` makes them: its own CA.
+    pub fn self_signed(name: &str) -> Result<Self> {
+        let mut params = CertificateParams::new(vec![name.to_owned()])?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate()?;
+        let certificate = params.self_signed(&key)?;
+        Ok(Identity {
+            certificate: certificate.pem(),
+            key: key.serialize_pem(),
+        })
+    }
+
     /// Writes both into `folder`: the certificate's file, and the key's.
     pub fn write(&self, folder: &Path, name: &str) -> Result<(PathBuf, PathBuf)> {
         Ok((

@@ -371,7 +371,11 @@ fn a_broker_that_comes_later_is_found(setup: Setup) {
 
 /// Twenty openings, read by somebody who waits, at a relay that hands out every frame.
 fn each_opening_begins_with_a_key_frame(runner: Runner, line: impl Fn(&Rig) -> String) {
-    let rig = Rig::start_with(Kind::Nginx, relay::Options { raw: true }).unwrap();
+    let options = relay::Options {
+        raw: true,
+        ..relay::Options::default()
+    };
+    let rig = Rig::start_with(Kind::Nginx, options).unwrap();
     let mut robot = rig.robot_with(runner, &line(&rig), STRICT).unwrap();
     let wait_clients = |count| {
         let waited = poll(DEADLINE, || {

@@ -5,9 +5,10 @@ use std::{
 };
 
 use droidrelay_wire::{
-    tls::{self, TlsFiles},
+    tls::{self, Checks, TlsFiles},
     PublishState, Secret,
 };
+use gio::TlsCertificateFlags;
 use gst::{prelude::*, subclass::prelude::*};
 use once_cell::sync::Lazy;
 use tokio::task::JoinHandle;
@@ -33,6 +34,7 @@ pub static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
     )
 });
 
+const DEFAULT_TLS_VALIDATION_FLAGS: TlsCertificateFlags = TlsCertificateFlags::VALIDATE_ALL;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_MAX_LATENCY: gst::ClockTime = gst::ClockTime::from_seconds(1);
 const DEFAULT_START_OFFSET: bool = true;
@@ -50,6 +52,7 @@ struct Settings {
     password_file: Option<PathBuf>,
     credential_mode: CredentialMode,
     ca_file: Option<PathBuf>,
+    tls_validation_flags: TlsCertificateFlags,
     timeout: Duration,
     max_latency: gst::ClockTime,
     start_offset: bool,
@@ -66,6 +69,7 @@ impl Default for Settings {
             password_file: None,
             credential_mode: CredentialMode::default(),
             ca_file: None,
+            tls_validation_flags: DEFAULT_TLS_VALIDATION_FLAGS,
             timeout: DEFAULT_TIMEOUT,
             max_latency: DEFAULT_MAX_LATENCY,
             start_offset: DEFAULT_START_OFFSET,
@@ -116,6 +120,7 @@ impl Settings {
         }
         let files = TlsFiles {
             ca_file: self.ca_file.clone(),
+            checks: checks(self.tls_validation_flags),
             ..TlsFiles::default()
         };
         if let Some(known) = known.filter(|known| known.files == files) {
@@ -155,6 +160,17 @@ impl Settings {
             timeout: self.timeout,
             start_offset: self.start_offset,
         })
+    }
+}
+
+fn checks(flags: TlsCertificateFlags) -> Checks {
+    Checks {
+        unknown_ca: flags.contains(TlsCertificateFlags::UNKNOWN_CA),
+        bad_identity: flags.contains(TlsCertificateFlags::BAD_IDENTITY),
+        not_activated: flags.contains(TlsCertificateFlags::NOT_ACTIVATED),
+        expired: flags.contains(TlsCertificateFlags::EXPIRED),
+        insecure: flags.contains(TlsCertificateFlags::INSECURE),
+        generic_error: flags.contains(TlsCertificateFlags::GENERIC_ERROR),
     }
 }
 
@@ -434,6 +450,14 @@ impl RtmpAuthSink {
         let settings = locked(&self.settings).clone();
         let failed = |error: String| gst::error_msg!(gst::ResourceError::Settings, ("{error}"));
         let tls = settings.tls(None).map_err(failed)?;
+        if tls.is_some() && checks(settings.tls_validation_flags) != Checks::default() {
+            gst::warning!(
+                CAT,
+                imp = self,
+                "the server's certificate is checked for {:?} only",
+                settings.tls_validation_flags
+            );
+        }
         settings.target(tls.as_ref()).map_err(failed)?;
         if locked(&self.chain).is_none() {
             self.set_chain(Input::H264)
@@ -560,7 +584,13 @@ impl ObjectImpl for RtmpAuthSink {
                     .blurb("How the credentials reach the server")
                     .mutable_ready()
                     .build(),
-                text_spec("ca-file", "CA File", "PEM file of the certificates to trust for rtmps. Unset: the system's trust store"),
+                text_spec("ca-file", "CA File", "PEM file of the certificates to trust for rtmps: of CAs, or the server's own. Unset: the system's trust store"),
+                glib::ParamSpecFlags::builder("tls-validation-flags")
+                    .nick("TLS Validation Flags")
+                    .blurb("What is checked of a server's certificate for rtmps. INSECURE where any of unknown-ca, bad-identity, expired and not-activated is left out: somebody on the way may read the password and the stream; ca-file is the safe way to trust a certificate of one's own. Revocation is not checked")
+                    .default_value(DEFAULT_TLS_VALIDATION_FLAGS)
+                    .mutable_ready()
+                    .build(),
                 glib::ParamSpecUInt::builder("timeout")
                     .nick("Timeout")
                     .blurb("Seconds for which a server may be silent while something is due from it, before the session is given up and tried anew")
@@ -618,6 +648,9 @@ impl ObjectImpl for RtmpAuthSink {
                 settings.credential_mode = value.get().expect("checked by GObject");
             }
             "ca-file" => settings.ca_file = path(value),
+            "tls-validation-flags" => {
+                settings.tls_validation_flags = value.get().expect("checked by GObject");
+            }
             "timeout" => {
                 let seconds = value.get::<u32>().expect("checked by GObject");
                 settings.timeout = Duration::from_secs(seconds.into());
@@ -652,6 +685,7 @@ impl ObjectImpl for RtmpAuthSink {
             "password-file" => path_value(settings.password_file.as_ref()),
             "credential-mode" => settings.credential_mode.to_value(),
             "ca-file" => path_value(settings.ca_file.as_ref()),
+            "tls-validation-flags" => settings.tls_validation_flags.to_value(),
             "timeout" => (settings.timeout.as_secs() as u32).to_value(),
             "max-latency" => settings.max_latency.nseconds().to_value(),
             "start-offset" => settings.start_offset.to_value(),

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{answers_rtmp, answers_rtsp, Event, Ports};
+use super::{answers_rtmp, answers_rtsp, Event, Options, Ports};
 use crate::{
     journal::Journal,
     process::{program, Process},
@@ -27,10 +27,21 @@ pub fn find() -> Option<PathBuf> {
 pub fn launch(
     folder: &Path,
     ports: Ports,
-    publisher: &Login,
-    viewer: &Login,
+    options: &Options,
+    (publisher, viewer): (&Login, &Login),
     events: &Journal<Event>,
 ) -> Result<Process> {
+    let tls = match &options.tls {
+        None => String::new(),
+        Some(identity) => {
+            identity.write(folder, "server")?;
+            format!(
+                "rtmpEncryption: optional\nrtmpsAddress: \"127.0.0.1:{}\"\n\
+                 rtmpServerCert: server.pem\nrtmpServerKey: server.key\n",
+                ports.rtmps
+            )
+        }
+    };
     // Any hook makes readers wait for a publisher; what starts the robot is not its task here.
     let config = format!(
         r#"logLevel: info
@@ -45,7 +56,7 @@ authInternalUsers:
 rtspAddress: "127.0.0.1:{rtsp}"
 rtspTransports: [tcp]
 rtmpAddress: "127.0.0.1:{rtmp}"
-hls: false
+{tls}hls: false
 webrtc: false
 srt: false
 moq: false
@@ -101,7 +112,7 @@ impl Clients {
         let (name, what) = rest.split_once("] ")?;
         if what.starts_with("failed to authenticate") {
             return Some(match protocol {
-                "RTMP" => Event::PublishRefused,
+                "RTMP" | "RTMPS" => Event::PublishRefused,
                 _ => Event::ReaderRefused,
             });
         }

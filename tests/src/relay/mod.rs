@@ -16,6 +16,7 @@ use tempfile::TempDir;
 pub use mediamtx::find as find_mediamtx;
 
 use crate::{
+    certs::Identity,
     http,
     journal::{Journal, DEADLINE},
     process::{free_port, on_free_ports, Process, Signal},
@@ -83,13 +84,16 @@ struct Ports {
     rtmp: u16,
     /// MediaMTX: RTSP. nginx: its statistics.
     other: u16,
+    rtmps: u16,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 pub struct Options {
     /// nginx-rtmp alone: let every publisher in at once and hand out frames as they come, also
     /// before the first key frame. (While it asks whether a publisher may, it drops his frames.)
     pub raw: bool,
+    /// Listens with TLS too: what it shows there.
+    pub tls: Option<Identity>,
 }
 
 impl Relay {
@@ -110,12 +114,16 @@ impl Relay {
             let ports = Ports {
                 rtmp: free_port()?,
                 other: free_port()?,
+                rtmps: free_port()?,
             };
             let process = match (kind, &callbacks) {
                 (Kind::Nginx, Some(callbacks)) => {
-                    nginx::launch(folder.path(), ports, options, callbacks.address())?
+                    nginx::launch(folder.path(), ports, &options, callbacks.address())?
                 }
-                _ => mediamtx::launch(folder.path(), ports, &publisher, &viewer, &events)?,
+                _ => {
+                    let logins = (&publisher, &viewer);
+                    mediamtx::launch(folder.path(), ports, &options, logins, &events)?
+                }
             };
             Ok((process, ports))
         })?;
@@ -143,6 +151,16 @@ impl Relay {
     /// Where the robot publishes, without credentials.
     pub fn publish_url(&self) -> String {
         format!("rtmp://127.0.0.1:{}/{PATH}", self.ports.rtmp)
+    }
+
+    /// As [`Relay::publish_url`], with TLS, by the name `host`.
+    pub fn secure_publish_url(&self, host: &str) -> String {
+        format!("rtmps://{host}:{}/{PATH}", self.ports.rtmps)
+    }
+
+    /// What it shows from its next start on.
+    pub fn set_identity(&mut self, identity: Identity) {
+        self.options.tls = Some(identity);
     }
 
     /// Where a viewer reads, without credentials.
@@ -181,14 +199,14 @@ impl Relay {
             Some(callbacks) => nginx::launch(
                 self.folder.path(),
                 self.ports,
-                self.options,
+                &self.options,
                 callbacks.address(),
             ),
             None => mediamtx::launch(
                 self.folder.path(),
                 self.ports,
-                &self.publisher,
-                &self.viewer,
+                &self.options,
+                (&self.publisher, &self.viewer),
                 &self.events,
             ),
         })?;

@@ -13,6 +13,8 @@ use crate::{
 };
 
 const MODULE: &str = "/usr/lib/nginx/modules/ngx_rtmp_module.so";
+/// In front of the one that knows no TLS.
+const TLS_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 /// Answers nginx as MediaMTX decides by itself: the publisher publishes, the viewer reads.
 pub fn callbacks(publisher: &Login, viewer: &Login, events: &Journal<Event>) -> Result<Server> {
@@ -38,7 +40,7 @@ pub fn callbacks(publisher: &Login, viewer: &Login, events: &Journal<Event>) -> 
 pub fn launch(
     folder: &Path,
     ports: Ports,
-    options: Options,
+    options: &Options,
     callbacks: SocketAddr,
 ) -> Result<Process> {
     ensure!(
@@ -46,13 +48,30 @@ pub fn launch(
         "{MODULE} not found: apt-get install libnginx-mod-rtmp"
     );
     let here = text_of(folder)?;
+    let (load_tls, tls) = match &options.tls {
+        None => (String::new(), String::new()),
+        Some(identity) => {
+            ensure!(
+                Path::new(TLS_MODULE).exists(),
+                "{TLS_MODULE} not found: apt-get install libnginx-mod-stream"
+            );
+            identity.write(folder, "server")?;
+            let server = format!(
+                "stream {{ server {{ listen 127.0.0.1:{} ssl; proxy_pass 127.0.0.1:{};\n\
+                 ssl_certificate {here}/server.pem; ssl_certificate_key {here}/server.key;\n\
+                 }} }}\n",
+                ports.rtmps, ports.rtmp
+            );
+            (format!("load_module {TLS_MODULE};\n"), server)
+        }
+    };
     let (wait_key, on_publish) = match options.raw {
         true => ("off", String::new()),
         false => ("on", format!("on_publish http://{callbacks}/publish;")),
     };
     // One process: nothing outlives it, and all streams are in it.
     let config = format!(
-        "load_module {MODULE};\n\
+        "load_module {MODULE};\n{load_tls}\
          daemon off; master_process off;\n\
          pid {here}/nginx.pid; error_log stderr notice;\n\
          events {{ worker_connections 256; }}\n\
@@ -65,6 +84,7 @@ pub fn launch(
              on_play http://{callbacks}/play;\n\
            }}\n\
          }} }}\n\
+         {tls}\
          http {{\n\
            access_log off;\n\
            client_body_temp_path {here}/body; proxy_temp_path {here}/proxy;\n\

@@ -8,7 +8,7 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::{client::TlsStream, TlsConnector};
 
-use super::TlsFiles;
+use super::{verifier::Verifier, TlsFiles};
 
 /// Speaks TLS 1.2 and 1.3 to servers.
 #[derive(Clone)]
@@ -17,10 +17,14 @@ pub struct Client(Arc<ClientConfig>);
 impl Client {
     pub(super) fn new(files: &TlsFiles) -> Result<Self, String> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let (roots, trusted) = roots(files)?;
+        let verifier = Verifier::new(roots, trusted, files.checks, &provider)
+            .map_err(|err| format!("cannot set up TLS: {err}"))?;
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|err| format!("cannot set up TLS: {err}"))?
-            .with_root_certificates(roots(files)?);
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier));
         let config = match (&files.cert_file, &files.key_file) {
             (None, None) => builder.with_no_client_auth(),
             (Some(cert_file), Some(key_file)) => {
@@ -101,23 +105,32 @@ fn unaccepted(fault: &CertificateError) -> String {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "; set ca-file to the CA that has signed it"
         }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "; reach the server by a name in it, or give it one with this name"
+        }
+        // As tools make them that sign a key with itself.
+        CertificateError::Other(error) if error.to_string().contains("CaUsedAsEndEntity") => {
+            "; it is a CA's: set ca-file to this very certificate"
+        }
         _ => "",
     };
     format!("the server's certificate is not accepted: {fault}{remedy}")
 }
 
-fn roots(files: &TlsFiles) -> Result<RootCertStore, String> {
+/// Whose signatures are trusted, and which certificates are by themselves.
+fn roots(files: &TlsFiles) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), String> {
     let mut roots = RootCertStore::empty();
     if let Some(ca_file) = &files.ca_file {
-        for certificate in certificates(ca_file)? {
-            roots.add(certificate).map_err(|err| {
+        let trusted = certificates(ca_file)?;
+        for certificate in &trusted {
+            roots.add(certificate.clone()).map_err(|err| {
                 format!(
                     "ca-file {} holds a certificate that cannot be trusted: {err}",
                     ca_file.display()
                 )
             })?;
         }
-        return Ok(roots);
+        return Ok((roots, trusted));
     }
     let found = rustls_native_certs::load_native_certs();
     // One odd certificate in the system's store must not cost the others.
@@ -127,8 +140,9 @@ fn roots(files: &TlsFiles) -> Result<RootCertStore, String> {
             "the system's trust store is empty: install ca-certificates or set ca-file".into(),
         );
     }
-    Ok(roots)
+    Ok((roots, Vec::new()))
 }
+
 fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, String> {
     let certificates = CertificateDer::pem_file_iter(path)
         .and_then(|found| found.collect::<Result<Vec<_>, _>>())

@@ -1,0 +1,260 @@
+//! Publishing by TLS: in where the server is who it says, else refused with the reason named,
+//! unless just that fault is not to be checked.
+
+use std::net::TcpStream;
+
+use droidrelay_tests::{
+    certs::{Authority, Identity, Validity},
+    journal::DEADLINE,
+    relay::{self, Event, Kind, Relay},
+    rig::{Rig, TEST_PICTURE},
+    robot::{Robot, Runner},
+    secrets::write_private,
+};
+use droidrelay_wire::{
+    tls::{Checks, TlsFiles},
+    StreamState,
+};
+use tempfile::TempDir;
+
+/// Who trusts whom, and a server that shows what one of them signed.
+struct Scene {
+    rig: Rig,
+    folder: TempDir,
+}
+
+impl Scene {
+    fn shows(kind: Kind, identity: Identity) -> Self {
+        Scene {
+            rig: Rig::start_with(kind, shows(identity)).unwrap(),
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// Opened; publishes to `localhost` by TLS.
+    fn robot(&self, trusted: &str, more: &str) -> Robot {
+        let rig = &self.rig;
+        let ca_file = write_private(self.folder.path(), "ca.pem", trusted).unwrap();
+        let secure = rig.relay.secure_publish_url("localhost");
+        let line = rig
+            .line(TEST_PICTURE)
+            .replace(&rig.relay.publish_url(), &secure);
+        let line = format!("{line} ca-file={} {more}", ca_file.display());
+        let strict = [("G_DEBUG", "fatal-criticals")];
+        let robot = rig.robot_with(Runner::GstLaunch, &line, &strict).unwrap();
+        rig.observer.send("start").unwrap();
+        robot
+    }
+
+    fn is_published_to(&self, trusted: &str, more: &str) {
+        let seen = self.rig.observer.seen().mark();
+        let events = self.rig.relay.events().mark();
+        let mut robot = self.robot(trusted, more);
+        self.rig.wait_relay(events, Event::Published);
+        let live = self.rig.observer.wait_state(seen, StreamState::Live);
+        live.unwrap_or_else(|err| panic!("{err:#}\n{}", robot.text()));
+        robot.end().unwrap();
+    }
+
+    /// The state names `reason` and `remedy`, and the robot goes on.
+    fn is_refused(&self, trusted: &str, more: &str, reason: &str, remedy: &str) -> Robot {
+        let seen = self.rig.observer.seen().mark();
+        let events = self.rig.relay.events().mark();
+        let mut robot = self.robot(trusted, more);
+        let waited = self.rig.observer.wait_state(seen, StreamState::Backoff);
+        let (_, state) = waited.unwrap_or_else(|err| panic!("{err:#}\n{}", robot.text()));
+        let said = state.publish.unwrap().reason.unwrap();
+        for part in ["certificate is not accepted", reason, remedy] {
+            assert!(said.contains(part), "no {part:?} in {said:?}");
+        }
+        assert!(robot.is_running());
+        assert_eq!(self.rig.relay.events().since(events), []);
+        robot
+    }
+}
+
+fn shows(identity: Identity) -> relay::Options {
+    relay::Options {
+        tls: Some(identity),
+        ..relay::Options::default()
+    }
+}
+
+const HERE: &[&str] = &["localhost"];
+const ELSEWHERE: &[&str] = &["elsewhere.example"];
+
+fn each_relay(test: impl Fn(Kind)) {
+    for kind in [Kind::Nginx, Kind::MediaMtx] {
+        if !kind.notice_if_absent() {
+            test(kind);
+        }
+    }
+}
+
+#[test]
+fn a_server_that_is_trusted_is_published_to() {
+    let authority = Authority::new().unwrap();
+    each_relay(|kind| {
+        let identity = authority.server(HERE, Validity::Now).unwrap();
+        Scene::shows(kind, identity).is_published_to(&authority.pem(), "");
+    });
+}
+
+/// Refused, with `flag` alone too; let in with all but `flag`.
+fn a_fault(identity: Identity, trusted: &str, flag: &str, reason: &str, remedy: &str) {
+    let scene = Scene::shows(Kind::Nginx, identity);
+    for more in [String::new(), format!("tls-validation-flags={flag}")] {
+        let mut robot = scene.is_refused(trusted, &more, reason, remedy);
+        robot.end().unwrap();
+    }
+    const ALL: [&str; 7] = [
+        "unknown-ca",
+        "bad-identity",
+        "not-activated",
+        "expired",
+        "revoked",
+        "insecure",
+        "generic-error",
+    ];
+    let others: Vec<_> = ALL.into_iter().filter(|other| *other != flag).collect();
+    let more = format!("tls-validation-flags={}", others.join("+"));
+    scene.is_published_to(trusted, &more);
+}
+
+#[test]
+fn a_certificate_of_an_unknown_ca_is_refused_unless_that_is_not_checked() {
+    let ours = Authority::named("ours").unwrap();
+    let identity = ours.server(HERE, Validity::Now).unwrap();
+    // The second is another CA of the same name.
+    for name in ["theirs", "ours"] {
+        let other = Authority::named(name).unwrap().pem();
+        a_fault(identity.clone(), &other, "unknown-ca", "", "set ca-file");
+    }
+}
+
+#[test]
+fn a_certificate_for_another_name_is_refused_unless_that_is_not_checked() {
+    let authority = Authority::new().unwrap();
+    let identity = authority.server(ELSEWHERE, Validity::Now).unwrap();
+    let trusted = authority.pem();
+    a_fault(
+        identity,
+        &trusted,
+        "bad-identity",
+        "elsewhere.example",
+        "by a name in it",
+    );
+}
+
+#[test]
+fn an_expired_certificate_is_refused_unless_that_is_not_checked() {
+    let authority = Authority::new().unwrap();
+    let identity = authority.server(HERE, Validity::Expired).unwrap();
+    a_fault(identity, &authority.pem(), "expired", "expired", "renew it");
+}
+
+#[test]
+fn a_certificate_of_tomorrow_is_refused_unless_that_is_not_checked() {
+    let authority = Authority::new().unwrap();
+    let identity = authority.server(HERE, Validity::NotYet).unwrap();
+    let trusted = authority.pem();
+    a_fault(
+        identity,
+        &trusted,
+        "not-activated",
+        "not valid yet",
+        "clock",
+    );
+}
+
+#[test]
+fn a_renewed_certificate_is_taken_without_a_restart_of_the_robot() {
+    let authority = Authority::new().unwrap();
+    let expired = authority.server(HERE, Validity::Expired).unwrap();
+    let mut scene = Scene::shows(Kind::Nginx, expired);
+    let mut robot = scene.is_refused(&authority.pem(), "", "expired", "renew it");
+    let renewed = authority.server(HERE, Validity::Now).unwrap();
+    scene.rig.relay.kill();
+    scene.rig.relay.set_identity(renewed);
+    scene.rig.relay.restart().unwrap();
+    scene.rig.wait_relay(0, Event::Published);
+    robot.end().unwrap();
+}
+
+#[test]
+fn a_certificate_that_signed_itself_is_trusted_by_a_ca_file_of_its_own() {
+    let identity = Identity::self_signed("localhost").unwrap();
+    let scene = Scene::shows(Kind::Nginx, identity.clone());
+    scene.is_published_to(&identity.certificate, "");
+    let other = Authority::new().unwrap().pem();
+    let remedy = "set ca-file to this very certificate";
+    let mut robot = scene.is_refused(&other, "", "CaUsedAsEndEntity", remedy);
+    robot.end().unwrap();
+}
+
+/// Every combination of faults with every one of checks: in exactly where no fault is checked.
+#[test]
+fn what_is_not_checked_hides_nothing_else() {
+    let ours = Authority::new().unwrap();
+    let theirs = Authority::new().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let ca_file = Some(ours.write(folder.path()).unwrap());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut relay = None;
+    for (authority, names, validity) in [&ours, &theirs].into_iter().flat_map(|authority| {
+        [HERE, ELSEWHERE].into_iter().flat_map(move |names| {
+            [Validity::Now, Validity::NotYet, Validity::Expired]
+                .map(|validity| (authority, names, validity))
+        })
+    }) {
+        let identity = authority.server(names, validity).unwrap();
+        let relay: &mut Relay = relay.get_or_insert_with(|| {
+            Relay::start_with(Kind::Nginx, shows(identity.clone())).unwrap()
+        });
+        relay.kill();
+        relay.set_identity(identity);
+        relay.restart().unwrap();
+        let address = relay.secure_publish_url("127.0.0.1");
+        let address = address.split('/').nth(2).unwrap().to_owned();
+        for bits in 0..16u8 {
+            let is_checked = |bit: u8| bits & 1 << bit != 0;
+            let checks = Checks {
+                unknown_ca: is_checked(0),
+                bad_identity: is_checked(1),
+                not_activated: is_checked(2),
+                expired: is_checked(3),
+                ..Checks::default()
+            };
+            let faults = [
+                (std::ptr::eq(authority, &theirs), checks.unknown_ca),
+                (names == ELSEWHERE, checks.bad_identity),
+                (validity == Validity::NotYet, checks.not_activated),
+                (validity == Validity::Expired, checks.expired),
+            ];
+            let good = !faults.contains(&(true, true));
+            let files = TlsFiles {
+                ca_file: ca_file.clone(),
+                checks,
+                ..TlsFiles::default()
+            };
+            let client = files.client().unwrap();
+            let tcp = TcpStream::connect(&address).unwrap();
+            tcp.set_nonblocking(true).unwrap();
+            let connected = runtime.block_on(async {
+                let tcp = tokio::net::TcpStream::from_std(tcp).unwrap();
+                tokio::time::timeout(DEADLINE, client.connect("localhost", tcp))
+                    .await
+                    .unwrap()
+                    .map(drop)
+            });
+            assert_eq!(
+                connected.is_ok(),
+                good,
+                "{faults:?} (faulty, checked): {connected:?}"
+            );
+        }
+    }
+}
