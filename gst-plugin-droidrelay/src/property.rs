@@ -1,8 +1,12 @@
 //! What the properties of both elements have in common.
 
-use std::path::PathBuf;
+use std::{
+    ffi::{CStr, OsString},
+    os::unix::ffi::OsStringExt,
+    path::PathBuf,
+};
 
-use glib::prelude::*;
+use glib::{prelude::*, translate::ToGlibPtr};
 use gst::prelude::*;
 
 /// A text that may change up to READY.
@@ -24,16 +28,33 @@ pub fn secret_spec(name: &str, nick: &str, blurb: &str) -> glib::ParamSpec {
         .build()
 }
 
-/// A text.
+/// A text. GLib lets applications set any bytes: what is not UTF-8 is complained of, and no
+/// reason to end the process, as the bindings would.
 pub fn text(value: &glib::Value) -> Option<String> {
-    value.get().expect("GObject checks the type first")
+    let text = String::from_utf8(bytes(value)?).unwrap_or_else(|err| {
+        glib::g_warning!(
+            "droidrelay",
+            "a text that is not UTF-8 was set, U+FFFD stands for what is not: give UTF-8"
+        );
+        String::from_utf8_lossy(err.as_bytes()).into_owned()
+    });
+    Some(text)
 }
 
 /// A path; the empty text is none.
 pub fn path(value: &glib::Value) -> Option<PathBuf> {
-    text(value)
+    bytes(value)
         .filter(|path| !path.is_empty())
-        .map(PathBuf::from)
+        .map(|path| OsString::from_vec(path).into())
+}
+
+fn bytes(value: &glib::Value) -> Option<Vec<u8>> {
+    assert!(value.is::<String>(), "GObject checks the type first");
+    // SAFETY: a string's value holds a C string, or none, that lives as long as the value.
+    unsafe {
+        let text = glib::gobject_ffi::g_value_get_string(value.to_glib_none().0);
+        (!text.is_null()).then(|| CStr::from_ptr(text).to_bytes().to_vec())
+    }
 }
 
 /// The value of a property that is a path.

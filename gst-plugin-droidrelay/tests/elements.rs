@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::sync::atomic::Ordering;
+use std::{os::unix::ffi::OsStrExt, sync::atomic::Ordering};
 
 use gst::prelude::*;
 
@@ -240,6 +240,44 @@ fn passwords_cannot_be_read_back_and_urls_read_back_without_them() {
             }
         }
     }
+    end(pipeline);
+}
+
+#[test]
+fn a_text_that_is_not_utf_8_ends_nothing() {
+    let pipeline = launch("videotestsrc ! mqttvalve name=valve ! x264enc ! rtmpauthsink name=sink");
+    let not_utf_8 = |text: &std::ffi::CStr| {
+        let mut value = glib::Value::from_type(glib::Type::STRING);
+        // SAFETY: the value is a string's.
+        unsafe {
+            let value = glib::translate::ToGlibPtrMut::to_glib_none_mut(&mut value).0;
+            glib::gobject_ffi::g_value_set_string(value, text.as_ptr());
+        }
+        value
+    };
+    for (name, property) in [
+        ("valve", "username"),
+        ("valve", "password"),
+        ("sink", "user"),
+    ] {
+        let element = pipeline.by_name(name).unwrap();
+        element.set_property_from_value(property, &not_utf_8(c"a\xffb"));
+    }
+    let sink = pipeline.by_name("sink").unwrap();
+    assert_eq!(sink.property::<String>("user"), "a\u{fffd}b");
+    let valve = pipeline.by_name("valve").unwrap();
+    let opened: bool = valve.emit_by_name("start", &[&not_utf_8(c"\xff"), &0u32]);
+    assert!(opened);
+
+    // A file's name may be any.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(std::ffi::OsStr::from_bytes(b"a\xffb"));
+    std::fs::write(&file, "hunter2").unwrap();
+    let path = std::ffi::CString::new(file.as_os_str().as_bytes()).unwrap();
+    sink.set_property_from_value("password-file", &not_utf_8(&path));
+    sink.set_property("location", "rtmp://127.0.0.1:1/live/stream");
+    assert!(sink.set_state(gst::State::Ready).is_ok());
+    drop((valve, sink));
     end(pipeline);
 }
 

@@ -1,6 +1,10 @@
 //! A text that must appear nowhere: it does not print, and is wiped when dropped.
 
-use std::{fmt, fs, io::Read, path::Path};
+use std::{
+    fmt, fs,
+    io::{self, Read},
+    path::Path,
+};
 
 use zeroize::Zeroizing;
 
@@ -32,7 +36,13 @@ impl Secret {
             })?
             .take(MAX_FILE)
             .read_to_string(&mut text)
-            .map_err(|err| format!("cannot read secret file {}: {err}", path.display()))?;
+            .map_err(|err| match err.kind() {
+                io::ErrorKind::InvalidData => format!(
+                    "secret file {} is not UTF-8: write it anew as UTF-8 text",
+                    path.display()
+                ),
+                _ => format!("cannot read secret file {}: {err}", path.display()),
+            })?;
         match text.lines().next() {
             Some(line) if !line.is_empty() => Ok(Secret::new(line)),
             _ => Err(format!(
@@ -124,6 +134,12 @@ mod tests {
         assert_eq!(Secret::from_file(&path).unwrap().expose(), "hunter2 ");
         fs::write(&path, "\n").unwrap();
         assert!(Secret::from_file(&path).unwrap_err().contains("empty"));
+        fs::write(&path, b"hunter2\xff\n").unwrap();
+        let error = Secret::from_file(&path).unwrap_err();
+        assert!(
+            error.contains("UTF-8") && !error.contains("hunter"),
+            "{error}"
+        );
         fs::remove_file(&path).unwrap();
         assert!(Secret::from_file(&path)
             .unwrap_err()

@@ -1201,7 +1201,7 @@ impl ObjectImpl for MqttValve {
                     .action()
                     .class_handler(|args| {
                         let valve = args[0].get::<super::MqttValve>().ok()?;
-                        let id = args[1].get::<Option<String>>().ok()?;
+                        let id = text(&args[1]);
                         let lease = args[2].get::<u32>().ok()?;
                         Some(valve.imp().local_start(id, lease).to_value())
                     })
@@ -1212,7 +1212,7 @@ impl ObjectImpl for MqttValve {
                     .action()
                     .class_handler(|args| {
                         let valve = args[0].get::<super::MqttValve>().ok()?;
-                        let id = args[1].get::<Option<String>>().ok()?;
+                        let id = text(&args[1]);
                         Some(valve.imp().local_stop(id).to_value())
                     })
                     .build(),
