@@ -55,6 +55,7 @@ pub struct Server {
 }
 
 /// Path and decoded query of a request.
+#[derive(Debug, Clone)]
 pub struct Query {
     pub path: String,
     pairs: Vec<(String, String)>,
@@ -62,8 +63,12 @@ pub struct Query {
 
 impl Query {
     pub fn get(&self, name: &str) -> &str {
+        self.find(name).unwrap_or_default()
+    }
+
+    pub fn find(&self, name: &str) -> Option<&str> {
         let pair = self.pairs.iter().find(|(key, _)| key == name);
-        pair.map_or("", |(_, value)| value)
+        pair.map(|(_, value)| value.as_str())
     }
 }
 

@@ -74,6 +74,7 @@ pub struct Relay {
     ports: Ports,
     options: Options,
     events: Journal<Event>,
+    questions: Journal<http::Query>,
     callbacks: Option<http::Server>,
     pub publisher: Login,
     pub viewer: Login,
@@ -94,6 +95,8 @@ pub struct Options {
     pub raw: bool,
     /// Listens with TLS too: what it shows there.
     pub tls: Option<Identity>,
+    /// The publisher's, in place of a random one.
+    pub password: Option<String>,
 }
 
 impl Relay {
@@ -103,11 +106,15 @@ impl Relay {
 
     pub fn start_with(kind: Kind, options: Options) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("relay-").tempdir()?;
-        let publisher = Login::generate("mypublisher")?;
+        let mut publisher = Login::generate("mypublisher")?;
+        if let Some(password) = &options.password {
+            publisher.password.clone_from(password);
+        }
         let viewer = Login::generate("myviewer")?;
         let events = Journal::default();
+        let questions = Journal::default();
         let callbacks = match kind {
-            Kind::Nginx => Some(nginx::callbacks(&publisher, &viewer, &events)?),
+            Kind::Nginx => Some(nginx::callbacks(&publisher, &viewer, &events, &questions)?),
             Kind::MediaMtx => None,
         };
         let (process, ports) = on_free_ports(|| {
@@ -134,6 +141,7 @@ impl Relay {
             ports,
             options,
             events,
+            questions,
             callbacks,
             publisher,
             viewer,
@@ -146,6 +154,11 @@ impl Relay {
 
     pub fn events(&self) -> &Journal<Event> {
         &self.events
+    }
+
+    /// nginx alone: all that it asked of who comes and goes.
+    pub fn questions(&self) -> &Journal<http::Query> {
+        &self.questions
     }
 
     /// Where the robot publishes, without credentials.

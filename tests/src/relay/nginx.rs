@@ -6,7 +6,7 @@ use anyhow::{ensure, Context, Result};
 
 use super::{answers_rtmp, Event, Options, Ports};
 use crate::{
-    http::{request, Server},
+    http::{request, Query, Server},
     journal::Journal,
     process::{program_of, text_of, Process},
     secrets::{write_private, Login},
@@ -17,9 +17,16 @@ const MODULE: &str = "/usr/lib/nginx/modules/ngx_rtmp_module.so";
 const TLS_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 /// Answers nginx as MediaMTX decides by itself: the publisher publishes, the viewer reads.
-pub fn callbacks(publisher: &Login, viewer: &Login, events: &Journal<Event>) -> Result<Server> {
+pub fn callbacks(
+    publisher: &Login,
+    viewer: &Login,
+    events: &Journal<Event>,
+    questions: &Journal<Query>,
+) -> Result<Server> {
     let (publisher, viewer, events) = (publisher.clone(), viewer.clone(), events.clone());
+    let questions = questions.clone();
     Server::start(move |query| {
+        questions.push(query.clone());
         let may =
             |login: &Login| query.get("user") == login.user && query.get("pass") == login.password;
         let event = match query.path.as_str() {
