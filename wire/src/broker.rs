@@ -78,17 +78,19 @@ impl BrokerUrl {
             "wss" => Scheme::Wss,
             other => {
                 return Err(format!(
-                    "the broker URL's scheme {other:?} is not known: use mqtt, mqtts, ws or wss"
+                    "the broker URL's scheme {} is not known: use mqtt, mqtts, ws or wss",
+                    shown_scheme(other)
                 ))
             }
         };
-        let (authority, path) = match rest.find('/') {
+        // A password may contain slashes that nobody escaped.
+        let (userinfo, rest) = match rest.rsplit_once('@') {
+            Some((userinfo, rest)) => (parse_userinfo(userinfo)?, rest),
+            None => (UserInfo::default(), rest),
+        };
+        let (address, path) = match rest.find('/') {
             Some(slash) => rest.split_at(slash),
             None => (rest, ""),
-        };
-        let (userinfo, address) = match authority.rsplit_once('@') {
-            Some((userinfo, address)) => (parse_userinfo(userinfo)?, address),
-            None => (UserInfo::default(), authority),
         };
         let (host, port) = split_port(address)?;
         if host.is_empty() {
@@ -146,6 +148,15 @@ fn parse_userinfo(userinfo: &str) -> Result<UserInfo, String> {
     })
 }
 
+/// `scheme` for an error message, unless it may be something else, perhaps a password.
+pub fn shown_scheme(scheme: &str) -> String {
+    if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        format!("{scheme:?}")
+    } else {
+        "in front of ://".to_owned()
+    }
+}
+
 /// Splits `host[:port]` or `[v6][:port]`.
 pub fn split_port(address: &str) -> Result<(&str, Option<u16>), String> {
     let (host, port) = if let Some(rest) = address.strip_prefix('[') {
@@ -198,6 +209,9 @@ mod tests {
         assert_eq!(url.to_string(), "mqtts://h:8883");
         assert_eq!(userinfo.username.as_deref(), Some("rob@t"));
         assert_eq!(userinfo.password.unwrap().expose(), "p/a:b");
+        let (url, userinfo) = BrokerUrl::parse("ws://u:p/@?#@h/x").unwrap();
+        assert_eq!(url.to_string(), "ws://h:80/x");
+        assert_eq!(userinfo.password.unwrap().expose(), "p/@?#");
     }
 
     #[test]
@@ -212,6 +226,8 @@ mod tests {
             ("mqtt://[::1", "bracket"),
             ("mqtt://u:hunter2@h/robot/stream", "robot/stream"),
             ("mqtt://u:%ff@h", "UTF-8"),
+            ("mqtt://u:hunter2/x@h:x", "port"),
+            ("u:hunter2@mqtt://h", "in front of"),
         ] {
             let error = BrokerUrl::parse(url).unwrap_err();
             assert!(error.contains(reason), "{error:?} names {reason:?}");

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use droidrelay_wire::{
-    broker::split_port,
+    broker::{shown_scheme, split_port},
     secret::{percent_decode, percent_encode},
     Secret,
 };
@@ -42,17 +42,35 @@ impl Location {
             "rtmps" => true,
             other => {
                 return Err(format!(
-                    "the location's scheme {other:?} is not known: use rtmp or rtmps"
+                    "the location's scheme {} is not known: use rtmp or rtmps",
+                    shown_scheme(other)
                 ))
             }
         };
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (head, query) = rest.split_once('?').unwrap_or((rest, ""));
         // A password may contain slashes that nobody escaped.
-        let (userinfo, rest) = match rest.rfind('@') {
-            Some(at) => (Some(&rest[..at]), &rest[at + 1..]),
-            None => (None, rest),
-        };
-        let (address, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (userinfo, place) = split_userinfo(head);
+        match Self::parse_parts(tls, userinfo, place, query) {
+            // And a question mark, so that this was no query.
+            Err(_) if query.contains('@') => {
+                let (userinfo, rest) = split_userinfo(rest);
+                let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+                // Nobody knows what is a password here.
+                Self::parse_parts(tls, userinfo, place, query).map_err(|_| {
+                    "the location is not understood: write rtmp://host/app/stream, and credentials into user and password-file".to_owned()
+                })
+            }
+            parsed => parsed,
+        }
+    }
+
+    fn parse_parts(
+        tls: bool,
+        userinfo: Option<&str>,
+        place: &str,
+        query: &str,
+    ) -> Result<(Self, Credentials), String> {
+        let (address, path) = place.split_once('/').unwrap_or((place, ""));
         let (host, port) = split_port(address)?;
         if host.is_empty() {
             return Err("the location has no host".into());
@@ -168,6 +186,13 @@ impl fmt::Display for Location {
     }
 }
 
+fn split_userinfo(text: &str) -> (Option<&str>, &str) {
+    match text.rsplit_once('@') {
+        Some((userinfo, rest)) => (Some(userinfo), rest),
+        None => (None, text),
+    }
+}
+
 fn decode(text: &str) -> Result<String, String> {
     percent_decode(text).map_err(|_| {
         "the credentials in the location are not UTF-8 after percent-decoding".to_owned()
@@ -190,6 +215,21 @@ mod tests {
             assert_eq!(credentials.user.as_deref(), Some("pub"));
             assert_eq!(credentials.password.unwrap().expose(), "p/a&b");
         }
+        for password in ["a?b", "a/b?c", "?", "a@b?c/d/e@", "1/b?c"] {
+            let url = format!("rtmp://pub:{password}@h/live/stream?x=1");
+            let (location, credentials) = Location::parse(&url).unwrap();
+            assert_eq!(location.to_string(), "rtmp://h:1935/live/stream?x=1");
+            assert_eq!(credentials.password.unwrap().expose(), password);
+        }
+    }
+
+    #[test]
+    fn a_user_in_the_query_may_be_an_address() {
+        let url = "rtmp://h/live/stream?user=pub@example.org&pass=a@b";
+        let (location, credentials) = Location::parse(url).unwrap();
+        assert_eq!(location.to_string(), "rtmp://h:1935/live/stream");
+        assert_eq!(credentials.user.as_deref(), Some("pub@example.org"));
+        assert_eq!(credentials.password.unwrap().expose(), "a@b");
     }
 
     #[test]
@@ -231,6 +271,13 @@ mod tests {
             ("rtmp://u:hunter2@h", "app/stream"),
             ("rtmp://u:hunter2@h:x/live/stream", "port"),
             ("rtmp://h/live/stream?pass=%ff&user=hunter2", "UTF-8"),
+            ("rtmp://u:hunter2?x@h:x/live/stream", "app/stream"),
+            ("rtmp://u:hunter2/?x@h/stream", "app/stream"),
+            (
+                "rtmp://h?user=u@example.org&pass=a@hunter2",
+                "password-file",
+            ),
+            ("u:hunter2@rtmp://h/live/stream", "in front of"),
         ] {
             let error = Location::parse(url).unwrap_err();
             assert!(error.contains(reason), "{error:?} names {reason:?}");
