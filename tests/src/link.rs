@@ -21,6 +21,8 @@ struct Wires {
     /// What the client says is thrown away.
     deaf: bool,
     ended: bool,
+    /// What each client has said, where that is recorded.
+    said: Option<Vec<Vec<u8>>>,
     open: Vec<TcpStream>,
 }
 
@@ -41,6 +43,16 @@ impl Link {
             }
         });
         Ok(Link { port, wires })
+    }
+
+    /// From now on keeps what clients say, in connections that begin later.
+    pub fn record(&self) {
+        lock(&self.wires).said = Some(Vec::new());
+    }
+
+    /// What was said in each recorded connection.
+    pub fn said(&self) -> Vec<Vec<u8>> {
+        lock(&self.wires).said.clone().unwrap_or_default()
     }
 
     pub fn port(&self) -> u16 {
@@ -99,7 +111,7 @@ fn connect(wires: &Arc<Mutex<Wires>>, client: TcpStream, to: u16) -> io::Result<
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let copies = (client.try_clone()?, server.try_clone()?);
-    {
+    let recorded = {
         let mut wires = lock(wires);
         wires.open.push(client.try_clone()?);
         wires.open.push(server.try_clone()?);
@@ -107,22 +119,33 @@ fn connect(wires: &Arc<Mutex<Wires>>, client: TcpStream, to: u16) -> io::Result<
         if wires.cut || wires.ended {
             wires.hang_up();
         }
-    }
+        wires.said.as_mut().map(|said| {
+            said.push(Vec::new());
+            said.len() - 1
+        })
+    };
     let shared = wires.clone();
-    thread::spawn(move || forward(client, server, || !lock(&shared).deaf));
-    thread::spawn(move || forward(copies.1, copies.0, || true));
+    let hear = move |words: &[u8]| {
+        let mut wires = lock(&shared);
+        if let (Some(said), Some(connection)) = (&mut wires.said, recorded) {
+            said[connection].extend(words);
+        }
+        !wires.deaf
+    };
+    thread::spawn(move || forward(client, server, hear));
+    thread::spawn(move || forward(copies.1, copies.0, |_| true));
     Ok(())
 }
 
-/// Carries what `from` says to `to` while `passes`, until either ends.
-fn forward(mut from: TcpStream, mut to: TcpStream, passes: impl Fn() -> bool) {
+/// Carries what `from` says to `to` where it `passes`, until either ends.
+fn forward(mut from: TcpStream, mut to: TcpStream, passes: impl Fn(&[u8]) -> bool) {
     let mut buffer = [0; 16 * 1024];
     loop {
         match from.read(&mut buffer) {
             Ok(0) | Err(_) => break,
-            Ok(_) if !passes() => {}
             Ok(length) => {
-                if to.write_all(&buffer[..length]).is_err() {
+                let words = &buffer[..length];
+                if passes(words) && to.write_all(words).is_err() {
                     break;
                 }
             }
