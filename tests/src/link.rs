@@ -1,10 +1,11 @@
-//! The network between a robot and a server: a TCP forwarder that can be cut and mended.
+//! The network between a robot and a server: a TCP forwarder that can be cut, mended and slow.
 
 use std::{
     io::{self, Read, Write},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{mpsc, Arc, Mutex, MutexGuard, PoisonError},
     thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
@@ -15,20 +16,28 @@ pub struct Link {
     wires: Arc<Mutex<Wires>>,
 }
 
+/// What a client says, piece by piece.
+pub type Words = Vec<(Instant, Vec<u8>)>;
+
 #[derive(Default)]
 struct Wires {
     cut: bool,
     /// What the client says is thrown away.
     deaf: bool,
     ended: bool,
-    /// What each client has said, where that is recorded.
-    said: Option<Vec<Vec<u8>>>,
+    /// What each client has said, and when, where that is recorded.
+    said: Option<Vec<Words>>,
     open: Vec<TcpStream>,
 }
 
 impl Link {
     /// To `port` on loopback.
     pub fn start(to: u16) -> Result<Self> {
+        Self::start_slow(to, Duration::ZERO)
+    }
+
+    /// As [`Link::start`]; what is said takes `delay` on its way, in both directions.
+    pub fn start_slow(to: u16, delay: Duration) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = listener.local_addr()?.port();
         let wires = Arc::new(Mutex::new(Wires::default()));
@@ -39,7 +48,7 @@ impl Link {
                     return;
                 }
                 // A client that cannot be connected sees its connection closed.
-                let _ = connect(&shared, client, to);
+                let _ = connect(&shared, client, to, delay);
             }
         });
         Ok(Link { port, wires })
@@ -50,9 +59,17 @@ impl Link {
         lock(&self.wires).said = Some(Vec::new());
     }
 
+    /// What was said in each recorded connection, and when.
+    pub fn words(&self) -> Vec<Words> {
+        lock(&self.wires).said.clone().unwrap_or_default()
+    }
+
     /// What was said in each recorded connection.
     pub fn said(&self) -> Vec<Vec<u8>> {
-        lock(&self.wires).said.clone().unwrap_or_default()
+        let words = self.words().into_iter();
+        words
+            .map(|words| words.into_iter().flat_map(|(_, words)| words).collect())
+            .collect()
     }
 
     pub fn port(&self) -> u16 {
@@ -103,7 +120,12 @@ fn lock(wires: &Mutex<Wires>) -> MutexGuard<'_, Wires> {
     wires.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn connect(wires: &Arc<Mutex<Wires>>, client: TcpStream, to: u16) -> io::Result<()> {
+fn connect(
+    wires: &Arc<Mutex<Wires>>,
+    client: TcpStream,
+    to: u16,
+    delay: Duration,
+) -> io::Result<()> {
     if lock(wires).cut {
         return Ok(());
     }
@@ -128,30 +150,47 @@ fn connect(wires: &Arc<Mutex<Wires>>, client: TcpStream, to: u16) -> io::Result<
     let hear = move |words: &[u8]| {
         let mut wires = lock(&shared);
         if let (Some(said), Some(connection)) = (&mut wires.said, recorded) {
-            said[connection].extend(words);
+            said[connection].push((Instant::now(), words.to_vec()));
         }
         !wires.deaf
     };
-    thread::spawn(move || forward(client, server, hear));
-    thread::spawn(move || forward(copies.1, copies.0, |_| true));
+    thread::spawn(move || forward(client, server, delay, hear));
+    thread::spawn(move || forward(copies.1, copies.0, delay, |_| true));
     Ok(())
 }
 
 /// Carries what `from` says to `to` where it `passes`, until either ends.
-fn forward(mut from: TcpStream, mut to: TcpStream, passes: impl Fn(&[u8]) -> bool) {
+fn forward(
+    mut from: TcpStream,
+    mut to: TcpStream,
+    delay: Duration,
+    passes: impl Fn(&[u8]) -> bool,
+) {
+    let (sender, receiver) = mpsc::channel::<(Instant, Vec<u8>)>();
+    let writer = thread::spawn(move || {
+        for (due, words) in receiver {
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            if to.write_all(&words).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(Shutdown::Both);
+    });
     let mut buffer = [0; 16 * 1024];
     loop {
         match from.read(&mut buffer) {
             Ok(0) | Err(_) => break,
             Ok(length) => {
                 let words = &buffer[..length];
-                if passes(words) && to.write_all(words).is_err() {
+                let due = Instant::now() + delay;
+                if passes(words) && sender.send((due, words.to_vec())).is_err() {
                     break;
                 }
             }
         }
     }
+    drop(sender);
     // The other direction ends as well.
     let _ = from.shutdown(Shutdown::Both);
-    let _ = to.shutdown(Shutdown::Both);
+    let _ = writer.join();
 }
