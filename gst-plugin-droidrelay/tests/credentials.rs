@@ -41,7 +41,7 @@ const NASTY: &[&str] = &[
     "-._~",
 ];
 
-/// Not more than nginx-rtmp takes of a query, encoded (256 bytes).
+/// Short: encoded, nginx-rtmp takes 255 bytes of stream name and query.
 fn random_text() -> String {
     let word = random_word().unwrap();
     let numbers = word.as_bytes().chunks(4).map(|digits| {

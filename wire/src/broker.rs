@@ -208,6 +208,7 @@ mod tests {
         let (url, userinfo) = BrokerUrl::parse("mqtts://rob%40t:p%2Fa:b@h").unwrap();
         assert_eq!(url.to_string(), "mqtts://h:8883");
         assert_eq!(userinfo.username.as_deref(), Some("rob@t"));
+        assert!(!format!("{url:?} {userinfo:?}").contains("a:b"));
         assert_eq!(userinfo.password.unwrap().expose(), "p/a:b");
         let (url, userinfo) = BrokerUrl::parse("ws://u:p/@?#@h/x").unwrap();
         assert_eq!(url.to_string(), "ws://h:80/x");

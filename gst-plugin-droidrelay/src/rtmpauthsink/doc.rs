@@ -29,8 +29,36 @@ pub const DOC: &[(&str, &str)] = &[
     for rtmps. Commands, headers and the first key frame go out in one write behind the
     handshake; a server that does not take that is asked step by step from then on. A session
     that is lost is tried again after 0.25 s, doubling up to 30 s, with jitter; one that is
-    refused after 1 to 60 s. User and password are percent-encoded byte by byte; they are in
-    no URL, property, message, log or dot file.",
+    refused after 1 to 60 s.",
+    ),
+    (
+        "Credentials",
+        "
+    credential-mode says how they reach the server:
+    query  behind the stream name, ?user=USER&pass=PASSWORD (MediaMTX; nginx-rtmp, whose
+           on_publish callback gets them, but no more than 255 bytes of name and query).
+    token  behind the stream name, ?token=PASSWORD.
+    rtmp   the server rejects a connection with a challenge, and the next one answers it: the
+           logins of Adobe's and Limelight's servers (authmod=adobe, authmod=llnw), which also
+           others have. The password is not sent, only an MD5 digest; that protects it less
+           than rtmps does. The first session takes three connections, later ones two.
+    none   none.
+    In query and token every byte but A-Z a-z 0-9 - . _ ~ is percent-encoded, so that any UTF-8
+    text will do. password-file is read at each try, so that a new password needs no restart.
+    Credentials are in no property that can be read, message, log or dot file, nor in texts of
+    a server that repeats them. A location that holds some is set without them: on a command
+    line they are seen by every user of the machine all the same.",
+    ),
+    (
+        "TLS",
+        "
+    For rtmps, by default port 1936. The server's certificate must be signed by a CA that
+    ca-file (else the system's trust store) holds, or be in ca-file itself; must be for the
+    location's host; and must be valid by this machine's clock. What is wrong and the remedy
+    stand in the state's reason; the next try is made by itself. tls-validation-flags names
+    what is checked: leaving out a flag forgives that fault and no other (as an exception, the
+    flags insecure and generic-error forgive something only where unknown-ca is left out too).
+    Each one that is left out lets somebody on the way pose as the server: for tests only.",
     ),
     (
         "Messages",
@@ -44,7 +72,8 @@ pub const DOC: &[(&str, &str)] = &[
         "Errors",
         "
     RESOURCE/SETTINGS, NULL to READY fails: location is no rtmp:// or rtmps:// URL, or
-      password-file or ca-file cannot be read; the text names the value and the remedy.
+      password-file or ca-file cannot be read, or credential-mode=rtmp lacks user or password;
+      the text names the value and the remedy.
     CORE/MISSING_PLUGIN: h264parse or h265parse is missing (gstreamer1.0-plugins-bad).
     RESOURCE/NOT_AUTHORIZED only with fail-fast=true: the server refuses the publisher.
     A server that is not there, silent, lost or refuses is no error otherwise: state and
@@ -62,6 +91,7 @@ pub const DOC: &[(&str, &str)] = &[
         "Source",
         "
     RTMP Specification 1.0 (Adobe, 2012); Video File Format Specification 10.1, Annex E (FLV);
-    Enhanced RTMP v1 (Veovera) for H.265; RFC 3986, section 2 (percent-encoding).",
+    Enhanced RTMP v1 (Veovera) for H.265; RFC 3986, section 2 (percent-encoding); RFC 2617
+    (the digest in authmod=llnw); GTlsCertificateFlags of GIO.",
     ),
 ];

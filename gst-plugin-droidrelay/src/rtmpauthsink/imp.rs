@@ -581,13 +581,13 @@ impl ObjectImpl for RtmpAuthSink {
                 text_spec("password-file", "Password File", "File whose first line is the password (or token) of the publisher; read anew for each session. Wins over password"),
                 glib::ParamSpecEnum::builder_with_default("credential-mode", CredentialMode::default())
                     .nick("Credential Mode")
-                    .blurb("How the credentials reach the server")
+                    .blurb("How the credentials reach the server; rtmp needs user and password")
                     .mutable_ready()
                     .build(),
                 text_spec("ca-file", "CA File", "PEM file of the certificates to trust for rtmps: of CAs, or the server's own. Unset: the system's trust store"),
                 glib::ParamSpecFlags::builder("tls-validation-flags")
                     .nick("TLS Validation Flags")
-                    .blurb("What is checked of a server's certificate for rtmps. INSECURE where any of unknown-ca, bad-identity, expired and not-activated is left out: somebody on the way may read the password and the stream; ca-file is the safe way to trust a certificate of one's own. Revocation is not checked")
+                    .blurb("What is checked of the server's certificate for rtmps. INSECURE with anything left out: somebody on the way may then read password and stream; to trust a certificate of one's own, set ca-file. Revocation is never checked")
                     .default_value(DEFAULT_TLS_VALIDATION_FLAGS)
                     .mutable_ready()
                     .build(),

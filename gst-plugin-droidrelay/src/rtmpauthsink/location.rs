@@ -213,6 +213,8 @@ mod tests {
             let (location, credentials) = Location::parse(url).unwrap();
             assert_eq!(location.to_string(), "rtmp://h:1935/live/stream");
             assert_eq!(credentials.user.as_deref(), Some("pub"));
+            let shown = format!("{location:?} {credentials:?}");
+            assert!(!shown.contains("a&b") && !shown.contains("%2Fa"), "{shown}");
             assert_eq!(credentials.password.unwrap().expose(), "p/a&b");
         }
         for password in ["a?b", "a/b?c", "?", "a@b?c/d/e@", "1/b?c"] {
