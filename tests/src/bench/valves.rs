@@ -139,11 +139,15 @@ fn topic(topics: Topics, number: usize) -> String {
     }
 }
 
-/// One camera and one branch behind each valve; the camera's thread serves them all.
+/// One camera, whose thread serves all branches, and one sink: gst-launch-1.0 works out the
+/// latency anew for each one.
 fn line(valves: impl Iterator<Item = String>) -> String {
-    let branches = valves.map(|valve| format!(" t. ! {valve} ! fakesink async=false"));
+    let branches = valves.map(|valve| format!(" t. ! {valve} ! f."));
     let branches: String = branches.collect();
-    format!("videotestsrc is-live=true ! video/x-raw,width=64,height=48,framerate=10/1 ! tee name=t{branches}")
+    format!(
+        "videotestsrc is-live=true ! video/x-raw,width=64,height=48,framerate=10/1 ! tee name=t \
+         funnel name=f forward-sticky-events=false ! fakesink async=false{branches}"
+    )
 }
 
 /// Each valve has a connection; what this process may open, those that it starts may too.
@@ -241,7 +245,7 @@ fn report(count: usize, rows: &[Row; 4]) -> Result<()> {
     println!("### {count} valves in one process, one broker");
     println!();
     println!(
-        "One live camera, a tee, and behind it so many times `X ! fakesink`; PSS in KiB. Per valve: \
+        "One live camera, a tee, and behind it so many times X, a funnel, a fakesink; PSS in KiB. Per valve: \
          what the process takes, closed, more than that with GStreamer's `valve`. In brackets the \
          ratio to that process."
     );
