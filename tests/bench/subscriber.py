@@ -17,6 +17,10 @@ def on_connect(client, *_):
     client.subscribe(topic, 1)
 
 
+def on_subscribe(*_):
+    print("subscribed", flush=True)
+
+
 def on_message(_client, _userdata, message):
     global child
     if message.payload == b"start" and child is None:
@@ -33,6 +37,7 @@ client = mqtt.Client(version.VERSION2) if version else mqtt.Client()
 with open(password_file, encoding="utf-8") as file:
     client.username_pw_set(user, file.readline().rstrip("\n"))
 client.on_connect = on_connect
+client.on_subscribe = on_subscribe
 client.on_message = on_message
 client.connect("127.0.0.1", int(port))
 client.loop_forever()

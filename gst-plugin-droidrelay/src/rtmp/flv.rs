@@ -66,6 +66,12 @@ pub fn mp3_frame(sample_rate: u32, channels: u32) -> [u8; 1] {
     [format << 4 | rate << 2 | 2 | u8::from(channels > 1)]
 }
 
+/// Does this audio body carry MP3, which has no sequence header?
+pub fn is_mp3(body: &[u8]) -> bool {
+    body.first()
+        .is_some_and(|first| matches!(first >> 4, 2 | 14))
+}
+
 /// Does this video body carry a key frame (a sequence header is none)?
 pub fn is_key_frame(body: &[u8]) -> bool {
     let Some(first) = body.first() else {

@@ -19,7 +19,7 @@ pub const DOC: &[(&str, &str)] = &[
     sink   H.264 (avc or byte-stream), H.265 (Enhanced RTMP: the server must know it), or a
            ready FLV stream. Buffers outside of a wanted session are dropped. EOS is posted
            when all pads have it.
-    audio  AAC (raw) or MP3, on request. A session waits up to 0.5 s for the headers of both
+    audio  AAC (raw) or parsed MP3 (mpegaudioparse), on request. A session waits up to 0.5 s for the headers of both
            tracks. New headers in the stream (another resolution) start a new session.",
     ),
     (

@@ -607,7 +607,7 @@ impl ObjectImpl for RtmpAuthSink {
                     .build(),
                 glib::ParamSpecBoolean::builder("start-offset")
                     .nick("Start Offset")
-                    .blurb("Whether media starts at 2 s of the session's time, which ends MediaMTX's analysis of the first two seconds with the first frame; harmless with other servers")
+                    .blurb("Whether media starts at 2 s of the session's time, which ends MediaMTX's analysis of the first two seconds with the first frame; harmless with other servers. Not done beside MP3, whose track the server would miss")
                     .default_value(DEFAULT_START_OFFSET)
                     .mutable_ready()
                     .build(),

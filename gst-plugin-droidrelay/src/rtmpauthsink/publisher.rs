@@ -58,6 +58,13 @@ pub struct Headers {
     pub audio: Option<Vec<u8>>,
 }
 
+impl Headers {
+    /// Every track is announced by a sequence header of its own (MP3 has none).
+    pub fn announce_all(&self) -> bool {
+        self.video.is_some() && (self.metadata.audio_codec.is_none() || self.audio.is_some())
+    }
+}
+
 /// What a valve upstream of one pad has said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted {

@@ -265,6 +265,7 @@ impl<O: Owner> Sessions<O> {
             ),
             target: target.clone(),
             base: None,
+            offset_ms: 0,
             headers_version: None,
         };
         let (mut reader, mut writer) = tokio::io::split(stream);
@@ -319,6 +320,8 @@ struct Session {
     target: Arc<Target>,
     /// Time of the first frame, in nanoseconds of running time.
     base: Option<i64>,
+    /// Added to each frame's time.
+    offset_ms: i64,
     /// Version of the headers that were sent.
     headers_version: Option<u64>,
 }
@@ -450,6 +453,11 @@ impl Session {
             if let Some(audio) = &headers.audio {
                 self.rtmp.audio(0, &[audio]);
             }
+            // A server that stops looking at the first frame would not see a track that has no
+            // header and comes later.
+            if self.target.start_offset && headers.announce_all() {
+                self.offset_ms = START_OFFSET_MS;
+            }
             self.headers_version = Some(version);
             // The first frame leaves in the same write.
             if let Some(frame) = self.publisher.pop() {
@@ -464,12 +472,7 @@ impl Session {
 
     fn send(&mut self, frame: &Frame<super::publisher::Body>) {
         let base = *self.base.get_or_insert(frame.time);
-        let offset = if self.target.start_offset {
-            START_OFFSET_MS
-        } else {
-            0
-        };
-        let time = (frame.time - base) / 1_000_000 + offset;
+        let time = (frame.time - base) / 1_000_000 + self.offset_ms;
         // RTMP's clock wraps at 32 bits (section 5.3.1).
         let time = time.max(0) as u32;
         let parts = frame.body.parts();

@@ -310,7 +310,14 @@ impl MediaSinkImp {
                 });
             }
             TagKind::Video => Track::Video,
-            TagKind::Audio => Track::Audio,
+            TagKind::Audio => {
+                if flv::is_mp3(&body) {
+                    publisher.update_headers(|headers| {
+                        headers.metadata.audio_codec = Some(AudioCodec::Mp3);
+                    });
+                }
+                Track::Audio
+            }
         };
         self.push(Frame {
             track,

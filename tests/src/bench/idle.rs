@@ -1,31 +1,24 @@
 //! A robot that nobody watches: the CPU time it uses while closed, and its memory before the
 //! first session and after the last one.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-    thread,
-    time::Duration,
-};
+use std::{thread, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::Args;
 use droidrelay_wire::StreamState;
-use tempfile::TempDir;
 
 use super::{
     print_table,
+    subscriber::Subscriber,
     usage::{family, threads, Cpu, Memory},
     Installed,
 };
 use crate::{
     journal::DEADLINE,
-    mosquitto::TOPIC,
-    process::{poll, program, text_of, Process},
+    process::poll,
     relay::{Event, Kind},
     rig::{Rig, ENCODER, TEST_PICTURE},
     robot::{Robot, Runner},
-    secrets::write_private,
 };
 
 /// How long each session streams.
@@ -134,29 +127,10 @@ fn gstreamer(options: &Options, installed: &Installed) -> Result<Row> {
 }
 
 fn python(options: &Options, installed: &Installed, rig: &Rig) -> Result<Row> {
-    let folder = TempDir::new()?;
-    let login = &rig.broker.robot;
-    let password = write_private(folder.path(), "robot.pass", &login.password)?;
-    let publisher = &rig.relay.publisher;
-    let line = format!(
-        "-q {TEST_PICTURE} ! queue ! {ENCODER} ! flvmux streamable=true ! rtmp2sink location={}?user={}&pass={}",
-        rig.relay.publish_url(),
-        publisher.user,
-        publisher.password
-    );
-    let script = include_str!("../../bench/subscriber.py");
-    let script = write_private(folder.path(), "subscriber.py", script)?;
-    let mut command = Command::new(python_with_paho()?);
-    command
-        .envs(installed.environment()?)
-        .arg(script)
-        .arg(rig.broker.port().to_string())
-        .args([TOPIC, &login.user, text_of(&password)?, &line]);
-    let process = Process::spawn("subscriber.py", &mut command)?;
+    let seed = Subscriber::start(installed, rig, TEST_PICTURE, ENCODER)?;
+    let process = &seed.process;
     let mut sessions = 0;
     let events = rig.relay.events();
-    // It does not tell when it is subscribed: a first session would be no idle process.
-    thread::sleep(SETTLE);
     let row = measure(options, "Python, paho-mqtt", process.id(), || {
         let mark = events.mark();
         rig.observer.send("start")?;
@@ -172,21 +146,6 @@ fn python(options: &Options, installed: &Installed, rig: &Rig) -> Result<Row> {
     });
     let row = row.with_context(|| format!("after {sessions} sessions\n{}", process.text()))?;
     Ok(row)
-}
-
-/// The first Python here that has paho-mqtt; Debian's package is for Debian's Python.
-fn python_with_paho() -> Result<PathBuf> {
-    let has_paho = |python: &Path| {
-        let tried = Command::new(python)
-            .args(["-c", "import paho.mqtt.client"])
-            .output();
-        tried.is_ok_and(|output| output.status.success())
-    };
-    [program("python3"), Some("/usr/bin/python3".into())]
-        .into_iter()
-        .flatten()
-        .find(|python| has_paho(python))
-        .context("no Python with paho-mqtt found: apt-get install python3-paho-mqtt")
 }
 
 fn wait(rig: &Rig, mark: usize, event: Event) -> Result<()> {

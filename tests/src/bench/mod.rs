@@ -1,6 +1,8 @@
 //! What Droidrelay costs, beside what does the same without it, as Markdown tables.
 
 mod idle;
+mod start;
+mod subscriber;
 pub mod usage;
 mod valve;
 pub mod valves;
@@ -25,6 +27,8 @@ pub struct Options {
 enum What {
     /// A closed robot: CPU time and memory, before the first session and after the last one
     Idle(idle::Options),
+    /// From `start` to the first picture at a reader who waits
+    Start(start::Options),
     /// Instructions per buffer, open and closed, by callgrind
     Valve(valve::Options),
     /// A thousand valves in one process: threads, memory, and whether each one obeys
@@ -34,11 +38,13 @@ enum What {
 pub fn run(options: &Options) -> Result<()> {
     match &options.what {
         Some(What::Idle(options)) => idle::run(options),
+        Some(What::Start(options)) => start::run(options),
         Some(What::Valve(options)) => valve::run(options),
         Some(What::Valves(options)) => valves::run(options),
         None => {
             valve::run(&valve::Options::default())?;
             idle::run(&idle::Options::default())?;
+            start::run(&start::Options::default())?;
             valves::run(&valves::Options::default())
         }
     }
