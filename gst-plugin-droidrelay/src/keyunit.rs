@@ -1,34 +1,17 @@
 //! Force-key-unit events (`GstForceKeyUnit`, as in GstVideo's `video-event`).
 
-use gst::prelude::*;
-
-use crate::neighbours;
+use crate::{controls, neighbours};
 
 const NAME: &str = "GstForceKeyUnit";
-/// Property and control by which a V4L2 encoder is told: `v4l2h264enc` does not know the event
-/// before GStreamer 1.22.4.
-const CONTROLS: &str = "extra-controls";
-const FORCE_KEY_FRAME: &str = "force_key_frame";
 
 /// Asks the nearest video encoder beyond `pad` for a key frame by its V4L2 controls, where it
-/// has such; together with the event it makes one key frame, not two.
+/// has such (`v4l2h264enc` does not know the event before GStreamer 1.22.4); together with the
+/// event it makes one key frame, not two.
 pub fn by_controls(pad: &gst::Pad) {
-    let encoder = neighbours::beyond(pad)
-        .into_iter()
-        .find(neighbours::is_video_encoder)
-        .filter(|encoder| {
-            encoder
-                .find_property(CONTROLS)
-                .is_some_and(|property| property.value_type() == gst::Structure::static_type())
-        });
-    let Some(encoder) = encoder else {
-        return;
-    };
-    let mut controls = encoder
-        .property::<Option<gst::Structure>>(CONTROLS)
-        .unwrap_or_else(|| gst::Structure::new_empty("controls"));
-    controls.set(FORCE_KEY_FRAME, 1i32);
-    encoder.set_property(CONTROLS, controls);
+    let encoder = neighbours::video_encoder(pad).filter(controls::has);
+    if let Some(encoder) = encoder {
+        controls::set(&encoder, controls::FORCE_KEY_FRAME, 1);
+    }
 }
 
 /// Asks the encoder downstream for a key frame at the next frame.

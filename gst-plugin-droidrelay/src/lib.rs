@@ -3,6 +3,7 @@
 #![doc = "- [`mqttvalve`]: opens and closes the flow on MQTT messages."]
 #![doc = "- [`rtmpauthsink`]: publishes to an RTMP server and outlives its faults."]
 
+mod controls;
 mod io;
 mod keyunit;
 mod link;

@@ -77,6 +77,7 @@ pub fn publish(state: &PublishState) -> gst::Event {
         .field("attempt", state.attempt)
         .field_if_some("next-try", state.next_try)
         .field_if_some("bitrate", state.bitrate)
+        .field_if_some("target-bitrate", state.target_bitrate)
         .build();
     gst::event::CustomUpstream::new(structure)
 }
@@ -90,6 +91,7 @@ pub fn parse_publish(event: &gst::EventRef) -> Option<PublishState> {
         attempt: structure.get("attempt").ok()?,
         next_try: structure.get("next-try").ok(),
         bitrate: structure.get("bitrate").ok(),
+        target_bitrate: structure.get("target-bitrate").ok(),
     })
 }
 
@@ -115,6 +117,7 @@ mod tests {
             attempt: 3,
             next_try: Some(0.5),
             bitrate: Some(1_500_000),
+            target_bitrate: Some(1_600_000),
         };
         assert_eq!(parse_publish(&publish(&state)), Some(state));
         assert_eq!(

@@ -46,6 +46,11 @@ fn neighbour(pad: &gst::Pad) -> Option<gst::Element> {
     None
 }
 
+/// The nearest video encoder beyond `pad`.
+pub fn video_encoder(pad: &gst::Pad) -> Option<gst::Element> {
+    beyond(pad).into_iter().find(is_video_encoder)
+}
+
 /// Whether `element` is a video encoder.
 pub fn is_video_encoder(element: &gst::Element) -> bool {
     element

@@ -62,6 +62,10 @@ pub struct PublishState {
     /// anew when it has changed by a tenth.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bitrate: Option<u64>,
+    /// Bits per second that the encoder was told to make when `bitrate` was told, where
+    /// `adaptive-bitrate` is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_bitrate: Option<u64>,
 }
 
 /// The retained payload of the state topic.

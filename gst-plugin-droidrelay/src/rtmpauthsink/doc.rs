@@ -14,6 +14,23 @@ pub const DOC: &[(&str, &str)] = &[
     up to a key frame.",
     ),
     (
+        "Weak-uplink",
+        "
+    What waits is counted until the server's kernel has it, beyond the time that the line takes
+    by itself: bytes in the socket wait too. More than max-latency of it is dropped, and a key
+    frame is asked for as soon as half of that waits no longer.
+    adaptive-bitrate=true (off by default: the encoder belongs to the pipeline's author) leads
+    the bitrate of the nearest video encoder upstream between min-bitrate and max-bitrate: down
+    to four fifths of what the line carries as soon as media waits for longer than 0.2 s and
+    ever longer, up by 8 % a second while nothing waits and the encoder uses what it has. A
+    limit that has shown is tried again after 5 to 20 s. A session begins with the bitrate of
+    the one before, if that ended within the last five minutes; while none is wanted the
+    encoder has its own.
+    Encoders: a `bitrate` in kbit/s (x264enc, x265enc, vah264enc, vaapih264enc, nvh264enc) or
+    in bit/s (openh264enc, nvv4l2h264enc), or V4L2's control video_bitrate in `extra-controls`
+    (v4l2h264enc; it begins with max-bitrate where it has none).",
+    ),
+    (
         "Pads",
         "
     sink   H.264 (avc or byte-stream), H.265 (Enhanced RTMP: the server must know it), or a

@@ -1,7 +1,7 @@
 use std::{
     path::PathBuf,
     sync::{mpsc, Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use droidrelay_wire::{
@@ -14,6 +14,8 @@ use once_cell::sync::Lazy;
 use tokio::task::JoinHandle;
 
 use super::{
+    bitrate::Range,
+    encoder::Encoder,
     publisher::Publisher,
     queue::Track,
     session::{self, Login, Owner, Target},
@@ -24,6 +26,7 @@ use crate::{
     io::Io,
     keyunit, link,
     property::{path, path_value, secret_spec, text, text_spec},
+    worker::Worker,
 };
 
 pub static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
@@ -37,6 +40,14 @@ pub static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
 const DEFAULT_TLS_VALIDATION_FLAGS: TlsCertificateFlags = TlsCertificateFlags::VALIDATE_ALL;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_MAX_LATENCY: gst::ClockTime = gst::ClockTime::from_seconds(1);
+/// Nobody expects an element to change the settings of another one unasked.
+const DEFAULT_ADAPTIVE_BITRATE: bool = false;
+/// What the encoder was set to.
+const DEFAULT_MAX_BITRATE: u32 = 0;
+/// A tenth of the most.
+const DEFAULT_MIN_BITRATE: u32 = 0;
+/// A session begins with the bitrate that the last one ended with, if that was not longer ago.
+const REMEMBERED: Duration = Duration::from_secs(300);
 const DEFAULT_START_OFFSET: bool = true;
 const DEFAULT_FAIL_FAST: bool = false;
 /// How long the way to NULL waits for the server to hear of the end.
@@ -55,6 +66,10 @@ struct Settings {
     tls_validation_flags: TlsCertificateFlags,
     timeout: Duration,
     max_latency: gst::ClockTime,
+    adaptive_bitrate: bool,
+    /// Kilobits per second.
+    min_bitrate: u32,
+    max_bitrate: u32,
     start_offset: bool,
     fail_fast: bool,
 }
@@ -72,6 +87,9 @@ impl Default for Settings {
             tls_validation_flags: DEFAULT_TLS_VALIDATION_FLAGS,
             timeout: DEFAULT_TIMEOUT,
             max_latency: DEFAULT_MAX_LATENCY,
+            adaptive_bitrate: DEFAULT_ADAPTIVE_BITRATE,
+            min_bitrate: DEFAULT_MIN_BITRATE,
+            max_bitrate: DEFAULT_MAX_BITRATE,
             start_offset: DEFAULT_START_OFFSET,
             fail_fast: DEFAULT_FAIL_FAST,
         }
@@ -221,6 +239,22 @@ struct Chain {
     elements: Vec<gst::Element>,
 }
 
+/// An encoder that is led.
+struct Led {
+    encoder: Encoder,
+    /// What others have set it to.
+    own: Option<u64>,
+    /// What this element has set it to, until it is given back.
+    set: Option<u64>,
+}
+
+/// What the encoder is to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Bitrate(u64),
+    Own,
+}
+
 pub struct RtmpAuthSink {
     sinkpad: gst::GhostPad,
     publisher: Arc<Publisher>,
@@ -229,6 +263,12 @@ pub struct RtmpAuthSink {
     running: Mutex<Option<Running>>,
     chain: Mutex<Option<Chain>>,
     audio: Mutex<Option<(gst::GhostPad, gst::Element)>>,
+    /// Tells the encoder: that may take it a moment.
+    worker: Arc<Worker<super::RtmpAuthSink>>,
+    led: Mutex<Option<Led>>,
+    wish: Mutex<Option<Wish>>,
+    /// What the uplink carried, and when.
+    carried: Mutex<Option<(u64, Instant)>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -267,6 +307,21 @@ impl Owner for Sink {
             gst::panic_to_error!(imp, (), { imp.tell_valve(publish) });
         }
     }
+
+    fn bitrates(&self) -> Option<Range> {
+        let sink = self.0.upgrade()?;
+        let imp = sink.imp();
+        gst::panic_to_error!(imp, None, { imp.bitrates() })
+    }
+
+    fn set_bitrate(&self, bitrate: u64) {
+        if let Some(sink) = self.0.upgrade() {
+            let imp = sink.imp();
+            gst::debug!(CAT, imp = imp, "bitrate for the encoder: {bitrate}");
+            *locked(&imp.carried) = Some((bitrate, Instant::now()));
+            imp.wish(Wish::Bitrate(bitrate));
+        }
+    }
 }
 
 impl RtmpAuthSink {
@@ -286,6 +341,14 @@ impl RtmpAuthSink {
                 publish.next_try.unwrap_or_default()
             ),
             _ => gst::info!(CAT, imp = self, "{}", publish.state),
+        }
+        if state == State::Idle {
+            self.wish(Wish::Own);
+        }
+        if let (State::Idle | State::Backoff | State::Refused, Some((_, at))) =
+            (state, locked(&self.carried).as_mut())
+        {
+            *at = Instant::now();
         }
         let obj = self.obj();
         obj.notify("state");
@@ -320,6 +383,97 @@ impl RtmpAuthSink {
             // Without a valve upstream nobody takes it.
             let _ = pad.push_event(link::publish(publish));
         }
+    }
+
+    fn bitrates(&self) -> Option<Range> {
+        let settings = locked(&self.settings).clone();
+        if !settings.adaptive_bitrate {
+            return None;
+        }
+        let unable = |why: String| gst::warning!(CAT, imp = self, "no adaptive-bitrate: {why}");
+        let encoder = match Encoder::upstream(self.sinkpad.upcast_ref()) {
+            Ok(encoder) => encoder,
+            Err(why) => {
+                unable(why);
+                return None;
+            }
+        };
+        let known = locked(&self.led)
+            .as_ref()
+            .filter(|led| led.encoder == encoder && led.set.is_some())
+            .map(|led| led.own);
+        let own = known.unwrap_or_else(|| {
+            let own = encoder.bitrate();
+            *locked(&self.led) = Some(Led {
+                encoder,
+                own,
+                set: None,
+            });
+            own
+        });
+        let given = |kilobits: u32| (kilobits > 0).then(|| u64::from(kilobits) * 1000);
+        let Some(max) = given(settings.max_bitrate).or(own) else {
+            unable("the encoder does not tell its bitrate: set max-bitrate".into());
+            return None;
+        };
+        let min = given(settings.min_bitrate).unwrap_or(max / 10).min(max);
+        let carried = *locked(&self.carried);
+        let start = carried
+            .filter(|(_, at)| at.elapsed() < REMEMBERED)
+            .map_or(max, |(bitrate, _)| bitrate)
+            .clamp(min, max);
+        self.wish(Wish::Bitrate(start));
+        Some(Range { min, max, start })
+    }
+
+    fn wish(&self, wish: Wish) {
+        *locked(&self.wish) = Some(wish);
+        self.worker.wake();
+    }
+
+    // ---- thread pool ----------------------------------------------------------------------
+
+    fn fulfil(&self) {
+        let Some(wish) = locked(&self.wish).take() else {
+            return;
+        };
+        let Some(encoder) = locked(&self.led).as_ref().map(|led| led.encoder.clone()) else {
+            return;
+        };
+        let found = encoder.bitrate();
+        let bitrate = self.with_led(&encoder, |led| {
+            if led.set.is_none() || led.set != found {
+                // Others have set it meanwhile.
+                led.own = found;
+            }
+            match wish {
+                Wish::Bitrate(bitrate) => {
+                    led.set = Some(bitrate);
+                    led.set
+                }
+                Wish::Own => led.own.filter(|_| led.set.is_some()),
+            }
+        });
+        if let Some(bitrate) = bitrate {
+            encoder.set_bitrate(bitrate);
+        }
+        // As the encoder rounds it.
+        let set = encoder.bitrate().filter(|_| wish != Wish::Own);
+        self.with_led(&encoder, |led| {
+            led.set = set;
+            None::<u64>
+        });
+    }
+
+    fn with_led<T>(
+        &self,
+        encoder: &Encoder,
+        change: impl FnOnce(&mut Led) -> Option<T>,
+    ) -> Option<T> {
+        locked(&self.led)
+            .as_mut()
+            .filter(|led| led.encoder == *encoder)
+            .and_then(change)
     }
 
     // ---- streaming thread -----------------------------------------------------------------
@@ -399,8 +553,10 @@ impl RtmpAuthSink {
             ask_for_key_unit: Box::new(move || {
                 if let Some(sink) = weak.upgrade() {
                     gst::debug!(CAT, obj = sink, "asking for a key frame");
+                    let sinkpad = &sink.imp().sinkpad;
+                    keyunit::by_controls(sinkpad.upcast_ref());
                     // Without an encoder that can, the next regular one must do.
-                    let _ = sink.imp().sinkpad.push_event(keyunit::upstream(0));
+                    let _ = sinkpad.push_event(keyunit::upstream(0));
                 }
             }),
         })
@@ -467,6 +623,10 @@ impl RtmpAuthSink {
         self.publisher
             .set_max_latency(settings.max_latency.nseconds() as i64);
         self.publisher.begin();
+        self.worker.start(&self.obj(), io.handle().clone(), |sink| {
+            sink.imp().fulfil();
+            None
+        });
         let owner = Sink(self.obj().downgrade());
         let task = io
             .handle()
@@ -495,6 +655,14 @@ impl RtmpAuthSink {
                 CAT,
                 imp = self,
                 "the publishing session did not end in time"
+            );
+        }
+        self.wish(Wish::Own);
+        if !self.worker.stop(END_TIMEOUT) {
+            gst::warning!(
+                CAT,
+                imp = self,
+                "the encoder did not take its bitrate in time"
             );
         }
     }
@@ -559,6 +727,10 @@ impl ObjectSubclass for RtmpAuthSink {
             running: Mutex::default(),
             chain: Mutex::default(),
             audio: Mutex::default(),
+            worker: Worker::new(),
+            led: Mutex::default(),
+            wish: Mutex::default(),
+            carried: Mutex::default(),
         }
     }
 }
@@ -601,8 +773,26 @@ impl ObjectImpl for RtmpAuthSink {
                     .build(),
                 glib::ParamSpecUInt64::builder("max-latency")
                     .nick("Maximum Latency")
-                    .blurb("Nanoseconds of media that may wait for a slow uplink; older media is dropped up to a key frame")
+                    .blurb("Nanoseconds of media that may wait for a slow uplink, in the socket too; older media is dropped up to a key frame, which is asked for")
                     .default_value(DEFAULT_MAX_LATENCY.nseconds())
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecBoolean::builder("adaptive-bitrate")
+                    .nick("Adaptive Bitrate")
+                    .blurb("Whether the bitrate of the encoder upstream follows what the uplink carries. The encoder has its own again when no session is wanted. Read when a session begins")
+                    .default_value(DEFAULT_ADAPTIVE_BITRATE)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecUInt::builder("min-bitrate")
+                    .nick("Minimum Bitrate")
+                    .blurb("Kilobits per second below which adaptive-bitrate never goes. 0: a tenth of the maximum. Read when a session begins")
+                    .default_value(DEFAULT_MIN_BITRATE)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecUInt::builder("max-bitrate")
+                    .nick("Maximum Bitrate")
+                    .blurb("Kilobits per second above which adaptive-bitrate never goes. 0: what the encoder is set to. Read when a session begins")
+                    .default_value(DEFAULT_MAX_BITRATE)
                     .mutable_playing()
                     .build(),
                 glib::ParamSpecBoolean::builder("start-offset")
@@ -624,7 +814,7 @@ impl ObjectImpl for RtmpAuthSink {
                     .build(),
                 glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                     .nick("Statistics")
-                    .blurb("Structure application/x-rtmpauthsink-stats with sessions, reconnects, frames, bytes (sent), dropped (frames), queue-ms (milliseconds of media that wait), acknowledged-bytes (by the server), attempt (tries since the last accepted session), last-error")
+                    .blurb("Structure application/x-rtmpauthsink-stats with sessions, reconnects, frames, bytes (sent), dropped (frames), queue-ms (milliseconds of media that wait, in the socket too), acknowledged-bytes (by the server), bitrate (bits per second that the server took over the last seconds), target-bitrate (bits per second that the encoder is told to make; 0: it is left alone), attempt (tries since the last accepted session), last-error")
                     .read_only()
                     .build(),
             ]
@@ -634,6 +824,7 @@ impl ObjectImpl for RtmpAuthSink {
 
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
         let flag = || value.get::<bool>().expect("checked by GObject");
+        let number = || value.get::<u32>().expect("checked by GObject");
         let name = pspec.name();
         if !matches!(name, "password" | "location") {
             gst::info!(CAT, imp = self, "{name}: {:?}", value.transform::<String>());
@@ -652,8 +843,7 @@ impl ObjectImpl for RtmpAuthSink {
                 settings.tls_validation_flags = value.get().expect("checked by GObject");
             }
             "timeout" => {
-                let seconds = value.get::<u32>().expect("checked by GObject");
-                settings.timeout = Duration::from_secs(seconds.into());
+                settings.timeout = Duration::from_secs(number().into());
             }
             "max-latency" => {
                 let nanoseconds = value.get::<u64>().expect("checked by GObject");
@@ -662,6 +852,9 @@ impl ObjectImpl for RtmpAuthSink {
                 self.publisher
                     .set_max_latency(i64::try_from(nanoseconds).unwrap_or(i64::MAX));
             }
+            "adaptive-bitrate" => settings.adaptive_bitrate = flag(),
+            "min-bitrate" => settings.min_bitrate = number(),
+            "max-bitrate" => settings.max_bitrate = number(),
             "start-offset" => settings.start_offset = flag(),
             "fail-fast" => settings.fail_fast = flag(),
             _ => unreachable!("GObject knows no property {name}"),
@@ -688,6 +881,9 @@ impl ObjectImpl for RtmpAuthSink {
             "tls-validation-flags" => settings.tls_validation_flags.to_value(),
             "timeout" => (settings.timeout.as_secs() as u32).to_value(),
             "max-latency" => settings.max_latency.nseconds().to_value(),
+            "adaptive-bitrate" => settings.adaptive_bitrate.to_value(),
+            "min-bitrate" => settings.min_bitrate.to_value(),
+            "max-bitrate" => settings.max_bitrate.to_value(),
             "start-offset" => settings.start_offset.to_value(),
             "fail-fast" => settings.fail_fast.to_value(),
             name => unreachable!("GObject knows no property {name}"),
@@ -706,6 +902,8 @@ impl RtmpAuthSink {
             .field("dropped", dropped)
             .field("queue-ms", (latency / 1_000_000) as u64)
             .field("acknowledged-bytes", stats.acknowledged)
+            .field("bitrate", stats.bitrate)
+            .field("target-bitrate", stats.target_bitrate.unwrap_or_default())
             .field("attempt", self.publisher.publish_state().attempt)
             .field("last-error", stats.last_error)
             .build()

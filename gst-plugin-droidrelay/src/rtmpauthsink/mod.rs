@@ -3,7 +3,9 @@
 //! The reference documentation is in `doc.rs` and the properties' blurbs, which
 //! `gst-inspect-1.0 rtmpauthsink` shows.
 
+mod bitrate;
 mod doc;
+mod encoder;
 mod imp;
 mod location;
 mod meter;
@@ -11,6 +13,8 @@ mod publisher;
 mod queue;
 mod session;
 mod sink;
+mod socket;
+mod uplink;
 
 use glib::prelude::*;
 

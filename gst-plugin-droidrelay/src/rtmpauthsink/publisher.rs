@@ -110,6 +110,10 @@ pub struct Stats {
     pub frames: u64,
     pub bytes: u64,
     pub acknowledged: u64,
+    /// Bits per second that the server took over the last seconds.
+    pub bitrate: u64,
+    /// Bits per second that the encoder is told to make; None where it is left alone.
+    pub target_bitrate: Option<u64>,
     pub last_error: Option<String>,
 }
 
@@ -352,6 +356,18 @@ impl Publisher {
         !self.lock().queue.is_empty()
     }
 
+    /// Time of the newest media; when the oldest that has not left came, and whether that is
+    /// from before the opening.
+    pub fn times(&self) -> (i64, Option<i64>, bool) {
+        let queue = &self.lock().queue;
+        (queue.newest(), queue.oldest(), queue.in_history())
+    }
+
+    /// Tells from when what has left the queue waits on its way.
+    pub fn set_ahead(&self, ahead: Option<i64>) {
+        self.lock().queue.set_ahead(ahead);
+    }
+
     /// A new session begins: at a key frame, without what is older.
     pub fn restart_queue(&self) {
         let mut inner = self.lock();
@@ -389,7 +405,7 @@ impl Publisher {
         (
             inner.stats.clone(),
             inner.queue.dropped(),
-            inner.queue.latency(),
+            inner.queue.waiting(),
         )
     }
 }

@@ -31,6 +31,10 @@ pub struct Queue<B> {
     /// Media from before the opening comes first: how much, and until which time.
     history: i64,
     history_end: Option<i64>,
+    /// From when what has left the queue waits; None where it has arrived.
+    ahead: Option<i64>,
+    /// Time of the last frame that came, taken or not.
+    newest: i64,
     dropped: u64,
 }
 
@@ -44,6 +48,8 @@ impl<B> Queue<B> {
             max_latency,
             history: 0,
             history_end: None,
+            ahead: None,
+            newest: 0,
             dropped: 0,
         }
     }
@@ -51,25 +57,29 @@ impl<B> Queue<B> {
     /// Takes a frame, or drops it; true where a key frame is needed to go on.
     pub fn push(&mut self, frame: Frame<B>) -> bool {
         self.has_video |= frame.track == Track::Video;
-        let may_start = self.may_start(&frame);
-        if self.needs_key && !may_start {
-            self.dropped += 1;
-            return frame.track == Track::Video;
+        self.newest = frame.time;
+        if self.needs_key {
+            // As long as it could not be sent soon, another start would be dropped too.
+            let is_blocked = self.waiting() > self.limit() / 2;
+            if is_blocked || !self.may_start(&frame) {
+                self.dropped += 1;
+                return frame.track == Track::Video && !is_blocked;
+            }
         }
         self.needs_key = false;
         if self.history > 0 {
             self.history_end.get_or_insert(frame.time + self.history);
         }
         self.frames.push_back(frame);
-        if self.latency() <= self.limit() {
+        if self.waiting() <= self.limit() {
             return false;
         }
         // What is too old goes, up to the newest place from which decoding can start.
-        if self.keep_from_last_key() && self.latency() <= self.limit() {
+        if self.keep_from_last_key() && self.waiting() <= self.limit() {
             return false;
         }
         self.clear();
-        self.has_video
+        self.has_video && self.waiting() <= self.limit() / 2
     }
 
     /// The oldest frame.
@@ -77,12 +87,25 @@ impl<B> Queue<B> {
         self.frames.pop_front()
     }
 
-    /// Nanoseconds of media that wait.
-    pub fn latency(&self) -> i64 {
-        match (self.frames.front(), self.frames.back()) {
-            (Some(first), Some(last)) => last.time - first.time,
-            _ => 0,
-        }
+    /// Nanoseconds of media that wait, here and on the way.
+    pub fn waiting(&self) -> i64 {
+        let oldest = self.ahead.into_iter().chain(self.oldest()).min();
+        oldest.map_or(0, |oldest| (self.newest - oldest).max(0))
+    }
+
+    /// Time of the oldest frame.
+    pub fn oldest(&self) -> Option<i64> {
+        self.frames.front().map(|frame| frame.time)
+    }
+
+    /// Time of the last frame that came, taken or not.
+    pub fn newest(&self) -> i64 {
+        self.newest
+    }
+
+    /// Tells from when what has left the queue waits on its way; None where it has arrived.
+    pub fn set_ahead(&mut self, ahead: Option<i64>) {
+        self.ahead = ahead;
     }
 
     pub fn is_empty(&self) -> bool {
@@ -120,6 +143,7 @@ impl<B> Queue<B> {
     /// Makes the queue begin where a new session can: at its newest key frame, or at the oldest
     /// of what is to be told from before the opening.
     pub fn restart(&mut self) {
+        self.ahead = None;
         let kept = if self.in_history() {
             let start = self.frames.iter().position(|frame| self.may_start(frame));
             self.keep_from(start)
@@ -131,11 +155,12 @@ impl<B> Queue<B> {
         }
     }
 
-    fn in_history(&self) -> bool {
-        self.frames
-            .front()
+    /// Whether media from before the opening waits.
+    pub fn in_history(&self) -> bool {
+        let oldest = self.ahead.into_iter().chain(self.oldest()).min();
+        oldest
             .zip(self.history_end)
-            .is_some_and(|(first, end)| first.time < end)
+            .is_some_and(|(oldest, end)| oldest < end)
     }
 
     fn limit(&self) -> i64 {
@@ -236,6 +261,38 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_in_the_socket_counts_and_no_start_is_taken_until_half_of_it_has_gone() {
+        let mut queue = Queue::new(10);
+        queue.push(video(0, true));
+        queue.pop();
+        queue.set_ahead(Some(0));
+        assert!(!queue.push(video(5, false)));
+        assert!(!queue.push(video(10, false)));
+        // Too much, and what has left cannot be taken back: a key frame would wait as long.
+        assert!(!queue.push(video(11, false)));
+        assert!(queue.is_empty());
+        assert_eq!(queue.waiting(), 11);
+        assert!(!queue.push(video(12, true)));
+        queue.set_ahead(Some(9));
+        assert!(queue.push(video(13, false)), "now one is asked for");
+        assert!(!queue.push(video(14, true)));
+        assert_eq!(times(&mut queue), [14]);
+        assert_eq!(queue.dropped(), 5);
+    }
+
+    #[test]
+    fn what_an_old_session_left_on_its_way_is_no_burden_for_the_next() {
+        let mut queue = Queue::new(10);
+        queue.push(video(0, true));
+        queue.pop();
+        queue.set_ahead(Some(0));
+        queue.push(video(100, false));
+        queue.restart();
+        assert!(!queue.push(video(101, true)));
+        assert_eq!(times(&mut queue), [101]);
+    }
+
+    #[test]
     fn what_was_before_the_opening_may_wait_until_it_is_sent() {
         let mut queue = Queue::new(10);
         queue.expect_history(100);
@@ -243,7 +300,7 @@ mod tests {
             assert!(!queue.push(video(time, time % 20 == 0)));
         }
         queue.restart();
-        assert_eq!(queue.latency(), 105);
+        assert_eq!(queue.waiting(), 105);
         for _ in 0..110 {
             queue.pop();
         }

@@ -1,19 +1,20 @@
 //! The task that keeps a publishing session alive while one is wanted.
 
-use std::{future::Future, io, net::SocketAddr, os::fd::AsRawFd, sync::Arc, time::Duration};
+use std::{future::Future, io, sync::Arc, time::Duration};
 
 use droidrelay_wire::{backoff::jitter, tls, Backoff, PublishState, Secret};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{lookup_host, TcpStream},
-    task::JoinSet,
-    time::{sleep, sleep_until, timeout, timeout_at, Instant},
+    time::{sleep_until, timeout, timeout_at, Instant},
 };
 
 use super::{
+    bitrate::{Control, Range},
     meter::Meter,
     publisher::Publisher,
     queue::{Frame, Track},
+    socket::{connect, Gauge},
+    uplink::Uplink,
     Location, State,
 };
 use crate::rtmp::{
@@ -29,11 +30,6 @@ const REFUSED_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration:
 const STABLE: Duration = Duration::from_secs(60);
 /// Time for the last commands of a session that ends.
 const GOODBYE: Duration = Duration::from_millis(50);
-/// An address that does not answer is given this long before the next one is tried beside it
-/// (RFC 8305, section 5).
-const NEXT_ADDRESS: Duration = Duration::from_millis(250);
-/// Bytes that the kernel holds unsent: what waits should wait where it can be dropped.
-const UNSENT_LIMIT: libc::c_int = 32 * 1024;
 /// What is sent ahead of media time ends a server's analysis of the first two seconds.
 const START_OFFSET_MS: i64 = 2000;
 /// Connections that a login takes at most: without it, with a user by the way that the server
@@ -67,6 +63,11 @@ pub trait Owner: Send + 'static {
     fn state_changed(&self, publish: &PublishState);
     /// The bitrate changed, the state did not; called outside of every lock.
     fn bitrate_changed(&self, publish: &PublishState);
+    /// Between which bitrates the next session's encoder may be led, and where it begins; None
+    /// where it is left alone.
+    fn bitrates(&self) -> Option<Range>;
+    /// The encoder is to make so many bits per second from now on.
+    fn set_bitrate(&self, bitrate: u64);
 }
 
 /// Why a session ended.
@@ -133,6 +134,10 @@ pub async fn run(publisher: Arc<Publisher>, owner: impl Owner) {
             // Each session answers its own.
             End::Login(_) => {}
         }
+        sessions.publisher.count(|stats| {
+            stats.bitrate = 0;
+            stats.target_bitrate = None;
+        });
     }
 }
 
@@ -161,7 +166,7 @@ impl<O: Owner> Sessions<O> {
             reason,
             attempt: self.attempt,
             next_try: next_try.map(|wait| (wait.as_secs_f64() * 1000.0).round() / 1000.0),
-            bitrate: None,
+            ..PublishState::default()
         };
         if self.publisher.set_publish_state(&publish) {
             self.owner.state_changed(&publish);
@@ -236,8 +241,12 @@ impl<O: Owner> Sessions<O> {
         login: Option<Secret>,
         pipelined: bool,
     ) -> End {
+        let control = self.owner.bitrates().map(Control::new);
+        self.publisher.count(|stats| {
+            stats.target_bitrate = control.as_ref().map(Control::target);
+        });
         let connecting = timeout(target.timeout, connect(target));
-        let stream = match self.unless_unwanted(connecting).await {
+        let (stream, gauge) = match self.unless_unwanted(connecting).await {
             None => return End::Unwanted,
             Some(Err(_)) => {
                 return failed(format!(
@@ -247,7 +256,7 @@ impl<O: Owner> Sessions<O> {
                 ))
             }
             Some(Ok(Err(reason))) => return failed(reason),
-            Some(Ok(Ok(stream))) => stream,
+            Some(Ok(Ok(connected))) => connected,
         };
         self.publisher.restart_queue();
         let mut session = Session {
@@ -267,9 +276,15 @@ impl<O: Owner> Sessions<O> {
             base: None,
             offset_ms: 0,
             headers_version: None,
+            gauge,
+            uplink: Uplink::default(),
+            control,
+            begin: Instant::now(),
+            audio_bytes: 0,
         };
         let (mut reader, mut writer) = tokio::io::split(stream);
         let end = session.run(&mut reader, &mut writer, self).await;
+        self.publisher.set_ahead(None);
         if matches!(end, End::Unwanted | End::Renew) {
             session.goodbye(&mut writer).await;
         }
@@ -302,9 +317,11 @@ impl<O: Owner> Sessions<O> {
         self.say(State::Publishing, None, None);
     }
 
-    fn measured(&self, bitrate: u64) {
+    fn measured(&self, bitrate: u64, target: Option<u64>) {
+        self.publisher.count(|stats| stats.bitrate = bitrate);
         let publish = PublishState {
             bitrate: Some(bitrate),
+            target_bitrate: target,
             ..self.publisher.publish_state()
         };
         if self.publisher.set_publish_state(&publish) {
@@ -324,6 +341,12 @@ struct Session {
     offset_ms: i64,
     /// Version of the headers that were sent.
     headers_version: Option<u64>,
+    gauge: Gauge,
+    uplink: Uplink,
+    control: Option<Control>,
+    begin: Instant,
+    /// Handed to the socket.
+    audio_bytes: u64,
 }
 
 impl Session {
@@ -338,7 +361,7 @@ impl Session {
         // Silence of the server, until it has accepted; then only of a socket that takes nothing.
         let mut progress = Instant::now();
         let mut published_at = None;
-        let begin = Instant::now();
+        let begin = self.begin;
         let mut meter = Meter::default();
         loop {
             if !self.publisher.is_wanted() {
@@ -350,7 +373,11 @@ impl Session {
             {
                 return End::Renew;
             }
-            self.feed();
+            // In one go: what TLS still holds could not be dropped either.
+            if !needs_flush {
+                self.feed();
+            }
+            self.watch(published_at.is_some(), &sessions.owner);
             let writing = !self.rtmp.output().is_empty();
             let waiting = published_at.is_none() || writing || needs_flush;
             let stalled = progress + self.target.timeout;
@@ -404,10 +431,14 @@ impl Session {
                         Ok(n) => {
                             needs_flush = writing;
                             self.rtmp.consume(n);
+                            if !needs_flush && self.rtmp.output().is_empty() {
+                                self.uplink.written(self.gauge.written());
+                            }
                             self.publisher.count(|stats| stats.bytes += n as u64);
                             if published_at.is_some() {
                                 if let Some(bitrate) = meter.sent(n, begin.elapsed()) {
-                                    sessions.measured(bitrate);
+                                    let target = self.control.as_ref().map(Control::target);
+                                    sessions.measured(bitrate, target);
                                 }
                             }
                         }
@@ -470,7 +501,33 @@ impl Session {
         }
     }
 
+    /// Looks at what has arrived, for what may wait and for what the encoder is to make.
+    fn watch(&mut self, is_published: bool, owner: &impl Owner) {
+        let now = self.begin.elapsed();
+        let acknowledged = self.gauge.acknowledged();
+        let (newest, queued, in_history) = self.publisher.times();
+        self.uplink.acknowledged(acknowledged, newest, now);
+        self.publisher.set_ahead(self.uplink.waits_from());
+        let Some(control) = self
+            .control
+            .as_mut()
+            .filter(|_| is_published && !in_history)
+        else {
+            return;
+        };
+        let wait = self.uplink.wait(queued, newest);
+        let audio = self.audio_bytes as f64 * 8.0 / now.as_secs_f64();
+        if control.update(now, wait, acknowledged, audio as u64) {
+            let target = control.target();
+            self.publisher
+                .count(|stats| stats.target_bitrate = Some(target));
+            owner.set_bitrate(target);
+        }
+    }
+
     fn send(&mut self, frame: &Frame<super::publisher::Body>) {
+        let (newest, ..) = self.publisher.times();
+        self.uplink.handed(frame.time, newest);
         let base = *self.base.get_or_insert(frame.time);
         let time = (frame.time - base) / 1_000_000 + self.offset_ms;
         // RTMP's clock wraps at 32 bits (section 5.3.1).
@@ -478,7 +535,11 @@ impl Session {
         let parts = frame.body.parts();
         match frame.track {
             Track::Video => self.rtmp.video(time, &parts),
-            Track::Audio => self.rtmp.audio(time, &parts),
+            Track::Audio => {
+                self.audio_bytes +=
+                    frame.body.parts().map(<[u8]>::len).iter().sum::<usize>() as u64;
+                self.rtmp.audio(time, &parts);
+            }
         }
         self.publisher.count(|stats| stats.frames += 1);
     }
@@ -544,73 +605,6 @@ async fn at(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
-    }
-}
-
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-
-async fn connect(target: &Target) -> Result<Box<dyn Stream>, String> {
-    let location = &target.location;
-    let addresses: Vec<SocketAddr> = lookup_host((location.host.as_str(), location.port))
-        .await
-        .map_err(|err| format!("cannot resolve {}: {err}", location.host))?
-        .collect();
-    let tcp = connect_tcp(addresses)
-        .await
-        .map_err(|err| format!("cannot connect to {location}: {err}"))?;
-    tune(&tcp, target.timeout).map_err(|err| format!("cannot set up the socket: {err}"))?;
-    let Some(tls) = &target.tls else {
-        return Ok(Box::new(tcp));
-    };
-    let stream = tls
-        .connect(&location.host, tcp)
-        .await
-        .map_err(|err| format!("no TLS session with {location}: {err}"))?;
-    Ok(Box::new(stream))
-}
-
-/// Tries the addresses in order, each a moment after the one before, and takes the first that
-/// answers.
-async fn connect_tcp(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
-    let mut attempts = JoinSet::new();
-    for (n, address) in (0u32..).zip(addresses) {
-        attempts.spawn(async move {
-            sleep(NEXT_ADDRESS * n).await;
-            TcpStream::connect(address).await
-        });
-    }
-    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    while let Some(attempt) = attempts.join_next().await {
-        match attempt {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(err)) => failure = err,
-            Err(err) => failure = io::Error::other(err),
-        }
-    }
-    Err(failure)
-}
-
-fn tune(tcp: &TcpStream, timeout: Duration) -> io::Result<()> {
-    tcp.set_nodelay(true)?;
-    let socket = socket2::SockRef::from(tcp);
-    socket.set_tcp_user_timeout(Some(timeout))?;
-    let limit = UNSENT_LIMIT;
-    // SAFETY: the descriptor is open for as long as `tcp` is borrowed, and the option's value
-    // is a C int of the length that is given.
-    let failed = unsafe {
-        libc::setsockopt(
-            tcp.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_NOTSENT_LOWAT,
-            (&raw const limit).cast(),
-            size_of_val(&limit) as libc::socklen_t,
-        )
-    };
-    if failed == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
     }
 }
 

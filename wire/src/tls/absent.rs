@@ -1,7 +1,5 @@
 use std::error::Error;
 
-use tokio::net::TcpStream;
-
 use super::TlsFiles;
 
 /// There is none in a build without the feature `tls`.
@@ -13,7 +11,7 @@ impl Client {
         Err("built without TLS: build with the feature tls".into())
     }
 
-    pub async fn connect(&self, _host: &str, _tcp: TcpStream) -> Result<TcpStream, String> {
+    pub async fn connect<S>(&self, _host: &str, _tcp: S) -> Result<S, String> {
         match *self {}
     }
 }

@@ -5,7 +5,7 @@ use rustls::{
     pki_types::{pem::PemObject, CertificateDer, PrivateKeyDer, ServerName},
     AlertDescription, CertificateError, ClientConfig, RootCertStore,
 };
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{client::TlsStream, TlsConnector};
 
 use super::{verifier::Verifier, TlsFiles};
@@ -54,11 +54,11 @@ impl Client {
     }
 
     /// Begins a session with the server that calls itself `host`, a name or an address.
-    pub async fn connect(
+    pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         host: &str,
-        tcp: TcpStream,
-    ) -> Result<TlsStream<TcpStream>, String> {
+        tcp: S,
+    ) -> Result<TlsStream<S>, String> {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| format!("{host:?} is no name that a certificate can carry"))?;
         TlsConnector::from(self.0.clone())

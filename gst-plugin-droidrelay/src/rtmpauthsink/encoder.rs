@@ -1,0 +1,203 @@
+//! The bitrate of the encoder upstream, whatever it calls it.
+
+use gst::prelude::*;
+
+use crate::{controls, neighbours};
+
+const PROPERTY: &str = "bitrate";
+/// Encoders whose `bitrate` is in bits per second. (The description does not always say so.)
+const BY_BIT: [&str; 3] = ["openh264enc", "nvv4l2h264enc", "nvv4l2h265enc"];
+
+/// How an encoder is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// A property, in so many bits per second.
+    Property(u64),
+    /// A V4L2 control, in bits per second.
+    Control,
+}
+
+/// An encoder whose bitrate can be changed while it plays.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Encoder {
+    element: glib::WeakRef<gst::Element>,
+    way: Way,
+}
+
+impl Encoder {
+    /// The nearest one upstream of `pad`; the error says why there is none.
+    pub fn upstream(pad: &gst::Pad) -> Result<Self, String> {
+        let element = neighbours::video_encoder(pad).ok_or("there is no video encoder upstream")?;
+        let way = Way::of(&element).ok_or_else(|| {
+            format!(
+                "{} has no bitrate that can be changed while it plays",
+                element.name()
+            )
+        })?;
+        Ok(Encoder {
+            element: element.downgrade(),
+            way,
+        })
+    }
+
+    /// Bits per second; None where it has not been told any.
+    pub fn bitrate(&self) -> Option<u64> {
+        let element = self.element.upgrade()?;
+        let bitrate = match self.way {
+            Way::Control => u64::try_from(controls::get(&element, controls::BITRATE)?).ok()?,
+            Way::Property(unit) => {
+                let value = element.property_value(PROPERTY);
+                value.transform::<u64>().ok()?.get::<u64>().ok()? * unit
+            }
+        };
+        Some(bitrate).filter(|bitrate| *bitrate > 0)
+    }
+
+    pub fn set_bitrate(&self, bitrate: u64) {
+        let Some(element) = self.element.upgrade() else {
+            return;
+        };
+        match self.way {
+            Way::Control => {
+                let bitrate = i32::try_from(bitrate).unwrap_or(i32::MAX);
+                controls::set(&element, controls::BITRATE, bitrate);
+            }
+            Way::Property(unit) => {
+                let Some(property) = element.find_property(PROPERTY) else {
+                    return;
+                };
+                let value = (bitrate / unit).to_value();
+                if let Ok(value) = value.transform_with_type(property.value_type()) {
+                    element.set_property_from_value(PROPERTY, &value);
+                }
+            }
+        }
+    }
+}
+
+impl Way {
+    fn of(element: &gst::Element) -> Option<Self> {
+        if controls::has(element) {
+            return Some(Way::Control);
+        }
+        let property = element.find_property(PROPERTY)?;
+        let is_number = glib::Value::type_transformable(property.value_type(), u64::static_type());
+        if !property.flags().contains(glib::ParamFlags::WRITABLE) || !is_number {
+            return None;
+        }
+        let name = element.factory()?.name();
+        let blurb = property.blurb().unwrap_or_default();
+        if BY_BIT.contains(&name.as_str()) {
+            Some(Way::Property(1))
+        } else if blurb.contains("kbit") || blurb.contains("kbps") {
+            Some(Way::Property(1000))
+        } else {
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A line of these elements, and the pad at its end.
+    fn end_of(line: &str) -> (gst::Element, gst::Pad) {
+        gst::init().unwrap();
+        let line = format!("{line} ! fakesink name=end");
+        let line = gst::parse::launch(&line).unwrap();
+        let end = line.downcast_ref::<gst::Bin>().unwrap().by_name("end");
+        let pad = end.unwrap().static_pad("sink").unwrap();
+        (line, pad)
+    }
+
+    #[test]
+    fn each_encoder_is_told_in_its_own_unit() {
+        for (name, own) in [("x264enc", 1500), ("openh264enc", 1_500_000)] {
+            let (line, pad) = end_of(&format!(
+                "videotestsrc ! {name} name=enc bitrate={own} ! h264parse ! queue"
+            ));
+            let encoder = Encoder::upstream(&pad).unwrap();
+            assert_eq!(encoder.bitrate(), Some(1_500_000), "{name}");
+            encoder.set_bitrate(320_400);
+            let element = line.downcast_ref::<gst::Bin>().unwrap().by_name("enc");
+            let told = element.unwrap().property::<u32>("bitrate");
+            assert_eq!(u64::from(told), 320_400 * own / 1_500_000, "{name}");
+            drop(line);
+            assert_eq!(encoder.bitrate(), None);
+            encoder.set_bitrate(1);
+        }
+    }
+
+    #[test]
+    fn a_line_without_an_encoder_is_left_alone() {
+        let (_line, pad) = end_of("videotestsrc ! queue");
+        assert!(Encoder::upstream(&pad)
+            .unwrap_err()
+            .contains("no video encoder"));
+        let (_line, pad) = end_of("videotestsrc ! vp8enc name=vp8");
+        assert!(Encoder::upstream(&pad).unwrap_err().contains("vp8"));
+    }
+
+    mod v4l2 {
+        use gst::{prelude::*, subclass::prelude::*};
+        use once_cell::sync::Lazy;
+        use std::sync::Mutex;
+
+        /// Has the property of `v4l2h264enc`, and remembers what it was set to.
+        #[derive(Default)]
+        pub struct Imp(pub Mutex<Vec<Option<gst::Structure>>>);
+
+        glib::wrapper! {
+            pub struct Encoder(ObjectSubclass<Imp>) @extends gst::Element, gst::Object;
+        }
+
+        #[glib::object_subclass]
+        impl ObjectSubclass for Imp {
+            const NAME: &'static str = "TestControlledEncoder";
+            type Type = Encoder;
+            type ParentType = gst::Element;
+        }
+
+        impl ObjectImpl for Imp {
+            fn properties() -> &'static [glib::ParamSpec] {
+                static PROPERTIES: Lazy<Vec<glib::ParamSpec>> = Lazy::new(|| {
+                    vec![glib::ParamSpecBoxed::builder::<gst::Structure>("extra-controls").build()]
+                });
+                &PROPERTIES
+            }
+
+            fn set_property(&self, _: usize, value: &glib::Value, _: &glib::ParamSpec) {
+                self.0.lock().unwrap().push(value.get().unwrap());
+            }
+
+            fn property(&self, _: usize, _: &glib::ParamSpec) -> glib::Value {
+                self.0.lock().unwrap().last().cloned().flatten().to_value()
+            }
+        }
+
+        impl GstObjectImpl for Imp {}
+        impl ElementImpl for Imp {}
+    }
+
+    #[test]
+    fn a_control_is_set_beside_the_others_and_presses_no_button() {
+        gst::init().unwrap();
+        let element: v4l2::Encoder = glib::Object::new();
+        let encoder = Encoder {
+            element: element.upcast_ref::<gst::Element>().downgrade(),
+            way: Way::of(element.upcast_ref()).unwrap(),
+        };
+        assert_eq!(encoder.bitrate(), None);
+        let own = gst::Structure::builder("controls")
+            .field("repeat_sequence_header", 1i32)
+            .field(controls::FORCE_KEY_FRAME, 1i32)
+            .build();
+        element.set_property("extra-controls", own);
+        encoder.set_bitrate(700_000);
+        assert_eq!(encoder.bitrate(), Some(700_000));
+        let set = element.property::<gst::Structure>("extra-controls");
+        assert_eq!(set.get("repeat_sequence_header"), Ok(1));
+        assert!(!set.has_field(controls::FORCE_KEY_FRAME));
+    }
+}

@@ -1,0 +1,209 @@
+//! The connection to the server, and how much of what was written has arrived there.
+
+use std::{
+    io::{self, IoSlice},
+    net::{Shutdown, SocketAddr},
+    os::fd::AsRawFd,
+    pin::Pin,
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        Arc,
+    },
+    task::{ready, Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{lookup_host, TcpStream},
+    task::JoinSet,
+    time::sleep,
+};
+
+use super::session::Target;
+
+/// An address that does not answer is given this long before the next one is tried beside it
+/// (RFC 8305, section 5).
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+/// Bytes that the kernel holds unsent: what waits should wait where it can be dropped. This
+/// much is sent in a tenth of a second at 640 kbit/s.
+const UNSENT_LIMIT: libc::c_int = 8 * 1024;
+
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Tells what the server's kernel has of the bytes that were written.
+pub struct Gauge {
+    tcp: Arc<TcpStream>,
+    written: Arc<AtomicU64>,
+}
+
+impl Gauge {
+    /// Bytes that the kernel has taken.
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of them that have been acknowledged.
+    pub fn acknowledged(&self) -> u64 {
+        let mut outstanding: libc::c_int = 0;
+        // SAFETY: the descriptor is open for as long as `tcp` lives, and the request (SIOCOUTQ
+        // of sockets, tcp(7)) stores one C int.
+        let failed =
+            unsafe { libc::ioctl(self.tcp.as_raw_fd(), libc::TIOCOUTQ, &raw mut outstanding) };
+        if failed != 0 {
+            // Of a connection that has ended; reading and writing tell why.
+            outstanding = 0;
+        }
+        let outstanding = u64::try_from(outstanding).unwrap_or_default();
+        self.written().saturating_sub(outstanding)
+    }
+}
+
+/// A TCP connection that counts what is written.
+struct Socket {
+    tcp: Arc<TcpStream>,
+    written: Arc<AtomicU64>,
+}
+
+impl Socket {
+    fn poll_send(
+        &self,
+        cx: &mut Context<'_>,
+        send: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.tcp.poll_write_ready(cx))?;
+            match send(&self.tcp) {
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
+                sent => {
+                    let sent = sent?;
+                    self.written.fetch_add(sent as u64, Ordering::Relaxed);
+                    return Poll::Ready(Ok(sent));
+                }
+            }
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.tcp.poll_read_ready(cx))?;
+            match self.tcp.try_read(buffer.initialize_unfilled()) {
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
+                read => {
+                    buffer.advance(read?);
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_send(cx, |tcp| tcp.try_write(bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_send(cx, |tcp| tcp.try_write_vectored(slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(socket2::SockRef::from(&*self.tcp).shutdown(Shutdown::Write))
+    }
+}
+
+/// Connects to the target's server, with TLS where it asks for it.
+pub async fn connect(target: &Target) -> Result<(Box<dyn Stream>, Gauge), String> {
+    let location = &target.location;
+    let addresses: Vec<SocketAddr> = lookup_host((location.host.as_str(), location.port))
+        .await
+        .map_err(|err| format!("cannot resolve {}: {err}", location.host))?
+        .collect();
+    let tcp = connect_tcp(addresses)
+        .await
+        .map_err(|err| format!("cannot connect to {location}: {err}"))?;
+    tune(&tcp, target.timeout).map_err(|err| format!("cannot set up the socket: {err}"))?;
+    let gauge = Gauge {
+        tcp: Arc::new(tcp),
+        written: Arc::default(),
+    };
+    let socket = Socket {
+        tcp: gauge.tcp.clone(),
+        written: gauge.written.clone(),
+    };
+    let Some(tls) = &target.tls else {
+        return Ok((Box::new(socket), gauge));
+    };
+    let stream = tls
+        .connect(&location.host, socket)
+        .await
+        .map_err(|err| format!("no TLS session with {location}: {err}"))?;
+    Ok((Box::new(stream), gauge))
+}
+
+/// Tries the addresses in order, each a moment after the one before, and takes the first that
+/// answers.
+async fn connect_tcp(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let mut attempts = JoinSet::new();
+    for (n, address) in (0u32..).zip(addresses) {
+        attempts.spawn(async move {
+            sleep(NEXT_ADDRESS * n).await;
+            TcpStream::connect(address).await
+        });
+    }
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    while let Some(attempt) = attempts.join_next().await {
+        match attempt {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(err)) => failure = err,
+            Err(err) => failure = io::Error::other(err),
+        }
+    }
+    Err(failure)
+}
+
+fn tune(tcp: &TcpStream, timeout: Duration) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let socket = socket2::SockRef::from(tcp);
+    socket.set_tcp_user_timeout(Some(timeout))?;
+    let limit = UNSENT_LIMIT;
+    // SAFETY: the descriptor is open for as long as `tcp` is borrowed, and the option's value
+    // is a C int of the length that is given.
+    let failed = unsafe {
+        libc::setsockopt(
+            tcp.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_NOTSENT_LOWAT,
+            (&raw const limit).cast(),
+            size_of_val(&limit) as libc::socklen_t,
+        )
+    };
+    if failed == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
