@@ -201,6 +201,10 @@ impl Publisher {
         inner.queue.clear();
         inner.waiting_since = None;
         inner.last_media = None;
+        if !running {
+            // Time begins anew: a session that overlooks the pause must not go on.
+            inner.headers_version += 1;
+        }
         drop(inner);
         self.changed.notify_one();
     }
@@ -520,6 +524,17 @@ mod tests {
         let (headers, version) = publisher.opening().unwrap();
         assert_eq!(headers.video, Some(vec![1]));
         assert_eq!(version, publisher.headers_version());
+    }
+
+    #[test]
+    fn a_session_does_not_outlive_a_pause_that_it_has_not_seen() {
+        let publisher = running();
+        let version = publisher.headers_version();
+        publisher.set_running(false);
+        publisher.set_running(true);
+        publisher.push(frame(0, true));
+        assert!(publisher.is_wanted());
+        assert_ne!(publisher.headers_version(), version);
     }
 
     #[test]
