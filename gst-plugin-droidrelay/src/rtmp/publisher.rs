@@ -21,6 +21,8 @@ const CHUNK_SIZE: u32 = 65_536;
 const WINDOW: u32 = 65_536;
 /// The id that every server gives to the first stream of a connection.
 const FIRST_STREAM: u32 = 1;
+/// Most bytes of answers that wait for a server that asks and does not read.
+const MAX_ANSWERS: usize = 64 * 1024;
 /// Longest text taken over from a server, in characters.
 const MAX_TEXT: usize = 500;
 
@@ -125,6 +127,8 @@ pub struct Publisher {
     events: VecDeque<Event>,
     output: Vec<u8>,
     written: usize,
+    /// Bytes of control messages since the output was last empty.
+    answers: usize,
     received_bytes: u64,
     /// Received bytes at our last Acknowledgement, and how often one is due.
     acknowledged_to_peer: u64,
@@ -164,6 +168,7 @@ impl Publisher {
             events: VecDeque::new(),
             output,
             written: 0,
+            answers: 0,
             received_bytes: 0,
             acknowledged_to_peer: 0,
             window_of_peer: None,
@@ -202,6 +207,9 @@ impl Publisher {
         if self.written * 2 >= self.output.len() {
             self.output.drain(..self.written);
             self.written = 0;
+        }
+        if self.output.is_empty() {
+            self.answers = 0;
         }
     }
 
@@ -313,9 +321,10 @@ impl Publisher {
             if !self.over {
                 self.message(message)?;
             }
+            self.check_answers()?;
         }
         self.acknowledge();
-        Ok(())
+        self.check_answers()
     }
 
     fn handshake_step(&mut self) {
@@ -390,6 +399,15 @@ impl Publisher {
             let sequence = (self.received_bytes as u32).to_be_bytes();
             self.control(message_type::ACKNOWLEDGEMENT, &sequence);
         }
+    }
+
+    fn check_answers(&self) -> Result<(), Error> {
+        if self.answers > MAX_ANSWERS {
+            return Err(Error::new(format!(
+                "the server asks and does not read: more than {MAX_ANSWERS} bytes of answers wait"
+            )));
+        }
+        Ok(())
     }
 
     fn answer(&mut self, body: &[u8]) -> Result<(), Error> {
@@ -483,11 +501,8 @@ impl Publisher {
 
     /// A server's text, bounded, on one line, and without what it may repeat of ours.
     fn without_secrets(&self, text: &str) -> String {
-        let mut text: String = text
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .take(4 * MAX_TEXT)
-            .collect();
+        // Cutting comes last, so that no beginning of a secret is left at the end.
+        let mut text = on_one_line(text);
         let stream = self.params.stream.expose();
         let query = stream.split_once('?').map_or("", |(_, query)| query);
         let login = self.params.login.as_ref().map_or("", Secret::expose);
@@ -499,9 +514,9 @@ impl Publisher {
             .map(|(_, value)| value);
         for secret in [query, login].into_iter().chain(values) {
             let decoded = secret::percent_decode(secret).unwrap_or_default();
-            for form in [secret, &decoded] {
+            for form in [on_one_line(secret), on_one_line(&decoded)] {
                 if !form.is_empty() {
-                    text = text.replace(form, "…");
+                    text = text.replace(&form, "…");
                 }
             }
         }
@@ -577,7 +592,9 @@ impl Publisher {
     }
 
     fn control(&mut self, type_id: u8, body: &[u8]) {
+        let before = self.output.len();
         self.writer.control(&mut self.output, type_id, body);
+        self.answers += self.output.len() - before;
     }
 }
 
@@ -586,6 +603,11 @@ fn command(name: &str, transaction: u32) -> Vec<u8> {
     amf0::encode_string(&mut body, name);
     Value::Number(transaction.into()).encode(&mut body);
     body
+}
+
+fn on_one_line(text: &str) -> String {
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().map(plain).collect()
 }
 
 fn kind_of(code: &str) -> RefusalKind {

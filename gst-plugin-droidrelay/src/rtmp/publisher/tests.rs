@@ -384,6 +384,42 @@ fn what_a_server_repeats_of_the_credentials_is_not_shown() {
 }
 
 #[test]
+fn a_secret_is_not_shown_in_part_or_on_another_line() {
+    let stream = "robot?user=pub&pass=hunter2%09x";
+    for description in ["hunter2%09x ".repeat(200), "hunter2\tx ".repeat(250)] {
+        let mut publisher = publisher(true);
+        publisher.params.stream = stream.into();
+        let mut server = Server::greet(&mut publisher);
+        server.status(&mut publisher, "error", "x", &description);
+        let (_, description, _) = refusal(&mut publisher);
+        assert!(!description.contains("hunter2"), "{description}");
+    }
+}
+
+#[test]
+fn a_server_that_asks_and_does_not_read_is_left() {
+    let mut publisher = publisher(true);
+    let mut server = Server::greet(&mut publisher);
+    let mut pings = Vec::new();
+    for _ in 0..MAX_ANSWERS / 8 {
+        let ping = [0, 6, 1, 2, 3, 4];
+        let id = message_type::USER_CONTROL;
+        server.writer.message(&mut pings, 3, id, 0, 0, &[&ping]);
+    }
+    // One that reads may ask for ever.
+    for piece in pings.chunks(4096) {
+        publisher.input(piece).unwrap();
+        written(&mut publisher);
+    }
+    let error = pings
+        .chunks(4096)
+        .find_map(|piece| publisher.input(piece).err())
+        .unwrap();
+    assert!(error.to_string().contains("does not read"), "{error}");
+    assert!(publisher.output().len() < MAX_ANSWERS + 32);
+}
+
+#[test]
 fn pings_and_bandwidth_are_answered() {
     let mut publisher = publisher(true);
     let mut server = Server::greet(&mut publisher);
