@@ -159,11 +159,22 @@ pub fn shown_scheme(scheme: &str) -> String {
 
 /// Splits `host[:port]` or `[v6][:port]`.
 pub fn split_port(address: &str) -> Result<(&str, Option<u16>), String> {
+    if address.contains(|c: char| c.is_control() || c.is_whitespace()) {
+        return Err(format!(
+            "the address {address:?} contains white space or control characters: remove them"
+        ));
+    }
     let (host, port) = if let Some(rest) = address.strip_prefix('[') {
         let (host, after) = rest
             .split_once(']')
             .ok_or_else(|| format!("the address {address:?} lacks the closing bracket"))?;
-        (host, after.strip_prefix(':'))
+        let port = after.strip_prefix(':');
+        if port.is_none() && !after.is_empty() {
+            return Err(format!(
+                "the address {address:?} goes on behind its bracket: only a colon and the port may"
+            ));
+        }
+        (host, port)
     } else {
         match address.split_once(':') {
             Some((_, port)) if port.contains(':') => {
@@ -175,6 +186,11 @@ pub fn split_port(address: &str) -> Result<(&str, Option<u16>), String> {
             None => (address, None),
         }
     };
+    if host.contains(['[', ']']) {
+        return Err(format!(
+            "the address {address:?} has a bracket too many: write [address]:port for IPv6"
+        ));
+    }
     let port = port
         .map(|port| {
             port.parse::<u16>()
@@ -225,6 +241,10 @@ mod tests {
             ("mqtt://u:hunter2@h:0", "65535"),
             ("mqtt://::1", "brackets"),
             ("mqtt://[::1", "bracket"),
+            ("mqtt://[::1]1884", "behind its bracket"),
+            ("mqtt://[[::1]]", "behind its bracket"),
+            ("mqtt://h]:1883", "too many"),
+            ("mqtt://::1\n", "white space"),
             ("mqtt://u:hunter2@h/robot/stream", "robot/stream"),
             ("mqtt://u:%ff@h", "UTF-8"),
             ("mqtt://u:hunter2/x@h:x", "port"),
