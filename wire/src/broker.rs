@@ -256,3 +256,62 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use crate::secret::percent_encode;
+    use proptest::{option, prelude::*, sample::select};
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn every_part_of_a_url_is_read_as_it_was_written(
+            (scheme, usual) in select(&[("mqtt", 1883), ("mqtts", 8883), ("ws", 80), ("wss", 443)][..]),
+            login in option::of(("\\PC{1,12}", option::of("\\PC{0,12}"))),
+            host in prop_oneof!["[a-z0-9.-]{1,20}", "[0-9a-f]{1,4}:(:[0-9a-f]{1,4}){1,4}"],
+            port in option::of(1..=u16::MAX),
+        ) {
+            let userinfo = match &login {
+                None => String::new(),
+                Some((user, None)) => format!("{}@", percent_encode(user)),
+                Some((user, Some(password))) => {
+                    format!("{}:{}@", percent_encode(user), percent_encode(password))
+                }
+            };
+            let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+            let suffix = port.map_or(String::new(), |port| format!(":{port}"));
+            let url = format!("{scheme}://{userinfo}{bracketed}{suffix}");
+            let (broker, read) = BrokerUrl::parse(&url).unwrap();
+            prop_assert_eq!(broker.scheme.as_str(), scheme);
+            prop_assert_eq!(&broker.host, &host);
+            prop_assert_eq!(broker.port, port.unwrap_or(usual));
+            let (user, password) = login.map_or((None, None), |(user, password)| (Some(user), password));
+            prop_assert_eq!(read.username, user);
+            prop_assert_eq!(read.password, password.map(Secret::new));
+            // What is shown leads to the same broker, without the login.
+            let shown = BrokerUrl::parse(&broker.to_string()).unwrap();
+            prop_assert_eq!(shown, (broker, UserInfo::default()));
+        }
+
+        #[test]
+        fn any_text_is_a_url_or_refused_on_one_line(
+            url in prop_oneof![
+                any::<String>(),
+                "(mqtt|ws|x)://[a@:/%\\[\\]\n ?1]{0,12}",
+                "(mqtt|ws)://\\[?[a:\\[\\]\n]{0,5}\\]?(:1)?",
+            ],
+        ) {
+            match BrokerUrl::parse(&url) {
+                Ok((broker, _)) => {
+                    let shown = BrokerUrl::parse(&broker.to_string()).map(|(again, _)| again);
+                    prop_assert_eq!(shown, Ok(broker));
+                }
+                Err(error) => {
+                    prop_assert!(!error.is_empty() && !error.contains(char::is_control), "{error:?}");
+                }
+            }
+        }
+    }
+}

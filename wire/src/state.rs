@@ -127,3 +127,82 @@ mod tests {
         assert!(text.contains(r#""lease_until":null"#), "{text}");
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use proptest::{collection::vec, option, prelude::*, sample::select};
+
+    /// Milliseconds, as times are told.
+    fn seconds() -> impl Strategy<Value = f64> {
+        (0..1_000_000_000u32).prop_map(|millis| f64::from(millis) / 1000.0)
+    }
+
+    /// What a newer robot may add.
+    fn unknown() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 16, 4, |inner| {
+            prop_oneof![
+                vec(inner.clone(), 0..4).prop_map(Value::from),
+                vec(("[a-z]{1,3}", inner), 0..4)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    prop_compose! {
+        fn publish()(
+            state in any::<String>(),
+            reason in any::<Option<String>>(),
+            attempt in any::<u32>(),
+            next_try in option::of(seconds()),
+            bitrate in any::<Option<u64>>(),
+        ) -> PublishState {
+            PublishState { state, reason, attempt, next_try, bitrate }
+        }
+    }
+
+    prop_compose! {
+        fn robot_state()(
+            state in select(&StreamState::ALL[..]),
+            [since, cause, standby, version] in any::<[String; 4]>(),
+            [lease_until, last_error, last_command_id] in any::<[Option<String>; 3]>(),
+            viewers in vec(any::<String>(), 0..4),
+            publish in option::of(publish()),
+            refused_commands in any::<u64>(),
+            start_latency_ms in option::of(seconds()),
+            more in vec(("x_[a-z]{1,5}", unknown()), 0..3),
+        ) -> RobotState {
+            RobotState {
+                state,
+                since,
+                cause,
+                viewers,
+                lease_until,
+                publish,
+                last_error,
+                last_command_id,
+                standby,
+                refused_commands,
+                start_latency_ms,
+                version,
+                more: more.into_iter().collect(),
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_state_is_read_as_it_was_written(state in robot_state()) {
+            let written = serde_json::to_vec(&state).unwrap();
+            prop_assert_eq!(serde_json::from_slice::<RobotState>(&written).unwrap(), state);
+        }
+    }
+}

@@ -287,3 +287,98 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use proptest::{option, prelude::*};
+
+    /// A query's parameters as a server reads them: form-encoded, so that + is a space.
+    fn decoded(query: &str) -> Vec<(String, String)> {
+        let value = |text: &str| {
+            let mut bytes = text.bytes();
+            let mut out = Vec::new();
+            while let Some(byte) = bytes.next() {
+                let mut digit = || char::from(bytes.next().unwrap()).to_digit(16).unwrap() as u8;
+                out.push(match byte {
+                    b'%' => digit() << 4 | digit(),
+                    b'+' => b' ',
+                    byte => byte,
+                });
+            }
+            String::from_utf8(out).unwrap()
+        };
+        query
+            .split('&')
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(name, text)| (value(name), value(text)))
+            .collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_a_server_decodes_is_what_was_set(
+            user in option::of(any::<String>()),
+            password in option::of(any::<String>()),
+            query in "(\\?x=[a-z]{0,3})?",
+        ) {
+            let (location, _) = Location::parse(&format!("rtmp://h/live/stream{query}")).unwrap();
+            let credentials = Credentials {
+                user: user.clone(),
+                password: password.clone().map(Secret::new),
+            };
+            let given = decoded(query.trim_start_matches('?'));
+            let pair = |name: &str, value: &Option<String>| {
+                value.clone().map(|value| (name.to_owned(), value))
+            };
+            for (mode, added) in [
+                (CredentialMode::Query, vec![pair("user", &user), pair("pass", &password)]),
+                (CredentialMode::Token, vec![pair("token", &password)]),
+                (CredentialMode::None, vec![]),
+                (CredentialMode::Rtmp, vec![]),
+            ] {
+                let name = location.stream_name(&credentials, mode);
+                let (stream, sent) = name.expose().split_once('?').unwrap_or((name.expose(), ""));
+                prop_assert_eq!(stream, "stream");
+                // Nothing in it ends the name, the query or a line before its time.
+                prop_assert!(sent.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#/".contains(&byte)));
+                let wanted: Vec<_> = given.iter().cloned().chain(added.into_iter().flatten()).collect();
+                prop_assert_eq!(decoded(sent), wanted);
+            }
+        }
+
+        #[test]
+        fn encoded_credentials_in_a_location_are_read_as_they_were_and_shown_nowhere(
+            user in "\\PC{1,12}",
+            password in any::<String>(),
+            in_query in any::<bool>(),
+        ) {
+            let (user_sent, password_sent) = (percent_encode(&user), percent_encode(&password));
+            let url = if in_query {
+                format!("rtmp://h/live/stream?user={user_sent}&pass={password_sent}")
+            } else {
+                format!("rtmp://{user_sent}:{password_sent}@h/live/stream")
+            };
+            let (location, credentials) = Location::parse(&url).unwrap();
+            prop_assert_eq!(location.to_string(), "rtmp://h:1935/live/stream");
+            prop_assert_eq!(location.tc_url(), "rtmp://h:1935/live");
+            prop_assert_eq!(credentials.user, Some(user));
+            prop_assert_eq!(credentials.password, Some(Secret::new(password)));
+        }
+
+        #[test]
+        fn any_text_is_a_location_or_refused_with_a_reason(
+            url in prop_oneof![
+                any::<String>(),
+                "rtmps?://[a@:/%\\[\\]?&=1\n]{0,16}",
+                "rtmps?://[a:\\[\\]\n]{0,5}/a/b",
+            ],
+        ) {
+            if let Err(error) = Location::parse(&url) {
+                prop_assert!(!error.is_empty() && !error.contains(char::is_control), "{error:?}");
+            }
+        }
+    }
+}
