@@ -161,9 +161,9 @@ mod properties {
             reason in any::<Option<String>>(),
             attempt in any::<u32>(),
             next_try in option::of(seconds()),
-            bitrate in any::<Option<u64>>(),
+            [bitrate, target_bitrate] in any::<[Option<u64>; 2]>(),
         ) -> PublishState {
-            PublishState { state, reason, attempt, next_try, bitrate }
+            PublishState { state, reason, attempt, next_try, bitrate, target_bitrate }
         }
     }
 
