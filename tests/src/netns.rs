@@ -2,15 +2,16 @@
 //! network namespace with a loopback device of its own.
 
 use std::{
+    any::Any,
     fs,
     io::{self, Write},
     net::{Ipv4Addr, UdpSocket},
-    panic::resume_unwind,
+    panic::{catch_unwind, resume_unwind, AssertUnwindSafe},
     path::Path,
     process::Command,
     sync::{
         atomic::{AtomicBool, Ordering},
-        Arc,
+        mpsc, Arc,
     },
     thread,
     time::Instant,
@@ -52,13 +53,7 @@ pub fn isolated(test: impl FnOnce(&Network) + Send + 'static) {
     let test_name = name.clone();
     let run = move || match enter() {
         Ok(network) => test(&network),
-        Err(err) if err.downcast_ref() == Some(&Errno::PERM) => {
-            // Not by eprintln, which is kept from the terminal where a test succeeds.
-            let _ = writeln!(
-                io::stderr(),
-                "SKIPPED {test_name}: no network of its own: run it as root"
-            );
-        }
+        Err(err) if is_forbidden(&err) => tell_skipped(&test_name),
         Err(err) => panic!("{err:#}"),
     };
     let ended = thread::Builder::new()
@@ -68,6 +63,83 @@ pub fn isolated(test: impl FnOnce(&Network) + Send + 'static) {
         .join();
     if let Err(panic) = ended {
         resume_unwind(panic);
+    }
+}
+
+/// Whether a network of one's own is not permitted here.
+pub fn is_forbidden(err: &anyhow::Error) -> bool {
+    err.downcast_ref() == Some(&Errno::PERM)
+}
+
+/// Says on the terminal that a test has not run.
+pub fn tell_skipped(test: &str) {
+    // Not by eprintln, which is kept from the terminal where a test succeeds.
+    let _ = writeln!(
+        io::stderr(),
+        "SKIPPED {test}: no network of its own: run it as root"
+    );
+}
+
+type Job = Box<dyn FnOnce(&Network) + Send>;
+
+/// A network that lasts, beside others: a thread in it that does what it is told. Processes and
+/// threads that are started there are in it too, and end with it.
+pub struct Place {
+    jobs: Option<mpsc::Sender<Job>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Place {
+    pub fn new(name: &str) -> Result<Self> {
+        let (jobs, todo) = mpsc::channel::<Job>();
+        let (entered, result) = mpsc::channel();
+        let thread = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                let network = match enter() {
+                    Ok(network) => network,
+                    Err(err) => {
+                        // The maker waits for it.
+                        let _ = entered.send(Err(err));
+                        return;
+                    }
+                };
+                let _ = entered.send(Ok(()));
+                for job in todo {
+                    job(&network);
+                }
+            })?;
+        result.recv().context("the thread has ended")??;
+        Ok(Place {
+            jobs: Some(jobs),
+            thread: Some(thread),
+        })
+    }
+
+    /// Does `job` there, and gives what it gives.
+    pub fn run<T: Send + 'static>(&self, job: impl FnOnce(&Network) -> T + Send + 'static) -> T {
+        let (done, result) = mpsc::channel::<Result<T, Box<dyn Any + Send>>>();
+        let job = Box::new(move |network: &Network| {
+            let outcome = catch_unwind(AssertUnwindSafe(|| job(network)));
+            // The one who asked waits for it.
+            let _ = done.send(outcome);
+        });
+        self.jobs
+            .as_ref()
+            .and_then(|jobs| jobs.send(job).ok())
+            .and_then(|()| result.recv().ok())
+            .expect("the place's thread lives as long as the place")
+            .unwrap_or_else(|panic| resume_unwind(panic))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic in it has been passed on already.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -114,6 +186,23 @@ impl Network {
     /// Shows `file` in the place of `path` to this thread and its children.
     pub fn show(&self, file: &Path, path: &str) -> Result<()> {
         mount_bind(file, path).with_context(|| format!("cannot mount a file on {path}"))
+    }
+
+    /// Loses so many of a hundred packets that come, at random, in place of all other losses.
+    pub fn lose_percent(&self, percent: u32) -> Result<()> {
+        self.heal()?;
+        if percent == 0 {
+            return Ok(());
+        }
+        self.nft(&format!(
+            "add rule {CHAIN} iif != lo numgen random mod 100 < {percent} drop"
+        ))
+    }
+
+    /// Does what a command of iproute2 does (`ip`, `tc`).
+    pub fn configure(&self, program: &str, arguments: &str) -> Result<()> {
+        let words: Vec<_> = arguments.split_whitespace().collect();
+        run(program, "iproute2", &words)
     }
 
     fn nft(&self, command: &str) -> Result<()> {

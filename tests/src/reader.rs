@@ -16,8 +16,8 @@ use crate::{
 };
 
 /// What is counted is small and grey.
-const WIDTH: usize = 160;
-const HEIGHT: usize = 90;
+pub(crate) const WIDTH: usize = 160;
+pub(crate) const HEIGHT: usize = 90;
 
 pub struct Reader {
     process: Process,
@@ -29,33 +29,12 @@ impl Reader {
     /// Begins to read `url`, which may hold credentials. `picture`: the 30th frame is written
     /// there as PNG.
     pub fn start(url: &str, picture: Option<&Path>) -> Result<Self> {
-        let mut command = Command::new(program_of("ffmpeg", "ffmpeg")?);
-        command.args("-v error -nostdin -flags low_delay -threads 1".split(' '));
-        command.args("-probesize 32 -analyzeduration 0".split(' '));
-        if url.starts_with("rtsp") {
-            command.args(["-rtsp_transport", "tcp"]);
-        }
-        command.args(["-i", url, "-map", "0:v", "-fps_mode", "passthrough"]);
-        command.args(["-vf", &format!("scale={WIDTH}:{HEIGHT}")]);
-        command.args(
-            "-pix_fmt gray -enc_time_base 1:1000 -flush_packets 1 -f rawvideo pipe:1".split(' '),
-        );
-        if let Some(picture) = picture {
-            command.args(["-map", "0:v", "-vf", r"select=gte(n\,30)"]);
-            command
-                .args("-threads 1 -frames:v 1 -update 1 -y".split(' '))
-                .arg(picture);
-        }
-        let (process, mut output) = Process::spawn_with_output("reader", &mut command)?;
         let frames = Journal::default();
         let journal: Journal<u8> = frames.clone();
-        thread::spawn(move || {
-            let mut frame = vec![0; WIDTH * HEIGHT];
-            while output.read_exact(&mut frame).is_ok() {
-                let sum: usize = frame.iter().map(|&pixel| usize::from(pixel)).sum();
-                journal.push((sum / frame.len()) as u8);
-            }
-        });
+        let process = decode(url, picture, move |frame| {
+            let sum: usize = frame.iter().map(|&pixel| usize::from(pixel)).sum();
+            journal.push((sum / frame.len()) as u8);
+        })?;
         Ok(Reader { process, frames })
     }
 
@@ -91,6 +70,39 @@ impl Reader {
     pub fn text(&self) -> String {
         self.process.text()
     }
+}
+
+/// Decodes `url` frame by frame, small and grey, and shows each frame to `look` in a thread of
+/// its own.
+pub(crate) fn decode(
+    url: &str,
+    picture: Option<&Path>,
+    mut look: impl FnMut(&[u8]) + Send + 'static,
+) -> Result<Process> {
+    let mut command = Command::new(program_of("ffmpeg", "ffmpeg")?);
+    command.args("-v error -nostdin -flags low_delay -threads 1".split(' '));
+    command.args("-probesize 32 -analyzeduration 0".split(' '));
+    if url.starts_with("rtsp") {
+        command.args(["-rtsp_transport", "tcp"]);
+    }
+    command.args(["-i", url, "-map", "0:v", "-fps_mode", "passthrough"]);
+    command.args(["-vf", &format!("scale={WIDTH}:{HEIGHT}")]);
+    command
+        .args("-pix_fmt gray -enc_time_base 1:1000 -flush_packets 1 -f rawvideo pipe:1".split(' '));
+    if let Some(picture) = picture {
+        command.args(["-map", "0:v", "-vf", r"select=gte(n\,30)"]);
+        command
+            .args("-threads 1 -frames:v 1 -update 1 -y".split(' '))
+            .arg(picture);
+    }
+    let (process, mut output) = Process::spawn_with_output("reader", &mut command)?;
+    thread::spawn(move || {
+        let mut frame = vec![0; WIDTH * HEIGHT];
+        while output.read_exact(&mut frame).is_ok() {
+            look(&frame);
+        }
+    });
+    Ok(process)
 }
 
 /// The flags (ffprobe's, `K` for a key frame) of the first video packet that comes to somebody

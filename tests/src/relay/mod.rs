@@ -93,6 +93,9 @@ pub struct Options {
     /// nginx-rtmp alone: let every publisher in at once and hand out frames as they come, also
     /// before the first key frame. (While it asks whether a publisher may, it drops his frames.)
     pub raw: bool,
+    /// nginx-rtmp alone: listens on all addresses, for a network of a test's own, and forgets a
+    /// publisher that has been silent for five seconds.
+    pub far: bool,
     /// Listens with TLS too: what it shows there.
     pub tls: Option<Identity>,
     /// The publisher's, in place of a random one.

@@ -72,6 +72,10 @@ pub fn launch(
             (format!("load_module {TLS_MODULE};\n"), server)
         }
     };
+    let (host, idle) = match options.far {
+        true => ("0.0.0.0", "drop_idle_publisher 5s;"),
+        false => ("127.0.0.1", ""),
+    };
     let (wait_key, on_publish) = match options.raw {
         true => ("off", String::new()),
         false => ("on", format!("on_publish http://{callbacks}/publish;")),
@@ -83,9 +87,9 @@ pub fn launch(
          pid {here}/nginx.pid; error_log stderr notice;\n\
          events {{ worker_connections 256; }}\n\
          rtmp {{ server {{\n\
-           listen 127.0.0.1:{port}; chunk_size 4096; access_log off;\n\
+           listen {host}:{port}; chunk_size 4096; access_log off;\n\
            application live {{\n\
-             live on; wait_key {wait_key}; wait_video on; notify_method get;\n\
+             live on; {idle} wait_key {wait_key}; wait_video on; notify_method get;\n\
              {on_publish}\n\
              on_publish_done http://{callbacks}/publish_done;\n\
              on_play http://{callbacks}/play;\n\
