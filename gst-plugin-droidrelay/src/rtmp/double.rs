@@ -4,6 +4,7 @@
 use std::{
     io::{self, Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
+    sync::{Arc, Mutex, PoisonError},
     thread,
 };
 
@@ -34,6 +35,51 @@ pub enum Access {
     Nobody(&'static str),
 }
 
+/// Where in a session something goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing has been said yet.
+    Accept,
+    /// C0 and C1 have come.
+    Hello,
+    /// Half of S1 is on its way.
+    HalfHello,
+    /// The handshake is done.
+    Handshake,
+    /// A command has come and is not answered.
+    Connect,
+    CreateStream,
+    Publish,
+    /// Media comes.
+    Media,
+}
+
+impl Step {
+    pub const ALL: [Step; 8] = [
+        Step::Accept,
+        Step::Hello,
+        Step::HalfHello,
+        Step::Handshake,
+        Step::Connect,
+        Step::CreateStream,
+        Step::Publish,
+        Step::Media,
+    ];
+}
+
+/// What goes wrong there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The connection is closed.
+    Drop,
+    /// Nothing more is said or read, and the connection stays.
+    Stall,
+    /// Something is said that is not RTMP.
+    Garbage,
+}
+
+type Faults = Arc<Mutex<Option<(Step, Fault)>>>;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
     /// The application as it was asked for, with its query.
@@ -43,11 +89,14 @@ pub enum Seen {
     /// The stream name as it came.
     Publish(String),
     Video,
+    /// Something went wrong as it should.
+    Failed,
 }
 
 pub struct Server {
     port: u16,
     seen: Journal<Seen>,
+    faults: Faults,
 }
 
 impl Server {
@@ -56,15 +105,21 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let seen = Journal::default();
-        let journal = seen.clone();
+        let faults = Faults::default();
+        let (journal, script) = (seen.clone(), faults.clone());
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (access, seen) = (access.clone(), journal.clone());
+                let (access, seen, faults) = (access.clone(), journal.clone(), script.clone());
                 // What a client breaks off harms only itself.
-                thread::spawn(move || Connection::new(stream, access, seen).serve());
+                thread::spawn(move || Connection::new(stream, access, seen, faults).serve());
             }
         });
-        Server { port, seen }
+        Server { port, seen, faults }
+    }
+
+    /// What goes wrong from now on in each session, if anything.
+    pub fn fail(&self, fault: Option<(Step, Fault)>) {
+        *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = fault;
     }
 
     pub fn url(&self) -> String {
@@ -80,16 +135,18 @@ struct Connection {
     stream: TcpStream,
     access: Access,
     seen: Journal<Seen>,
+    faults: Faults,
     reader: ChunkReader,
     writer: ChunkWriter,
 }
 
 impl Connection {
-    fn new(stream: TcpStream, access: Access, seen: Journal<Seen>) -> Self {
+    fn new(stream: TcpStream, access: Access, seen: Journal<Seen>, faults: Faults) -> Self {
         Connection {
             stream,
             access,
             seen,
+            faults,
             reader: ChunkReader::new(),
             writer: ChunkWriter::new(),
         }
@@ -98,11 +155,17 @@ impl Connection {
     fn serve(mut self) -> io::Result<()> {
         self.stream.set_nodelay(true)?;
         self.stream.set_read_timeout(Some(DEADLINE))?;
+        self.reach(Step::Accept)?;
         let mut hello = [0; 1 + HANDSHAKE_SIZE];
         self.stream.read_exact(&mut hello)?;
-        self.stream.write_all(&[3; 1 + HANDSHAKE_SIZE])?;
+        self.reach(Step::Hello)?;
+        self.stream.write_all(&[3; HANDSHAKE_SIZE / 2])?;
+        self.reach(Step::HalfHello)?;
+        self.stream
+            .write_all(&[3; 1 + HANDSHAKE_SIZE - HANDSHAKE_SIZE / 2])?;
         self.stream.write_all(&hello[1..])?;
         self.stream.read_exact(&mut hello[1..])?;
+        self.reach(Step::Handshake)?;
         let mut input = [0; 4096];
         loop {
             let count = self.stream.read(&mut input)?;
@@ -116,9 +179,31 @@ impl Connection {
         }
     }
 
+    /// Goes wrong where that is this step's fate.
+    fn reach(&mut self, step: Step) -> io::Result<()> {
+        let fate = *self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((_, fault)) = fate.filter(|(at, _)| *at == step) else {
+            return Ok(());
+        };
+        self.seen.push(Seen::Failed);
+        match fault {
+            Fault::Drop => self.stream.shutdown(Shutdown::Both)?,
+            // With its socket, until the process ends.
+            Fault::Stall => loop {
+                thread::park();
+            },
+            // Also at the handshake's and a chunk's borders no RTMP.
+            Fault::Garbage => self.stream.write_all(&[0xff; 8192])?,
+        }
+        Err(io::ErrorKind::Other.into())
+    }
+
     fn message(&mut self, message: &Message) -> io::Result<()> {
         match message.type_id {
-            message_type::VIDEO => self.seen.push(Seen::Video),
+            message_type::VIDEO => {
+                self.seen.push(Seen::Video);
+                self.reach(Step::Media)?;
+            }
             message_type::COMMAND_AMF0 => self.command(&amf0::decode(&message.body))?,
             _ => {}
         }
@@ -130,6 +215,7 @@ impl Connection {
         let id = values.get(1).and_then(Value::as_number).unwrap_or_default();
         match text(0) {
             "connect" => {
+                self.reach(Step::Connect)?;
                 let app = values.get(2).and_then(|value| value.get("app")?.as_str());
                 let app = app.unwrap_or_default();
                 self.seen.push(Seen::Connect(app.to_owned()));
@@ -149,8 +235,12 @@ impl Connection {
                     }
                 }
             }
-            "createStream" => self.send("_result", id, &[Value::Null, 1.0.into()])?,
+            "createStream" => {
+                self.reach(Step::CreateStream)?;
+                self.send("_result", id, &[Value::Null, 1.0.into()])?;
+            }
             "publish" => {
+                self.reach(Step::Publish)?;
                 self.seen.push(Seen::Publish(text(3).to_owned()));
                 let started = status("status", "NetStream.Publish.Start", "");
                 self.send("onStatus", 0.0, &[Value::Null, started])?;

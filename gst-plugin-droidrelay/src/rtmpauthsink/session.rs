@@ -425,7 +425,9 @@ impl Session {
                     }
                 }
                 sent = send(writer, self.rtmp.output()), if writing || needs_flush => {
-                    progress = Instant::now();
+                    if published_at.is_some() {
+                        progress = Instant::now();
+                    }
                     match sent {
                         Ok(0) if writing => return self.closed(None),
                         Ok(n) => {

@@ -1,6 +1,11 @@
-//! The login by challenge: this element and other publishers at one server.
+//! Against a server that does as it is told: the login by challenge, for this element and other
+//! publishers, and faults at each step of a session.
 
-use std::{process::Command, sync::Once};
+use std::{
+    process::Command,
+    sync::Once,
+    time::{Duration, Instant},
+};
 
 use droidrelay_tests::{
     journal::DEADLINE,
@@ -12,7 +17,7 @@ use gst::prelude::*;
 use super::State;
 use crate::rtmp::{
     auth::Challenge,
-    double::{Access, Seen, Server},
+    double::{Access, Fault, Seen, Server, Step},
 };
 
 const USER: &str = "mypublisher@example.org";
@@ -254,4 +259,72 @@ fn rtmp2sink_is_let_in_by_the_same_challenge() {
     let video = |seen: &Seen| *seen == Seen::Video;
     server.seen().wait(0, "video", video).unwrap();
     assert_eq!(asked(&server, 0).len(), 3);
+}
+
+/// Whatever goes wrong wherever: the state says why, the pipeline goes on, ends at once if it is
+/// told to, and publishes again when it is over.
+fn is_outlived(step: Step, fault: Fault) {
+    const END: Duration = Duration::from_millis(500);
+    let server = Server::start(Access::Everybody);
+    let what = format!("{fault:?} at {step:?}");
+    let started = || Line::start(&format!("rtmpauthsink location={} timeout=1", server.url()));
+    server.fail(Some((step, fault)));
+    let line = started();
+    let failed = |mark| {
+        let failed = |seen: &Seen| *seen == Seen::Failed;
+        server.seen().wait(mark, &what, failed).unwrap();
+    };
+    failed(0);
+    let said = poll(DEADLINE, || {
+        Some(line.error()).filter(|error| !error.is_empty())
+    });
+    let said = said.unwrap_or_else(|| panic!("{what}: nothing is said"));
+    let named = match fault {
+        Fault::Drop => ["closed", "lost"].iter().any(|word| said.contains(word)),
+        Fault::Stall => said.contains("silent") || said.contains("answered"),
+        Fault::Garbage => !said.is_empty(),
+    };
+    assert!(named, "{what}: {said}");
+    let bus = line.pipeline.bus().unwrap();
+    // The server has got media, or the next try is under way: either way it is not left.
+    server.fail(None);
+    line.wait(State::Publishing);
+    let mark = server.seen().mark();
+    let video = server
+        .seen()
+        .wait(mark, "media", |seen| *seen == Seen::Video);
+    assert!(video.is_ok(), "{what}");
+    let error = bus.pop_filtered(&[gst::MessageType::Error]);
+    assert!(error.is_none(), "{what}: {error:?}");
+    drop(line);
+
+    server.fail(Some((step, fault)));
+    let mark = server.seen().mark();
+    let line = started();
+    failed(mark);
+    let begin = Instant::now();
+    line.pipeline.set_state(gst::State::Null).unwrap();
+    assert!(begin.elapsed() < END, "{what}: {:?}", begin.elapsed());
+}
+
+#[test]
+fn connections_that_close_are_outlived_at_each_step() {
+    for step in Step::ALL {
+        is_outlived(step, Fault::Drop);
+    }
+}
+
+/// Not behind the last step: what a silent server's kernel still takes is on its way.
+#[test]
+fn a_server_that_falls_silent_is_outlived_at_each_step() {
+    for step in Step::ALL.into_iter().filter(|step| *step != Step::Media) {
+        is_outlived(step, Fault::Stall);
+    }
+}
+
+#[test]
+fn nonsense_is_outlived_at_each_step() {
+    for step in Step::ALL {
+        is_outlived(step, Fault::Garbage);
+    }
 }
