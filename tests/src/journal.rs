@@ -78,6 +78,11 @@ impl<T: Clone> Journal<T> {
         entries.iter().map(|(_, entry)| entry.clone()).collect()
     }
 
+    /// Every entry and its time.
+    pub fn timed(&self) -> Vec<(Instant, T)> {
+        self.lock().entries.clone()
+    }
+
     /// When the entries from `mark` on came of which `wanted` holds.
     pub fn times(&self, mark: usize, wanted: impl Fn(&T) -> bool) -> Vec<Instant> {
         let state = self.lock();

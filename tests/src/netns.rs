@@ -40,6 +40,8 @@ pub enum Loss {
     All,
     /// Those that begin a connection.
     Syn,
+    /// Nine of ten.
+    Most,
 }
 
 /// The namespace that the current thread is in. Processes and threads that are started from
@@ -167,6 +169,7 @@ impl Network {
         let packets = match loss {
             Loss::All => "",
             Loss::Syn => "tcp flags & (syn|ack) == syn",
+            Loss::Most => "numgen random mod 100 < 90",
         };
         self.nft(&format!("add rule {CHAIN} ip daddr {FAR} {packets} drop"))?;
         self.nft(&format!("add rule {CHAIN} ip saddr {FAR} {packets} drop"))

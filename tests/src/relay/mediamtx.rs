@@ -42,6 +42,7 @@ pub fn launch(
             )
         }
     };
+    let host = if options.far { "" } else { "127.0.0.1" };
     // Any hook makes readers wait for a publisher; what starts the robot is not its task here.
     let config = format!(
         r#"logLevel: info
@@ -55,13 +56,14 @@ authInternalUsers:
     permissions: [{{action: read, path: live/stream}}]
 rtspAddress: "127.0.0.1:{rtsp}"
 rtspTransports: [tcp]
-rtmpAddress: "127.0.0.1:{rtmp}"
+rtmpAddress: "{host}:{rtmp}"
 {tls}hls: false
 webrtc: false
 srt: false
 moq: false
 paths:
   "~^live/(stream)$":
+    overridePublisher: {overrides}
     runOnDemand: /bin/true
     runOnDemandStartTimeout: 60s
     runOnDemandCloseAfter: 10s
@@ -72,6 +74,7 @@ paths:
         viewer_hash = viewer.hash(),
         rtsp = ports.other,
         rtmp = ports.rtmp,
+        overrides = !options.exclusive,
     );
     let config = write_private(folder, "mediamtx.yml", &config)?;
     let log = Journal::default();

@@ -93,13 +93,15 @@ pub struct Options {
     /// nginx-rtmp alone: let every publisher in at once and hand out frames as they come, also
     /// before the first key frame. (While it asks whether a publisher may, it drops his frames.)
     pub raw: bool,
-    /// nginx-rtmp alone: listens on all addresses, for a network of a test's own, and forgets a
-    /// publisher that has been silent for five seconds.
+    /// Listens on all addresses, for a network of a test's own; nginx-rtmp forgets a publisher
+    /// that has been silent for five seconds.
     pub far: bool,
     /// Listens with TLS too: what it shows there.
     pub tls: Option<Identity>,
     /// The publisher's, in place of a random one.
     pub password: Option<String>,
+    /// MediaMTX alone: a publisher keeps the path until he goes, as with nginx-rtmp.
+    pub exclusive: bool,
 }
 
 impl Relay {
@@ -166,7 +168,16 @@ impl Relay {
 
     /// Where the robot publishes, without credentials.
     pub fn publish_url(&self) -> String {
-        format!("rtmp://127.0.0.1:{}/{PATH}", self.ports.rtmp)
+        self.publish_url_at("127.0.0.1", self.ports.rtmp)
+    }
+
+    /// As [`Relay::publish_url`], by another way.
+    pub fn publish_url_at(&self, host: &str, port: u16) -> String {
+        format!("rtmp://{host}:{port}/{PATH}")
+    }
+
+    pub fn rtmp_port(&self) -> u16 {
+        self.ports.rtmp
     }
 
     /// As [`Relay::publish_url`], with TLS, by the name `host`.
@@ -207,6 +218,12 @@ impl Relay {
     /// As a power cut would.
     pub fn kill(&mut self) {
         self.process.kill();
+    }
+
+    /// As its service manager ends it.
+    pub fn terminate(&mut self) -> Result<()> {
+        self.process.end(Signal::TERM)?;
+        Ok(())
     }
 
     /// Back on the same ports.

@@ -1,0 +1,474 @@
+//! Whatever becomes of the server or the way to it: the robot says what is wrong, its pipeline
+//! and a recording beside the stream do not notice, it publishes again when the fault is over,
+//! and it ends at once in the midst of it. By `gst-launch-1.0` as it is, with real servers.
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use droidrelay_tests::{
+    journal::{Journal, DEADLINE},
+    process::{poll, program_of, Process},
+    relay::{self, Event, Kind},
+    rig::{Rig, ENCODER},
+    robot::{Robot, Runner},
+    silence::Silence,
+};
+use droidrelay_wire::StreamState;
+use tempfile::TempDir;
+
+/// From a fault's end to a stream, where that is not left to the next try.
+const BACK: Duration = Duration::from_secs(2);
+/// What is upstream of the sink is never held for longer.
+const HELD: Duration = Duration::from_millis(100);
+/// From SIGINT to the end of the process.
+const END: Duration = Duration::from_millis(500);
+/// Between two frames.
+const FRAME: Duration = Duration::from_nanos(1_000_000_000 / 30);
+const ROUNDED: Duration = Duration::from_nanos(1);
+/// Small, with enough in it to fill every buffer between robot and server.
+const CAMERA: &str = "videotestsrc is-live=true pattern=snow \
+                      ! video/x-raw,format=I420,width=160,height=90,framerate=30/1";
+
+struct Scene {
+    rig: Rig,
+    folder: TempDir,
+}
+
+impl Scene {
+    fn new(kind: Kind) -> Self {
+        Self::with(kind, relay::Options::default())
+    }
+
+    fn with(kind: Kind, options: relay::Options) -> Self {
+        Scene {
+            rig: Rig::start_with(kind, options).unwrap(),
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn robot(&self) -> Witness {
+        self.robot_at(&self.rig.relay.publish_url(), "timeout=2")
+    }
+
+    /// A robot that is told to start and publishes at `location`; its picture goes two ways
+    /// behind the encoder, by one thread: first to the sink, then to a recording.
+    fn robot_at(&self, location: &str, more: &str) -> Witness {
+        let sink = self.rig.sink();
+        let sink = sink.replace(&self.rig.relay.publish_url(), location);
+        let line = format!(
+            "-v -m {CAMERA} ! {} ! queue ! {ENCODER} ! tee name=t \
+             ! identity name=before ! {sink} name=sink {more} \
+             t. ! identity name=after ! queue \
+             ! identity name=recorded ! filesink location={}",
+            self.rig.valve(),
+            self.folder.path().join("recording.h264").display()
+        );
+        let environment = [
+            ("G_DEBUG", "fatal-criticals"),
+            // What passes each identity, and when: -v leaves out some.
+            ("GST_DEBUG", "basetransform:5"),
+            ("GST_DEBUG_NO_COLOR", "1"),
+        ];
+        let robot = self.rig.robot_with(Runner::GstLaunch, &line, &environment);
+        self.rig.observer.send("start").unwrap();
+        Witness {
+            robot: robot.unwrap(),
+        }
+    }
+
+    fn wait_live(&self, robot: &Witness) {
+        let live = self.rig.observer.wait_state(0, StreamState::Live);
+        live.unwrap_or_else(|err| panic!("{err:#}\n{}", robot.text()));
+    }
+
+    /// Where what comes next will stand.
+    fn mark(&self, robot: &Witness) -> Mark {
+        Mark {
+            log: robot.log().mark(),
+            seen: self.rig.observer.seen().mark(),
+        }
+    }
+
+    /// Waits until the fault is named after `mark`: on the broker, by the sink's property and
+    /// in its message.
+    fn wait_named(&self, robot: &Witness, mark: Mark, state: StreamState, reason: &str) {
+        let word = state.as_str();
+        let named = self.rig.observer.wait_where(mark.seen, reason, |robot| {
+            robot.state == state
+                && robot.publish.as_ref().is_some_and(|publish| {
+                    let said = publish.reason.as_deref();
+                    publish.state == word && said.is_some_and(|said| said.contains(reason))
+                })
+        });
+        let (_, named) = named.unwrap_or_else(|err| panic!("{err:#}\n{}", robot.text()));
+        let publish = named.publish.unwrap();
+        assert!(
+            publish.attempt > 0 && publish.next_try.is_some(),
+            "{publish:?}"
+        );
+        robot.wait(mark.log, "the message", |line| {
+            let text = line.replace('\\', "");
+            text.contains("rtmpauthsink-state")
+                && text.contains(&format!("state=(string){word}"))
+                && text.contains(reason)
+        });
+        robot.wait(mark.log, "the property", |line| {
+            line.contains(":sink: state = ") && line.to_lowercase().contains(word)
+        });
+    }
+
+    /// The fault is over: the robot publishes again.
+    fn wait_back(&self, robot: &Witness, events: usize, healed: Instant) {
+        let published = self
+            .rig
+            .relay
+            .events()
+            .wait(events, "published again", |event| {
+                *event == Event::Published
+            });
+        let (at, _) = published.unwrap_or_else(|err| panic!("{err:#}\n{}", robot.text()));
+        let back = at.saturating_duration_since(healed);
+        let log = robot.log().timed();
+        let tries = log.iter().filter(|(tried, line)| {
+            (healed..at).contains(tried)
+                && line.contains("rtmpauthsink-state, state=(string)connecting")
+        });
+        let tries = tries.count();
+        eprintln!("published again {back:?} after the fault's end, {tries} tries after it");
+        assert!(
+            back < BACK || tries <= 1,
+            "{tries} in {back:?}\n{}",
+            robot.text()
+        );
+        self.rig.wait_now(StreamState::Live);
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+struct Mark {
+    /// In the robot's output.
+    log: usize,
+    /// In what the observer has seen.
+    seen: usize,
+}
+
+/// The robot, and what it wrote as `gst-launch-1.0 -v -m`.
+struct Witness {
+    robot: Robot,
+}
+
+/// A buffer on its way through an identity.
+struct Passage {
+    /// Since the process began.
+    at: Duration,
+    /// Its presentation time.
+    time: Duration,
+}
+
+impl Passage {
+    /// Through the identity `name`, as GStreamer's log tells.
+    fn read(line: &str, name: &str) -> Option<Self> {
+        let (begin, rest) = line.split_once(&format!("<{name}> handling buffer "))?;
+        let (_, time) = rest.split_once("PTS ")?;
+        Some(Passage {
+            at: clock(begin.split(' ').next()?)?,
+            time: clock(time.split(' ').next()?)?,
+        })
+    }
+}
+
+/// Hours, minutes, seconds and nanoseconds, as GStreamer writes them.
+fn clock(text: &str) -> Option<Duration> {
+    let mut parts = text.split([':', '.']).map(str::parse::<u64>);
+    let mut next = || parts.next()?.ok();
+    let seconds = (next()? * 60 + next()?) * 60 + next()?;
+    Some(Duration::from_secs(seconds) + Duration::from_nanos(next()?))
+}
+
+impl Witness {
+    fn log(&self) -> &Journal<String> {
+        self.robot.log()
+    }
+
+    fn wait(&self, mark: usize, what: &str, wanted: impl Fn(&str) -> bool) {
+        let found = self.log().wait(mark, what, |line| wanted(line));
+        found.unwrap_or_else(|err| panic!("{err}\n{}", self.text()));
+    }
+
+    /// Waits for `count` more frames behind the encoder: time, as the pipeline knows it.
+    fn wait_frames(&self, count: usize) {
+        let enough = self.frames("before").len() + count;
+        let there = || (self.frames("before").len() >= enough).then_some(());
+        assert!(poll(DEADLINE, there).is_some(), "{}", self.text());
+    }
+
+    /// What the robot wrote, without the frames.
+    fn text(&self) -> String {
+        let lines = self.log().all();
+        let lines = lines.iter().filter(|line| !line.contains("basetransform"));
+        lines.map(|line| line.to_owned() + "\n").collect()
+    }
+
+    /// What passed the identity `name`.
+    fn frames(&self, name: &str) -> Vec<Passage> {
+        let lines = self.log().all();
+        let passages = lines.iter().filter_map(|line| Passage::read(line, name));
+        passages.collect()
+    }
+
+    /// Ends the robot where it is; nothing of any fault has come to its pipeline.
+    fn end(mut self) {
+        self.wait_frames(15);
+        let begin = Instant::now();
+        self.robot.end().unwrap();
+        let took = begin.elapsed();
+        let text = self.text();
+        assert!(!text.contains("ERROR"), "{text}");
+
+        let (before, after) = (self.frames("before"), self.frames("after"));
+        let held = before.iter().zip(&after).map(|(before, after)| {
+            assert_eq!(before.time, after.time);
+            after.at - before.at
+        });
+        let held = held.max().unwrap();
+        let recorded = self.frames("recorded");
+        assert_eq!(recorded[0].time, before[0].time);
+        let steps = || recorded.windows(2).map(|pair| (&pair[0], &pair[1]));
+        for (one, next) in steps() {
+            let step = next.time - one.time;
+            assert!(
+                step.abs_diff(FRAME) <= ROUNDED,
+                "{step:?} after {:?}",
+                one.time
+            );
+        }
+        let gap = steps().map(|(one, next)| next.at - one.at).max();
+        eprintln!(
+            "{} frames, {gap:?} between two at most; held {held:?} at most; ended in {took:?}",
+            recorded.len(),
+        );
+        assert!(held < HELD, "{held:?}\n{text}");
+        assert!(took < END, "{took:?}\n{text}");
+    }
+}
+
+macro_rules! at_each_relay {
+    ($($test:ident)*) => {
+        at_each_relay! { @ nginx Nginx $($test)* }
+        at_each_relay! { @ mediamtx MediaMtx $($test)* }
+    };
+    (@ $module:ident $kind:ident $($test:ident)*) => {
+        mod $module {
+            use super::*;
+            $(
+                #[test]
+                fn $test() {
+                    if !Kind::$kind.notice_if_absent() {
+                        super::$test(Kind::$kind);
+                    }
+                }
+            )*
+        }
+    };
+}
+
+at_each_relay! {
+    a_server_that_is_not_there_yet
+    a_server_that_is_killed
+    a_server_that_is_terminated
+    a_server_that_stands_still
+    a_server_that_stands_still_for_a_moment
+    a_server_that_takes_connections_and_says_nothing
+    a_wrong_password
+    a_path_that_another_publisher_has
+}
+
+fn a_server_that_is_not_there_yet(kind: Kind) {
+    let mut scene = Scene::new(kind);
+    scene.rig.relay.kill();
+    let robot = scene.robot();
+    // Not before the pauses between two tries have grown.
+    for _ in 0..4 {
+        let mark = scene.mark(&robot);
+        scene.wait_named(&robot, mark, StreamState::Backoff, "refused");
+    }
+    let events = scene.rig.relay.events().mark();
+    scene.rig.relay.restart().unwrap();
+    scene.wait_back(&robot, events, Instant::now());
+    let mark = scene.mark(&robot);
+    scene.rig.relay.kill();
+    scene.wait_named(&robot, mark, StreamState::Backoff, "refused");
+    robot.end();
+}
+
+fn a_server_that_is_killed(kind: Kind) {
+    is_lost(kind, |scene| scene.rig.relay.kill());
+}
+
+fn a_server_that_is_terminated(kind: Kind) {
+    is_lost(kind, |scene| scene.rig.relay.terminate().unwrap());
+}
+
+fn is_lost(kind: Kind, lose: impl Fn(&mut Scene)) {
+    let mut scene = Scene::new(kind);
+    let robot = scene.robot();
+    scene.wait_live(&robot);
+    for _ in 0..2 {
+        let mark = scene.mark(&robot);
+        let events = scene.rig.relay.events().mark();
+        lose(&mut scene);
+        // First what was lost, then that it is not back yet.
+        scene.wait_named(&robot, mark, StreamState::Backoff, "the connection");
+        scene.wait_named(&robot, mark, StreamState::Backoff, "refused");
+        scene.rig.relay.restart().unwrap();
+        scene.wait_back(&robot, events, Instant::now());
+    }
+    let mark = scene.mark(&robot);
+    lose(&mut scene);
+    scene.wait_named(&robot, mark, StreamState::Backoff, "the connection");
+    robot.end();
+}
+
+fn a_server_that_stands_still(kind: Kind) {
+    const REASON: &str = "silent for 2 s";
+    let scene = Scene::new(kind);
+    let robot = scene.robot();
+    scene.wait_live(&robot);
+    let mark = scene.mark(&robot);
+    scene.rig.relay.freeze();
+    scene.wait_named(&robot, mark, StreamState::Backoff, REASON);
+    // The next connection is silent from the beginning.
+    let mark = scene.mark(&robot);
+    scene.wait_named(&robot, mark, StreamState::Backoff, REASON);
+    let events = scene.rig.relay.events().mark();
+    scene.rig.relay.thaw();
+    scene.wait_back(&robot, events, Instant::now());
+    let mark = scene.mark(&robot);
+    scene.rig.relay.freeze();
+    scene.wait_named(&robot, mark, StreamState::Backoff, REASON);
+    robot.end();
+    scene.rig.relay.thaw();
+}
+
+fn a_server_that_stands_still_for_a_moment(kind: Kind) {
+    let scene = Scene::new(kind);
+    let robot = scene.robot_at(&scene.rig.relay.publish_url(), "timeout=5");
+    scene.wait_live(&robot);
+    let (mark, events) = (scene.mark(&robot), scene.rig.relay.events().mark());
+    scene.rig.relay.freeze();
+    robot.wait_frames(60);
+    scene.rig.relay.thaw();
+    robot.wait_frames(60);
+    assert_eq!(scene.rig.relay.events().since(events), []);
+    let seen = scene.rig.observer.seen().since(mark.seen);
+    let mut states = seen.iter().filter_map(|seen| seen.state());
+    assert!(
+        states.all(|state| state.state == StreamState::Live),
+        "{seen:?}"
+    );
+    // Ending cannot wait until the server has taken what was said last.
+    scene.rig.relay.freeze();
+    robot.wait_frames(60);
+    robot.end();
+    scene.rig.relay.thaw();
+}
+
+fn a_server_that_takes_connections_and_says_nothing(kind: Kind) {
+    let scene = Scene::new(kind);
+    let silence = Silence::before(scene.rig.relay.rtmp_port()).unwrap();
+    let location = scene.rig.relay.publish_url_at("127.0.0.1", silence.port());
+    let silenced = || {
+        let robot = scene.robot_at(&location, "timeout=2");
+        scene.wait_named(
+            &robot,
+            Mark::default(),
+            StreamState::Backoff,
+            "silent for 2 s",
+        );
+        // The worst moment: the next connection has just been lost to silence.
+        let connections = silence.connections();
+        let mark = connections.mark();
+        connections
+            .wait(mark, "the next connection", |()| true)
+            .unwrap();
+        robot
+    };
+    silenced().end();
+    let robot = silenced();
+    let events = scene.rig.relay.events().mark();
+    silence.end();
+    scene.wait_back(&robot, events, Instant::now());
+    robot.end();
+}
+
+fn a_wrong_password(kind: Kind) {
+    let scene = Scene::new(kind);
+    let right = &scene.rig.relay.publisher.password;
+    let refused = || {
+        scene.rig.write_publisher_password("a-wrong-one").unwrap();
+        let robot = scene.robot();
+        let mark = scene.mark(&robot);
+        scene.wait_named(&robot, mark, StreamState::Refused, "password");
+        robot
+    };
+    refused().end();
+    let robot = refused();
+    let events = scene.rig.relay.events().mark();
+    scene.rig.write_publisher_password(right).unwrap();
+    scene.wait_back(&robot, events, Instant::now());
+    robot.end();
+}
+
+/// Somebody else, who publishes there.
+fn other_publisher(scene: &Scene) -> Process {
+    let login = &scene.rig.relay.publisher;
+    let mut command = Command::new(program_of("ffmpeg", "ffmpeg").unwrap());
+    command.args("-v error -nostdin -re -f lavfi -i testsrc=size=64x48:rate=10".split(' '));
+    command.args("-c:v libx264 -tune zerolatency -g 10 -f flv".split(' '));
+    command.arg(format!(
+        "{}?user={}&pass={}",
+        scene.rig.relay.publish_url(),
+        login.user,
+        login.password
+    ));
+    let events = scene.rig.relay.events().mark();
+    let other = Process::spawn("ffmpeg", &mut command).unwrap();
+    scene.rig.wait_relay(events, Event::Published);
+    other
+}
+
+fn a_path_that_another_publisher_has(kind: Kind) {
+    let scene = Scene::with(
+        kind,
+        relay::Options {
+            exclusive: true,
+            ..relay::Options::default()
+        },
+    );
+    // MediaMTX says that he may publish, and hangs up two seconds later.
+    let (state, reason) = match kind {
+        Kind::Nginx => (StreamState::Refused, "another publisher"),
+        Kind::MediaMtx => (StreamState::Backoff, "closed the connection"),
+    };
+    let refused = || {
+        let other = other_publisher(&scene);
+        let robot = scene.robot();
+        let mark = scene.mark(&robot);
+        scene.wait_named(&robot, mark, state, reason);
+        (robot, other)
+    };
+    let (robot, mut other) = refused();
+    robot.end();
+    let mark = scene.rig.relay.events().mark();
+    other.kill();
+    scene.rig.wait_relay(mark, Event::Unpublished);
+
+    let (robot, mut other) = refused();
+    let events = scene.rig.relay.events().mark();
+    other.kill();
+    scene.rig.wait_relay(events, Event::Unpublished);
+    scene.wait_back(&robot, events, Instant::now());
+    robot.end();
+}
