@@ -245,18 +245,10 @@ impl<O: Owner> Sessions<O> {
         self.publisher.count(|stats| {
             stats.target_bitrate = control.as_ref().map(Control::target);
         });
-        let connecting = timeout(target.timeout, connect(target));
-        let (stream, gauge) = match self.unless_unwanted(connecting).await {
+        let (stream, gauge) = match self.unless_unwanted(connect(target)).await {
             None => return End::Unwanted,
-            Some(Err(_)) => {
-                return failed(format!(
-                    "{} has not answered within {} s",
-                    target.location,
-                    target.timeout.as_secs_f64()
-                ))
-            }
-            Some(Ok(Err(reason))) => return failed(reason),
-            Some(Ok(Ok(connected))) => connected,
+            Some(Err(reason)) => return failed(reason),
+            Some(Ok(connected)) => connected,
         };
         self.publisher.restart_queue();
         let mut session = Session {

@@ -17,7 +17,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{lookup_host, TcpStream},
     task::JoinSet,
-    time::sleep,
+    time::{sleep, timeout_at, Instant},
 };
 
 use super::session::Target;
@@ -135,15 +135,27 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// Connects to the target's server, with TLS where it asks for it.
+/// Connects to the target's server within its timeout, with TLS where it asks for it; the error
+/// says what did not answer.
 pub async fn connect(target: &Target) -> Result<(Box<dyn Stream>, Gauge), String> {
     let location = &target.location;
-    let addresses: Vec<SocketAddr> = lookup_host((location.host.as_str(), location.port))
+    let host = location.host.as_str();
+    let deadline = Instant::now() + target.timeout;
+    let seconds = target.timeout.as_secs_f64();
+    let addresses: Vec<SocketAddr> = timeout_at(deadline, lookup_host((host, location.port)))
         .await
-        .map_err(|err| format!("cannot resolve {}: {err}", location.host))?
+        .map_err(|_| {
+            format!(
+                "cannot look up {host:?}: no name server (DNS) has answered within {seconds} s"
+            )
+        })?
+        .map_err(|err| {
+            format!("cannot look up {host:?}: {err}; check the name and this machine's name server (DNS)")
+        })?
         .collect();
-    let tcp = connect_tcp(addresses)
+    let tcp = timeout_at(deadline, connect_tcp(addresses))
         .await
+        .map_err(|_| format!("{location} has not answered within {seconds} s"))?
         .map_err(|err| format!("cannot connect to {location}: {err}"))?;
     tune(&tcp, target.timeout).map_err(|err| format!("cannot set up the socket: {err}"))?;
     let gauge = Gauge {
@@ -157,9 +169,9 @@ pub async fn connect(target: &Target) -> Result<(Box<dyn Stream>, Gauge), String
     let Some(tls) = &target.tls else {
         return Ok((Box::new(socket), gauge));
     };
-    let stream = tls
-        .connect(&location.host, socket)
+    let stream = timeout_at(deadline, tls.connect(host, socket))
         .await
+        .map_err(|_| format!("no TLS session with {location} within {seconds} s"))?
         .map_err(|err| format!("no TLS session with {location}: {err}"))?;
     Ok((Box::new(stream), gauge))
 }
