@@ -8,8 +8,11 @@ use std::{
 };
 
 use droidrelay_tests::{
+    certs::{Authority, Identity, Validity},
     journal::{Journal, DEADLINE},
+    netns::{isolated, Loss, NameServer, FAR},
     process::{poll, program_of, Process},
+    reader::Reader,
     relay::{self, Event, Kind},
     rig::{Rig, ENCODER},
     robot::{Robot, Runner},
@@ -46,6 +49,20 @@ impl Scene {
             rig: Rig::start_with(kind, options).unwrap(),
             folder: tempfile::tempdir().unwrap(),
         }
+    }
+
+    /// In a network of its own, with a robot that is to reach the server at [`FAR`].
+    fn far(kind: Kind) -> Self {
+        let options = relay::Options {
+            far: true,
+            ..relay::Options::default()
+        };
+        Self::with(kind, options)
+    }
+
+    fn far_location(&self, host: &str) -> String {
+        let relay = &self.rig.relay;
+        relay.publish_url_at(host, relay.rtmp_port())
     }
 
     fn robot(&self) -> Witness {
@@ -117,6 +134,15 @@ impl Scene {
         robot.wait(mark.log, "the property", |line| {
             line.contains(":sink: state = ") && line.to_lowercase().contains(word)
         });
+    }
+
+    /// The session has outlived the fault.
+    fn is_undisturbed(&self, mark: Mark, events: usize) {
+        assert_eq!(self.rig.relay.events().since(events), []);
+        let seen = self.rig.observer.seen().since(mark.seen);
+        let mut states = seen.iter().filter_map(|seen| seen.state());
+        let live = states.all(|state| state.state == StreamState::Live);
+        assert!(live, "{seen:?}");
     }
 
     /// The fault is over: the robot publishes again.
@@ -244,7 +270,7 @@ impl Witness {
                 one.time
             );
         }
-        let gap = steps().map(|(one, next)| next.at - one.at).max();
+        let gap = steps().map(|(one, next)| next.at - one.at).max().unwrap();
         eprintln!(
             "{} frames, {gap:?} between two at most; held {held:?} at most; ended in {took:?}",
             recorded.len(),
@@ -283,6 +309,13 @@ at_each_relay! {
     a_server_that_takes_connections_and_says_nothing
     a_wrong_password
     a_path_that_another_publisher_has
+    a_name_that_nobody_knows
+    a_black_hole
+    half_a_second_in_which_nine_of_ten_packets_are_lost
+    a_certificate_of_another_ca
+    a_certificate_that_has_expired
+    a_certificate_for_another_name
+    a_tls_handshake_without_an_answer
 }
 
 fn a_server_that_is_not_there_yet(kind: Kind) {
@@ -361,13 +394,7 @@ fn a_server_that_stands_still_for_a_moment(kind: Kind) {
     robot.wait_frames(60);
     scene.rig.relay.thaw();
     robot.wait_frames(60);
-    assert_eq!(scene.rig.relay.events().since(events), []);
-    let seen = scene.rig.observer.seen().since(mark.seen);
-    let mut states = seen.iter().filter_map(|seen| seen.state());
-    assert!(
-        states.all(|state| state.state == StreamState::Live),
-        "{seen:?}"
-    );
+    scene.is_undisturbed(mark, events);
     // Ending cannot wait until the server has taken what was said last.
     scene.rig.relay.freeze();
     robot.wait_frames(60);
@@ -379,20 +406,19 @@ fn a_server_that_takes_connections_and_says_nothing(kind: Kind) {
     let scene = Scene::new(kind);
     let silence = Silence::before(scene.rig.relay.rtmp_port()).unwrap();
     let location = scene.rig.relay.publish_url_at("127.0.0.1", silence.port());
+    is_silenced(&scene, &silence, &location, "timeout=2", "silent for 2 s");
+}
+
+fn is_silenced(scene: &Scene, silence: &Silence, location: &str, more: &str, reason: &str) {
     let silenced = || {
-        let robot = scene.robot_at(&location, "timeout=2");
-        scene.wait_named(
-            &robot,
-            Mark::default(),
-            StreamState::Backoff,
-            "silent for 2 s",
-        );
+        let robot = scene.robot_at(location, more);
+        let mark = scene.mark(&robot);
+        scene.wait_named(&robot, mark, StreamState::Backoff, reason);
         // The worst moment: the next connection has just been lost to silence.
         let connections = silence.connections();
         let mark = connections.mark();
-        connections
-            .wait(mark, "the next connection", |()| true)
-            .unwrap();
+        let next = connections.wait(mark, "the next connection", |()| true);
+        next.unwrap();
         robot
     };
     silenced().end();
@@ -471,4 +497,148 @@ fn a_path_that_another_publisher_has(kind: Kind) {
     scene.rig.wait_relay(events, Event::Unpublished);
     scene.wait_back(&robot, events, Instant::now());
     robot.end();
+}
+
+fn a_name_that_nobody_knows(kind: Kind) {
+    isolated(move |network| {
+        let scene = Scene::far(kind);
+        let robot = scene.robot_at(&scene.far_location("relay.example"), "timeout=2");
+        let mark = Mark::default();
+        let named = |reason| scene.wait_named(&robot, mark, StreamState::Backoff, reason);
+        named("cannot look up \"relay.example\"");
+        let names = NameServer::start(network).unwrap();
+        named("no name server (DNS) has answered within 2 s");
+        // The worst moment: the next question has just been lost.
+        let asked = names.queries().mark();
+        let queries = names.queries();
+        queries.wait(asked, "the next question", |()| true).unwrap();
+        let events = scene.rig.relay.events().mark();
+        names.answer();
+        scene.wait_back(&robot, events, Instant::now());
+        robot.end();
+    });
+    isolated(move |network| {
+        let scene = Scene::far(kind);
+        let names = NameServer::start(network).unwrap();
+        let robot = scene.robot_at(&scene.far_location("relay.example"), "timeout=2");
+        let queries = names.queries();
+        queries.wait(0, "a question", |()| true).unwrap();
+        robot.end();
+    });
+}
+
+fn a_black_hole(kind: Kind) {
+    isolated(move |network| {
+        let scene = Scene::far(kind);
+        let robot = scene.robot_at(&scene.far_location(FAR), "timeout=2");
+        scene.wait_live(&robot);
+        let lost = || {
+            let mark = scene.mark(&robot);
+            network.lose(Loss::All).unwrap();
+            scene.wait_named(&robot, mark, StreamState::Backoff, "the connection");
+            // The next connection is not even made.
+            let reason = "has not answered within 2 s";
+            scene.wait_named(&robot, mark, StreamState::Backoff, reason);
+        };
+        lost();
+        let events = scene.rig.relay.events().mark();
+        network.heal().unwrap();
+        scene.wait_back(&robot, events, Instant::now());
+        lost();
+        robot.end();
+    });
+}
+
+fn half_a_second_in_which_nine_of_ten_packets_are_lost(kind: Kind) {
+    isolated(move |network| {
+        let scene = Scene::far(kind);
+        let robot = scene.robot_at(&scene.far_location(FAR), "timeout=5");
+        scene.wait_live(&robot);
+        let reader = Reader::start(&scene.rig.relay.viewer_url(), None).unwrap();
+        reader.wait_frames(15).unwrap();
+        for _ in 0..3 {
+            let (mark, events) = (scene.mark(&robot), scene.rig.relay.events().mark());
+            network.lose(Loss::Most).unwrap();
+            robot.wait_frames(15);
+            network.heal().unwrap();
+            let healed = Instant::now();
+            let seen = reader.frames().mark();
+            let again = reader.wait_frames(seen + 1).unwrap() - healed;
+            eprintln!("the next picture comes {again:?} after the fault's end");
+            assert!(again < BACK, "{again:?}\n{}", robot.text());
+            reader.wait_frames(seen + 30).unwrap();
+            scene.is_undisturbed(mark, events);
+        }
+        network.lose(Loss::Most).unwrap();
+        robot.end();
+    });
+}
+
+/// The server shows `wrong`, and then what the robot's `ca-file` and location ask for.
+fn a_certificate(kind: Kind, wrong: impl FnOnce(&Authority) -> Identity, reason: &str) {
+    const HERE: &[&str] = &["localhost"];
+    let authority = Authority::new().unwrap();
+    let options = relay::Options {
+        tls: Some(wrong(&authority)),
+        ..relay::Options::default()
+    };
+    let mut scene = Scene::with(kind, options);
+    let ca_file = authority.write(scene.folder.path()).unwrap();
+    let more = format!("timeout=2 ca-file={}", ca_file.display());
+    let refused = |scene: &Scene| {
+        let robot = scene.robot_at(&scene.rig.relay.secure_publish_url("localhost"), &more);
+        let mark = scene.mark(&robot);
+        scene.wait_named(&robot, mark, StreamState::Backoff, reason);
+        robot
+    };
+    refused(&scene).end();
+    let robot = refused(&scene);
+    scene.rig.relay.kill();
+    let right = authority.server(HERE, Validity::Now).unwrap();
+    scene.rig.relay.set_identity(right);
+    let events = scene.rig.relay.events().mark();
+    scene.rig.relay.restart().unwrap();
+    scene.wait_back(&robot, events, Instant::now());
+    robot.end();
+}
+
+fn a_certificate_of_another_ca(kind: Kind) {
+    let wrong = |_: &Authority| {
+        let other = Authority::new().unwrap();
+        other.server(&["localhost"], Validity::Now).unwrap()
+    };
+    a_certificate(kind, wrong, "set ca-file");
+}
+
+fn a_certificate_that_has_expired(kind: Kind) {
+    let wrong = |authority: &Authority| {
+        let expired = authority.server(&["localhost"], Validity::Expired);
+        expired.unwrap()
+    };
+    a_certificate(kind, wrong, "expired");
+}
+
+fn a_certificate_for_another_name(kind: Kind) {
+    let wrong = |authority: &Authority| {
+        let other = authority.server(&["elsewhere.example"], Validity::Now);
+        other.unwrap()
+    };
+    a_certificate(kind, wrong, "elsewhere.example");
+}
+
+fn a_tls_handshake_without_an_answer(kind: Kind) {
+    let authority = Authority::new().unwrap();
+    let options = relay::Options {
+        tls: Some(authority.server(&["localhost"], Validity::Now).unwrap()),
+        ..relay::Options::default()
+    };
+    let scene = Scene::with(kind, options);
+    let ca_file = authority.write(scene.folder.path()).unwrap();
+    let url = scene.rig.relay.secure_publish_url("localhost");
+    let (_, port) = url.split_once("localhost:").unwrap();
+    let (port, _) = port.split_once('/').unwrap();
+    let silence = Silence::before(port.parse().unwrap()).unwrap();
+    let location = url.replace(port, &silence.port().to_string());
+    let more = format!("timeout=2 ca-file={}", ca_file.display());
+    is_silenced(&scene, &silence, &location, &more, "no TLS session");
 }
