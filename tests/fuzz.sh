@@ -24,7 +24,7 @@ for target in fuzz/fuzz_targets/*.rs; do
     corpus=fuzz/corpus/$target
     mkdir -p "$corpus" "$scratch/$target"
     if cargo fuzz run -s none "$target" "$scratch/$target" "$corpus" -- \
-        -max_total_time="$seconds" -print_final_stats=1 >"$scratch/log" 2>&1; then
+        -max_total_time="$seconds" -timeout=10 -print_final_stats=1 >"$scratch/log" 2>&1; then
         runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$scratch/log")
         echo "$target: $runs inputs in $seconds s, nothing found"
     else
