@@ -98,6 +98,8 @@ impl Scene {
     fn wait_live(&self, robot: &Witness) {
         let live = self.rig.observer.wait_state(0, StreamState::Live);
         live.unwrap_or_else(|err| panic!("{err:#}\n{}", robot.text()));
+        // The server's log may be behind its answers.
+        self.rig.wait_relay(0, Event::Published);
     }
 
     /// Where what comes next will stand.
