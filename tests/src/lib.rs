@@ -21,3 +21,4 @@ pub mod robot;
 pub mod secrets;
 pub mod silence;
 pub mod stamps;
+pub mod uplink;

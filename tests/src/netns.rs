@@ -194,12 +194,12 @@ impl Network {
     /// Loses so many of a hundred packets that come, at random, in place of all other losses.
     pub fn lose_percent(&self, percent: u32) -> Result<()> {
         self.heal()?;
-        if percent == 0 {
-            return Ok(());
-        }
-        self.nft(&format!(
-            "add rule {CHAIN} iif != lo numgen random mod 100 < {percent} drop"
-        ))
+        let which = match percent {
+            0 => return Ok(()),
+            100.. => String::new(),
+            percent => format!("numgen random mod 100 < {percent}"),
+        };
+        self.nft(&format!("add rule {CHAIN} iif != lo {which} drop"))
     }
 
     /// Does what a command of iproute2 does (`ip`, `tc`).

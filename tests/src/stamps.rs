@@ -216,12 +216,8 @@ pub struct StampReader {
 }
 
 impl StampReader {
-    /// Times are milliseconds since `zero`.
-    pub fn start(url: &str, zero: Instant) -> Result<Self> {
-        Self::start_into(url, zero, Journal::default())
-    }
-
-    pub fn start_into(url: &str, zero: Instant, arrivals: Journal<Arrival>) -> Result<Self> {
+    /// Times are milliseconds since `zero`; what comes goes into `arrivals`.
+    pub fn start(url: &str, zero: Instant, arrivals: Journal<Arrival>) -> Result<Self> {
         let journal = arrivals.clone();
         let process = reader::decode(url, None, move |frame| {
             // A picture that was damaged on its way shows no time.

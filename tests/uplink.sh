@@ -1,0 +1,15 @@
+#!/bin/bash
+# Shows what a weak uplink does to a stream, beside the same line with plain rtmp2sink; writes
+# docs/uplink.md, .csv and .svg. Takes some three minutes, as root (networks of its own).
+#   tests/uplink.sh [FOLDER]
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+"$root/scripts/install-deps.sh" tests
+. "$root/scripts/env.sh"
+rust_is_new_enough
+
+build() { cargo build --manifest-path "$root/Cargo.toml" --release --locked -q "$@"; }
+# The plugin by itself, as robots have it: with the other crates it would get their features.
+build -p gst-plugin-droidrelay
+build -p droidrelay-tests
+exec "${CARGO_TARGET_DIR:-$root/target}/release/uplink" "${1:-$root/docs}"
