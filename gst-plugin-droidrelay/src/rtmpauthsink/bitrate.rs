@@ -115,15 +115,21 @@ impl Control {
         }
         let before = self.target;
         let others = others as f64;
+        // Of a line that is busy; in a pause nothing is known but when it goes on.
+        let rate = self
+            .least_wait(now, QUICK.1, Duration::ZERO)
+            .filter(|wait| *wait > SLOW.0 / 2)
+            .and_then(|_| self.rate(now, QUICK.1))
+            .map(|rate| (rate - others).max(0.0));
         // What was made before the last cut says nothing of it.
         let is_news = self.cut_at.is_none_or(|at| at + wait < now);
-        if is_news && self.grows(now, QUICK) {
-            // In a pause nothing is known: what the line carries shows when it goes on.
-            if let Some(rate) = self.rate(now, QUICK.1) {
-                let rate = (rate - others).max(0.0);
-                if rate * USED < self.target {
-                    self.cut(rate * USED, rate, now);
-                }
+        if let Some(rate) = rate.filter(|rate| rate * USED > self.target * MORE) {
+            // It stood still and was not narrow.
+            self.limit = Some(rate);
+            self.set(rate * USED, now);
+        } else if is_news && self.grows(now, QUICK) {
+            if let Some(rate) = rate.filter(|rate| rate * USED < self.target) {
+                self.cut(rate * USED, rate, now);
             }
         } else if is_news && self.stays(now, SLOW) {
             self.cut(self.target * LESS, self.target, now);

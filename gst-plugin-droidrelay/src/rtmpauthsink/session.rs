@@ -500,7 +500,7 @@ impl Session {
         let now = self.begin.elapsed();
         let acknowledged = self.gauge.acknowledged();
         let (newest, queued, in_history) = self.publisher.times();
-        self.uplink.acknowledged(acknowledged, newest, now);
+        self.uplink.acknowledged(acknowledged, now);
         self.publisher.set_ahead(self.uplink.waits_from());
         let Some(control) = self
             .control
@@ -509,7 +509,7 @@ impl Session {
         else {
             return;
         };
-        let wait = self.uplink.wait(queued, newest);
+        let wait = self.uplink.wait(queued, newest, now);
         let audio = self.audio_bytes as f64 * 8.0 / now.as_secs_f64();
         if control.update(now, wait, acknowledged, audio as u64) {
             let target = control.target();
@@ -521,7 +521,7 @@ impl Session {
 
     fn send(&mut self, frame: &Frame<super::publisher::Body>) {
         let (newest, ..) = self.publisher.times();
-        self.uplink.handed(frame.time, newest);
+        self.uplink.handed(frame.time, newest, self.begin.elapsed());
         let base = *self.base.get_or_insert(frame.time);
         let time = (frame.time - base) / 1_000_000 + self.offset_ms;
         // RTMP's clock wraps at 32 bits (section 5.3.1).

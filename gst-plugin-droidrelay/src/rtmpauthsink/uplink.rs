@@ -1,5 +1,6 @@
 //! Frames on their way: handed to the socket, not yet acknowledged by the server's kernel. Tells
-//! how long media waits there, in media time; pure.
+//! how long media waits there; pure. Times of media are in nanoseconds, `now` is of one clock
+//! that begins at zero.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -9,32 +10,38 @@ const MEMORY: Duration = Duration::from_secs(6);
 #[derive(Debug)]
 struct Sent {
     time: i64,
-    /// Time of the newest media when this was handed over.
-    handed: i64,
+    /// How long it had waited before.
+    behind: Duration,
+    handed: Duration,
     /// Bytes written up to its end; None while some of it is not.
     end: Option<u64>,
 }
 
-/// Times are of media, in nanoseconds.
 #[derive(Debug, Default)]
 pub struct Uplink {
     frames: VecDeque<Sent>,
     /// Shortest time on the way: ever, since the last change of halves, and in the half before.
-    shortest: Option<i64>,
-    halves: [Option<i64>; 2],
+    shortest: Option<Duration>,
+    halves: [Option<Duration>; 2],
     half_began: Duration,
 }
 
-fn shorter(a: Option<i64>, b: Option<i64>) -> Option<i64> {
+fn shorter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
     a.into_iter().chain(b).min()
+}
+
+/// From one media time to a later one.
+fn between(earlier: i64, later: i64) -> Duration {
+    Duration::from_nanos(later.saturating_sub(earlier).try_into().unwrap_or_default())
 }
 
 impl Uplink {
     /// A frame of `time` leaves the queue while media of `newest` comes.
-    pub fn handed(&mut self, time: i64, newest: i64) {
+    pub fn handed(&mut self, time: i64, newest: i64, now: Duration) {
         self.frames.push_back(Sent {
             time,
-            handed: newest,
+            behind: between(time, newest),
+            handed: now,
             end: None,
         });
     }
@@ -49,8 +56,8 @@ impl Uplink {
         }
     }
 
-    /// The server's kernel has so many bytes, now that media of `newest` comes.
-    pub fn acknowledged(&mut self, offset: u64, newest: i64, now: Duration) {
+    /// The server's kernel has so many bytes.
+    pub fn acknowledged(&mut self, offset: u64, now: Duration) {
         if now >= self.half_began + MEMORY / 2 && self.halves[0].is_some() {
             self.halves = [None, self.halves[0]];
             self.half_began = now;
@@ -59,30 +66,34 @@ impl Uplink {
             if frame.end.is_none_or(|end| end > offset) {
                 break;
             }
-            let took = Some((newest - frame.handed).max(0));
+            let took = Some(now.saturating_sub(frame.handed));
             self.shortest = shorter(self.shortest, took);
             self.halves[0] = shorter(self.halves[0], took);
             self.frames.pop_front();
         }
     }
 
-    /// From when media waits, as this session has seen the line at its best: the time of the
-    /// oldest frame on the way, later by what the line takes by itself.
+    /// From which media time on media waits, as this session has seen the line at its best: the
+    /// time of the oldest frame on the way, later by what the line takes by itself.
     pub fn waits_from(&self) -> Option<i64> {
-        Some(self.frames.front()?.time + self.shortest?)
+        let own = i64::try_from(self.shortest?.as_nanos()).ok()?;
+        Some(self.frames.front()?.time.saturating_add(own))
     }
 
     /// How long media waits, beyond the line's own delay in the last seconds; `queued` is the
     /// time of the oldest frame that has not been handed over.
-    pub fn wait(&self, queued: Option<i64>, newest: i64) -> Duration {
-        let oldest = self.frames.front().map(|frame| frame.time).or(queued);
-        let own = shorter(self.halves[0], self.halves[1]);
-        let wait = match (oldest, own) {
-            (Some(oldest), Some(own)) => newest - oldest - own,
-            // Before anything has arrived the line's own delay is not known.
-            _ => 0,
+    pub fn wait(&self, queued: Option<i64>, newest: i64, now: Duration) -> Duration {
+        // Before anything has arrived the line's own delay is not known.
+        let Some(own) = shorter(self.halves[0], self.halves[1]) else {
+            return Duration::ZERO;
         };
-        Duration::from_nanos(wait.try_into().unwrap_or_default())
+        match (self.frames.front(), queued) {
+            (Some(oldest), _) => {
+                (oldest.behind + now.saturating_sub(oldest.handed)).saturating_sub(own)
+            }
+            (None, Some(queued)) => between(queued, newest),
+            (None, None) => Duration::ZERO,
+        }
     }
 }
 
@@ -92,21 +103,20 @@ mod tests {
 
     const MS: i64 = 1_000_000;
 
-    fn ms(wait: Duration) -> u128 {
-        wait.as_millis()
+    fn at(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
     }
 
-    /// Frames of 100 bytes, 10 ms apart, each acknowledged `delay` frames later.
-    fn steady(uplink: &mut Uplink, frames: std::ops::Range<i64>, delay: i64) -> Vec<u128> {
+    /// Frames of 100 bytes, 10 ms apart, each acknowledged `delay` frames later; how long media
+    /// waits, in milliseconds.
+    fn steady(uplink: &mut Uplink, frames: std::ops::Range<u64>, delay: u64) -> Vec<u128> {
         let mut waits = Vec::new();
         for n in frames {
-            let newest = n * 10 * MS;
-            uplink.handed(newest, newest);
-            uplink.written(100 * (n + 1) as u64);
-            let arrived = 100 * (n + 1 - delay).max(0) as u64;
-            let now = Duration::from_millis(10 * n as u64);
-            uplink.acknowledged(arrived, newest, now);
-            waits.push(ms(uplink.wait(None, newest)));
+            let (newest, now) = (n as i64 * 10 * MS, at(10 * n));
+            uplink.acknowledged(100 * n.saturating_sub(delay - 1), now);
+            uplink.handed(newest, newest, now);
+            uplink.written(100 * (n + 1));
+            waits.push(uplink.wait(None, newest, now).as_millis());
         }
         waits
     }
@@ -124,33 +134,37 @@ mod tests {
         let mut uplink = Uplink::default();
         steady(&mut uplink, 0..100, 2);
         // Frames 98 and 99 are on the way, which takes 20 ms.
-        assert_eq!(ms(uplink.wait(None, 2000 * MS)), 2000 - 980 - 20);
+        let (newest, now) = (2000 * MS, at(2000));
+        assert_eq!(uplink.wait(None, newest, now), at(2000 - 980 - 20));
         assert_eq!(uplink.waits_from(), Some(1000 * MS));
-        uplink.acknowledged(10_000, 2000 * MS, Duration::from_secs(2));
+        uplink.acknowledged(10_000, now);
         assert_eq!(uplink.waits_from(), None);
-        assert_eq!(ms(uplink.wait(Some(1500 * MS), 2000 * MS)), 480);
+        assert_eq!(uplink.wait(Some(1500 * MS), newest, now), at(500));
+        // It goes on to wait where it is handed over.
+        uplink.handed(1500 * MS, newest, now);
+        assert_eq!(uplink.wait(None, newest, at(2050)), at(500 + 50 - 20));
     }
 
     #[test]
     fn a_line_that_has_become_longer_is_known_after_six_seconds() {
         let mut uplink = Uplink::default();
         steady(&mut uplink, 0..500, 1);
-        let waits = steady(&mut uplink, 500..1200, 40);
+        let waits = steady(&mut uplink, 500..1300, 40);
         assert_eq!(waits[100], 380);
-        assert_eq!(waits[599], 0, "{waits:?}");
+        assert_eq!(waits[700], 0, "{waits:?}");
         // For the limit of what may wait, the session's best counts.
-        assert_eq!(uplink.waits_from(), Some((11_990 - 390 + 10) * MS));
+        assert_eq!(uplink.waits_from(), Some((12_990 - 390 + 10) * MS));
     }
 
     #[test]
     fn a_frame_that_is_half_written_has_not_arrived() {
         let mut uplink = Uplink::default();
         steady(&mut uplink, 0..10, 1);
-        uplink.handed(100 * MS, 100 * MS);
-        uplink.acknowledged(u64::MAX, 500 * MS, Duration::from_millis(500));
-        assert_eq!(ms(uplink.wait(None, 500 * MS)), 390);
+        uplink.handed(100 * MS, 100 * MS, at(100));
+        uplink.acknowledged(u64::MAX, at(500));
+        assert_eq!(uplink.wait(None, 500 * MS, at(500)), at(390));
         uplink.written(5000);
-        uplink.acknowledged(5000, 500 * MS, Duration::from_millis(500));
+        uplink.acknowledged(5000, at(500));
         assert_eq!(uplink.waits_from(), None);
     }
 }
