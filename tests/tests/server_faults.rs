@@ -96,6 +96,8 @@ impl Scene {
     }
 
     fn wait_live(&self, robot: &Witness) {
+        // Neither is told ahead of the other.
+        self.rig.wait_relay(0, Event::Published);
         let live = self.rig.observer.wait_state(0, StreamState::Live);
         live.unwrap_or_else(|err| panic!("{err:#}\n{}", robot.text()));
         // The server's log may be behind its answers.

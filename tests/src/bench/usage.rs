@@ -98,6 +98,11 @@ pub fn threads(id: u32) -> Result<usize> {
     Ok(fs::read_dir(format!("/proc/{id}/task"))?.count())
 }
 
+/// Open files, sockets and pipes of `id` at this moment.
+pub fn descriptors(id: u32) -> Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{id}/fd"))?.count())
+}
+
 /// Looks again and again how many threads a process has.
 pub struct Peak {
     ended: Arc<AtomicBool>,
