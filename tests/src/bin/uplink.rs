@@ -224,7 +224,7 @@ pipeline that ends is started again at once.
 ![Latency, bitrate and pictures over time](uplink.svg)
 
 Latency of the pictures that were taken in a phase (median, the latest one), and how many of
-25 a second came at all:
+25 a second came at all. (The latest ones of the delay were on their way when the outage began.)
 
 | phase |";
 
