@@ -309,7 +309,8 @@ async fn answer(
     let user = user.map_err(Refused::Denial)?;
     if what == "operate" {
         return match user.role {
-            Role::Admin => Ok(Who::User(user)),
+            // What is in its own configuration, it may do to itself.
+            Role::Admin | Role::MediaMtx => Ok(Who::User(user)),
             _ => Err(Refused::Right(format!("user {:?} is no admin", user.name))),
         };
     }

@@ -486,7 +486,8 @@ fn where_no_hook_can_run_the_question_itself_starts_the_robot_and_its_lease_stop
     let robot = Robot::new(broker.port, "r1");
     let ports = free_ports();
     let settings = format!(
-        "read-starts = true\nlease = 10\napi = \"http://127.0.0.1:{}\"",
+        "read-starts = true\nlease = 10\napi-user = \"mediamtx\"\n\
+         api-password-file = \"server.pass\"\napi = \"http://127.0.0.1:{}\"",
         ports[2]
     );
     let bridge = bridge(&broker, &settings);
