@@ -303,3 +303,36 @@ fn muxed_flv_and_byte_stream_link_by_themselves() {
         end(pipeline);
     }
 }
+
+#[test]
+fn leases_go_on_in_a_new_pipeline_and_the_state_says_so_without_a_broker() {
+    let line = "videotestsrc is-live=true ! mqttvalve name=valve ! fakesink name=end";
+    let pipeline = launch(line);
+    let valve = pipeline.by_name("valve").unwrap();
+    start(&pipeline);
+    valve.emit_by_name::<bool>("start", &[&"phone-7", &60u32]);
+    valve.emit_by_name::<bool>("start", &[&"motion", &0u32]);
+    let leases = valve.property_value("leases");
+    drop(valve);
+    end(pipeline);
+
+    let pipeline = launch(line);
+    let (passed, _) = count(&pipeline, "end");
+    let valve = pipeline.by_name("valve").unwrap();
+    valve.set_property_from_value("leases", &leases);
+    start(&pipeline);
+    until("a buffer", || passed.load(Ordering::SeqCst) > 0);
+    let state = || valve.property::<String>("state");
+    until("live", || state().contains(r#""state":"live""#));
+    assert!(
+        state().contains(r#""viewers":["motion","phone-7"]"#),
+        "{}",
+        state()
+    );
+    valve.emit_by_name::<bool>("stop", &[&"motion"]);
+    assert!(!valve.property::<bool>("drop"), "phone-7 still looks");
+    assert!(!state().contains(r#""lease_until":null"#), "{}", state());
+    no_error(&pipeline);
+    drop(valve);
+    end(pipeline);
+}
