@@ -336,3 +336,28 @@ fn leases_go_on_in_a_new_pipeline_and_the_state_says_so_without_a_broker() {
     drop(valve);
     end(pipeline);
 }
+
+#[test]
+fn a_camera_that_fails_in_a_session_is_live_again_when_it_is_back() {
+    let pipeline =
+        launch("videotestsrc name=camera is-live=true ! mqttvalve name=valve ! fakesink name=end");
+    let (_, buffers) = count(&pipeline, "end");
+    let valve = pipeline.by_name("valve").unwrap();
+    let camera = pipeline.by_name("camera").unwrap();
+    start(&pipeline);
+    valve.set_property("drop", false);
+    let says = |word: &str| valve.property::<String>("state").contains(word);
+    until("live", || says(r#""state":"live""#));
+    gst::element_error!(camera, gst::ResourceError::Read, ["unplugged"]);
+    until("the fault", || says("last_error\":\"camera: "));
+    until("live again", || says(r#""state":"live""#));
+    let mut beginnings = 0;
+    until("a new beginning", || {
+        let discont = |buffer: &gst::Buffer| buffer.flags().contains(gst::BufferFlags::DISCONT);
+        beginnings += buffers.try_iter().filter(discont).count();
+        beginnings >= 2
+    });
+    no_error(&pipeline);
+    drop((valve, camera));
+    end(pipeline);
+}

@@ -626,7 +626,12 @@ impl MqttValve {
             "camera failed, next try in {} ms: {error}",
             wait.as_millis()
         );
-        locked(&self.control).fault(Some(error));
+        {
+            let mut control = locked(&self.control);
+            control.fault(Some(error));
+            // What comes next is a new beginning, and the end of the fault.
+            self.set_word(control.gate.is_open());
+        }
         self.announcer.wake();
         wait
     }
