@@ -2,12 +2,23 @@
 
 mod changer;
 mod cli;
+mod doctor;
+mod elements;
+mod health;
+mod http;
 mod launchfile;
 mod log;
+mod manual;
 mod mask;
+mod metrics;
+mod net;
 mod notify;
 mod pipeline;
+mod poll;
+mod report;
+mod source;
 mod supervisor;
+mod trigger;
 mod variables;
 
 fn main() {
