@@ -159,8 +159,9 @@ struct Poll {
     /// state (long poll), opens and closes the valves as it says, and reports their state. The
     /// valves need no broker. Without an answer the stream goes on: leases run out by themselves,
     /// and what was started without one ends after 120 s.
-    #[arg(long = "poll", value_name = "URL", value_parser = Url::parse)]
-    url: Option<Url>,
+    // Read later: clap would show a wrong value, which may hold a password.
+    #[arg(long = "poll", value_name = "URL")]
+    url: Option<String>,
     /// User name at the bridge (Basic)
     #[arg(
         long = "poll-user",
@@ -299,9 +300,9 @@ fn run(options: Run, log: &Log) -> Result<i32, Failure> {
                 let scrape = move |answer| inbox.put(Event::Scrape(answer));
                 tasks.spawn(metrics::serve(listener, stop.clone(), scrape));
             }
-            if let Some((asking, reporting)) = clients {
+            if let Some(clients) = clients {
                 let tell = move |news| inbox.put(Event::Poll(news));
-                tasks.spawn(poll::run(asking, reporting, states, stop, tell));
+                tasks.spawn(poll::run(clients, poll::SILENCE, states, stop, tell));
             }
         })
         .map_err(|err| Failure::new(exit::UNAVAILABLE, format!("cannot start a thread: {err}")))?;
@@ -333,6 +334,8 @@ impl Poll {
         let Some(url) = self.url else {
             return Ok(None);
         };
+        let url = Url::parse(&url)
+            .map_err(|text| Failure::new(exit::USAGE, format!("--poll: {text}")))?;
         let login = match (self.user, self.password_file, self.token_file) {
             (Some(user), Some(password_file), _) => Login::Basic {
                 user,

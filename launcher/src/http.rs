@@ -46,7 +46,11 @@ impl Url {
         let tls = match uri.scheme_str() {
             Some("https") => true,
             Some("http") => false,
-            _ => return Err("it begins with neither http:// nor https://".into()),
+            _ => {
+                return Err(
+                    "it begins with neither http:// nor https://: write https://host/path".into(),
+                )
+            }
         };
         let authority = uri.authority().map_or("", |authority| authority.as_str());
         if authority.contains('@') {

@@ -151,17 +151,18 @@ impl Follower {
     }
 }
 
-/// Asks with one client and reports `states` with the other, until the end.
+/// Asks with one client and reports `states` with the other, until the end. `silence`: see
+/// [`SILENCE`].
 pub async fn run(
-    mut asking: Client,
-    mut reporting: Client,
+    (mut asking, mut reporting): (Client, Client),
+    silence: Duration,
     mut states: watch::Receiver<Option<String>>,
     mut stop: Stop,
     tell: impl Fn(News),
 ) {
     let mut reported = None;
     {
-        let ask = ask(&mut asking, &tell);
+        let ask = ask(&mut asking, silence, &tell);
         let report = report(&mut reporting, &mut states, &mut reported, &tell);
         tokio::select! {
             () = stop.asked() => {}
@@ -178,7 +179,7 @@ pub async fn run(
     }
 }
 
-async fn ask(client: &mut Client, tell: &impl Fn(News)) {
+async fn ask(client: &mut Client, silence: Duration, tell: &impl Fn(News)) {
     let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
     let mut version = None;
     let mut answered = Instant::now();
@@ -191,7 +192,7 @@ async fn ask(client: &mut Client, tell: &impl Fn(News)) {
         let path = format!("?wait={WAIT}{since}");
         let mut patience = Duration::from_secs(WAIT) + GRACE;
         if !silent {
-            patience = patience.min((answered + SILENCE).saturating_duration_since(asked));
+            patience = patience.min((answered + silence).saturating_duration_since(asked));
         }
         let answer = match timeout(patience, client.request(Method::GET, &path, None)).await {
             Ok(answer) => answer.map_err(Fault::from).and_then(read),
@@ -220,7 +221,7 @@ async fn ask(client: &mut Client, tell: &impl Fn(News)) {
                 pause
             }
         };
-        let left = (answered + SILENCE).saturating_duration_since(Instant::now());
+        let left = (answered + silence).saturating_duration_since(Instant::now());
         if !silent && left <= pause {
             sleep(left).await;
             silent = true;
@@ -396,6 +397,43 @@ mod tests {
             r#"{"version":"x","wanted":{"leases":[]}}"#,
         ] {
             assert_eq!(Wanted::parse(body.as_bytes()), None, "{body}");
+        }
+    }
+
+    #[tokio::test]
+    async fn silence_is_told_once_when_no_question_has_been_answered_for_so_long() {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/stream", closed.local_addr().unwrap());
+        drop(closed);
+        let client = || {
+            let url = crate::http::Url::parse(&url).unwrap();
+            Client::new(url, crate::http::Login::None, None).unwrap()
+        };
+        let begin = Instant::now();
+        let silence = Duration::from_millis(1500);
+        let (sender, mut news) = tokio::sync::mpsc::unbounded_channel();
+        let mut client = client();
+        let tell = |said| sender.send(said).unwrap();
+        let ask = ask(&mut client, silence, &tell);
+        let hear = async {
+            let mut failed = 0;
+            loop {
+                match news.recv().await.unwrap() {
+                    News::Failed(reason, _) => {
+                        assert!(reason.contains("cannot connect"), "{reason}");
+                        failed += 1;
+                    }
+                    News::Silent => break,
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert!(failed > 1 && begin.elapsed() >= silence);
+            // And not again.
+            assert!(matches!(news.recv().await, Some(News::Failed(..))));
+        };
+        tokio::select! {
+            () = ask => {}
+            () = hear => {}
         }
     }
 
