@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
 use crate::{
@@ -92,6 +92,7 @@ enum Action {
 #[derive(Args)]
 pub struct Line {
     /// The launch file
+    #[arg(value_hint = ValueHint::FilePath)]
     file: PathBuf,
     #[command(flatten)]
     settings: Settings,
@@ -118,7 +119,7 @@ struct Run {
     #[command(flatten)]
     line: Line,
     /// What to do when the pipeline has played to its end
-    #[arg(long, value_enum, default_value = "exit")]
+    #[arg(long, value_enum, default_value = "exit", value_name = "ACTION")]
     on_eos: OnEos,
     /// Exit with code 69 after this many failures in a row; 0 = never
     #[arg(long, value_name = "N", default_value_t = 10)]
@@ -137,8 +138,9 @@ struct Run {
     /// (is there), !FIELD (is not), FIELD and one of = != < <= > >= with a VALUE; of a list, such
     /// as one value a channel, one value is enough. Can be given several times.
     ///
-    /// Examples: --trigger motion:lease=30,motion_begin (motioncells), --trigger
-    /// level:lease=20,rms>-30 (level).
+    /// Examples: --trigger motion:lease=30 for motioncells postallmotion=true (without that it
+    /// posts at the begin and at the end of a motion only); --trigger 'level:lease=20,rms>-30' for
+    /// level, which is more than -30 dB in one channel.
     #[arg(long, value_name = "NAME:lease=SECONDS", value_parser = str::parse::<Trigger>)]
     trigger: Vec<Trigger>,
     /// Serve metrics for Prometheus at http://ADDRESS:PORT/metrics
@@ -187,13 +189,14 @@ struct Poll {
     )]
     token_file: Option<PathBuf>,
     /// PEM file of the certificates to trust in place of the system's store
-    #[arg(long = "poll-ca-file", value_name = "FILE", requires = "url")]
+    #[arg(long = "poll-ca-file", value_name = "FILE", value_hint = ValueHint::FilePath, requires = "url")]
     ca_file: Option<PathBuf>,
 }
 
 #[derive(Args)]
 pub struct Doctor {
     /// The launch file
+    #[arg(value_hint = ValueHint::FilePath)]
     pub file: Option<PathBuf>,
     #[command(flatten)]
     settings: Settings,

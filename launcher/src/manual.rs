@@ -43,7 +43,7 @@ sections! {
                          and frames leave every rtmpauthsink that is publishing"
     "Examples": "  droidrelay check robot.launch
   droidrelay doctor robot.launch --set BROKER=mqtts://cloud.example
-  droidrelay run robot.launch --trigger motion:lease=30,motion_begin --metrics 9101
+  droidrelay run robot.launch --trigger motion:lease=30 --metrics 9101
   droidrelay run robot.launch --poll https://cloud.example/robots/r1/stream \\
       --poll-token-file /etc/droidrelay/bridge.token"
 }

@@ -243,6 +243,19 @@ fn a_camera_that_hangs_while_it_opens_ends_the_process() {
 }
 
 #[test]
+fn a_camera_that_hangs_while_its_valve_opens_it_ends_the_process() {
+    let robot = Robot::new();
+    let mut command = robot.command("slow", "cold");
+    let mut running = robot.start(command.args(["--stall-timeout", "1"]));
+    robot.rig.observer.send("start").unwrap();
+    running.wait_for("for 1 s");
+    let stalled = Instant::now();
+    running.wait_for("SetState(Null) hangs");
+    assert_eq!(running.wait(), Some(70), "{}", running.log);
+    measured("hang while its valve opens it", stalled);
+}
+
+#[test]
 fn a_crash_leaves_nothing_behind_and_the_next_process_obeys() {
     let robot = Robot::new();
     let mut command = robot.command("50 segv|play", "warm");
