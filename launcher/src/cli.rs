@@ -13,6 +13,7 @@ use clap_complete::Shell;
 use crate::{
     doctor,
     http::{Client, Login, Url},
+    keep::Keeper,
     log::{Format, Log},
     manual, metrics,
     net::Net,
@@ -64,7 +65,7 @@ enum Action {
     /// A pipeline that fails is started again after 0.5 to 30 s; every third failure in a row, and
     /// an element that has panicked, bring a new pipeline; what hangs, and --give-up-after, end the
     /// process for systemd to start it anew. Leases that hold a mqttvalve open are kept on all of
-    /// these steps but the last.
+    /// these steps; on the last one in $RUNTIME_DIRECTORY.
     ///
     /// SIGTERM and SIGINT end it within 2 s, with EOS so that files are complete; a second one at
     /// once. SIGHUP reads the launch file again and, if it is right, runs it in place of the old
@@ -294,6 +295,8 @@ fn run(options: Run, log: &Log) -> Result<i32, Failure> {
     if elements.has_broker() && clients.is_some() {
         log.warning("--poll beside a broker: commands of both are obeyed; leave out broker=");
     }
+    // A bridge that is polled remembers by itself.
+    supervisor = supervisor.with_keeper(Keeper::new().filter(|_| clients.is_none()));
     if listener.is_some() || clients.is_some() {
         let polls = clients.is_some();
         let states = supervisor.states();

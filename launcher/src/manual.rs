@@ -38,6 +38,8 @@ sections! {
   GST_DEBUG              how much of GStreamer's own log is in the log; GST_DEBUG_FILE
                          sends it to a file instead, unmasked
   GST_PLUGIN_PATH        folders with more plugins
+  RUNTIME_DIRECTORY      from systemd (RuntimeDirectory=): where leases are kept for the
+                         process that comes after one that has died
   NOTIFY_SOCKET, WATCHDOG_USEC  from systemd: told are READY, STATUS (state, viewers,
                          bitrate), RELOADING, STOPPING; WATCHDOG while the main loop lives
                          and frames leave every rtmpauthsink that is publishing"
