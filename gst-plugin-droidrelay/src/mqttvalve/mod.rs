@@ -9,6 +9,7 @@ mod discovery;
 mod doc;
 mod imp;
 mod kept;
+mod leases;
 mod settings;
 mod standby;
 
