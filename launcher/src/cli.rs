@@ -28,7 +28,7 @@ pub mod exit {
 ///
 /// FILE holds what stands after gst-launch-1.0 on a command line: over several lines, with
 /// # comments, ${VAR} and ${VAR:-default}. Variables come from --set, the environment and
-/// the files in $CREDENTIALS_DIRECTORY.
+/// the files in $CREDENTIALS_DIRECTORY; ${NOW} is the time at which the file is read (UTC).
 ///
 /// Exit codes: 0 ended as asked, 64 usage, 65 the file is wrong, 66 no file, 69 the
 /// pipeline failed too often or GStreamer is missing, 70 the pipeline hung, 78 a variable
