@@ -257,8 +257,12 @@ impl Mosquitto {
         format!(
             "mqttvalve broker=mqtt://127.0.0.1:{port} topic={topic} username={} password-file={}",
             self.robot.user,
-            self.folder.path().join("robot.pass").display()
+            self.robot_password_file().display()
         )
+    }
+
+    pub fn robot_password_file(&self) -> PathBuf {
+        self.folder.path().join("robot.pass")
     }
 
     /// Ends as by a power cut.

@@ -57,8 +57,8 @@ impl Rig {
         Ok(rig)
     }
 
-    fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+    pub fn publisher_password_file(&self) -> PathBuf {
+        self.folder.path().join("rtmp.pass")
     }
 
     /// Gives the robot this password for the relay, right or wrong.
@@ -78,7 +78,7 @@ impl Rig {
             "rtmpauthsink location={} user={} password-file={}",
             self.relay.publish_url(),
             self.relay.publisher.user,
-            self.file("rtmp.pass").display()
+            self.publisher_password_file().display()
         )
     }
 
