@@ -1,5 +1,7 @@
 //! Command line of the bridge.
 
+mod notify;
+
 use std::{
     future::IntoFuture,
     io::{self, BufRead, IsTerminal, Write},
@@ -174,12 +176,14 @@ async fn run(config: Config) -> Result<(), String> {
             .into_future(),
     );
     info!("listening on http://{address}");
+    notify::ready();
     let name = tokio::select! {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
         ended = &mut server => return Err(format!("the server ended: {ended:?}")),
     };
     info!("{name}: ending");
+    notify::stopping();
     bridge.begin_close();
     drop(stop);
     if timeout(DRAIN, &mut server).await.is_err() {
