@@ -8,6 +8,8 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 . "$root/scripts/env.sh"
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}
 export DEBS=$CARGO_TARGET_DIR/debian
+# What is not optimised is for tests/packages.sh only.
+[[ " ${DEB_BUILD_OPTIONS:-} " != *" noopt "* ]] || DEBS+=/quick
 # debhelper gives what it runs a HOME of its own.
 export CARGO_HOME=${CARGO_HOME:-$HOME/.cargo} RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.rustup}
 [ $# -gt 0 ] || set -- "$(dpkg --print-architecture)"

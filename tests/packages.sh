@@ -31,7 +31,7 @@ depends() { dpkg-deb --field "$(deb "$1" "$2")" Depends | sed 's/ ([^)]*)//g; s/
 # Mode and name of what a package installs, without the lines of the kit and of the pipelines.
 contents() {
     dpkg-deb --contents "$(deb "$1" "$2")" | awk '{ print $1, $6 }' |
-        grep -v '/$' | grep -v '/droidrelay/\(mediamtx\|pipelines\)/' | sort -k 2
+        grep -v '/$' | grep -v '/droidrelay/\(mediamtx\|pipelines\)/\|/lintian/' | sort -k 2
 }
 
 look() {
@@ -76,11 +76,13 @@ libc6
 libgcc-s1
 libglib2.0-0
 libgstreamer1.0-0
+procps
 systemd | systemd-standalone-sysusers | systemd-sysusers
 TEXT
     expect "Depends of droidrelay-bridge" "$(depends droidrelay-bridge "$arch")" <<TEXT
 libc6
 libgcc-s1
+procps
 systemd | systemd-standalone-sysusers | systemd-sysusers
 TEXT
     local pipelines
@@ -91,10 +93,240 @@ TEXT
 }
 
 sizes() {
-    local package file
+    local file
     echo "| package | installed | .deb |"
     echo "|---|---|---|"
-    for file in "$debs"/*_"$1".deb; do
+    for file in "$debs"/*.deb; do
         echo "| $(basename "$file" .deb) | $(dpkg-deb --field "$file" Installed-Size) KiB | $(($(stat -c %s "$file") / 1024)) KiB |"
     done
 }
+
+# The units that are in the packages, as systemd reads them.
+units() {
+    local unit
+    for unit in "$scratch"/*.service; do rm -f "$unit"; done
+    sed "s,/usr/bin/droid,$1/droid," "$root/launcher/systemd/droidrelay@.service" >"$scratch/droidrelay@.service"
+    sed "s,/usr/bin/droid,$1/droid," "$root/bridge/systemd/droidrelay-bridge.service" >"$scratch/droidrelay-bridge.service"
+    for unit in "$scratch"/*.service; do
+        systemd-analyze verify --man=no "$unit" || fail "systemd-analyze verify $(basename "$unit")"
+        # In tenths.
+        systemd-analyze security --offline=true --threshold=20 --no-pager "$unit" >"$scratch/rating" ||
+            fail "$(basename "$unit"): $(tail -n 1 "$scratch/rating")"
+        tail -n 1 "$scratch/rating"
+    done
+}
+
+if [ $# = 0 ]; then
+    "$root/scripts/install-deps.sh" tests
+    rust_is_new_enough
+    # Without optimisation, which changes no name and no dependency: most of it is built already.
+    debs=$target/debian/quick
+    if ! DEB_BUILD_OPTIONS=noopt "$root/scripts/packages.sh" >"$scratch/log" 2>&1; then
+        cat "$scratch/log" >&2
+        fail "they cannot be built"
+    fi
+    look "$(dpkg --print-architecture)"
+    # A program's manual is its --help, the bridge's its commented configuration.
+    lintian --allow-root --fail-on error,warning --suppress-tags no-manual-page "$debs"/*.deb ||
+        fail "lintian"
+    units "$target/debug"
+    exit 0
+fi
+
+# --- trying them in fresh roots ----------------------------------------------------------------
+
+folder=$(realpath -m "$1")
+shift
+[ $# -gt 0 ] || set -- bookworm-amd64 trixie-amd64 bookworm-arm64 trixie-arm64
+[ "$(id -u)" = 0 ] || fail "debootstrap and chroot need root"
+mkdir -p "$folder"
+
+need() {
+    local package
+    for package; do
+        dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^.i' ||
+            DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install "$package"
+    done
+}
+need debootstrap
+if [[ " $* " == *arm64* ]]; then
+    need binfmt-support qemu-user-static
+    mountpoint -q /proc/sys/fs/binfmt_misc ||
+        mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
+    [ -e /proc/sys/fs/binfmt_misc/qemu-aarch64 ] || update-binfmts --enable qemu-aarch64
+fi
+
+mirror() {
+    apt-get indextargets --format '$(LABEL) $(REPO_URI)' "Created-By: Packages" |
+        sed -n "s/^$1 //p" | head -n 1
+}
+
+# fresh NAME RELEASE-ARCH: a new root at $folder/NAME with all of Debian's suites.
+fresh() {
+    local release=${2%-*} arch=${2#*-} base=$folder/base/$2 new=$folder/$1
+    if [ ! -d "$base" ]; then
+        rm -rf "$base.part"
+        mkdir -p "$folder/base"
+        debootstrap --variant=minbase --arch="$arch" "$release" "$base.part" "$(mirror Debian)" >"$folder/$2.log" ||
+            fail "debootstrap, see $folder/$2.log"
+        mv "$base.part" "$base"
+    fi
+    rm -rf "$new"
+    cp -a "$base" "$new"
+    cat >"$new/etc/apt/sources.list" <<TEXT
+deb $(mirror Debian) $release main
+deb $(mirror Debian) $release-updates main
+deb $(mirror Debian-Security) $release-security main
+TEXT
+    cat /etc/apt/apt.conf.d/* 2>/dev/null | grep '^Acquire::Check-' >"$new/etc/apt/apt.conf.d/90this-machine" || true
+    # Whom this machine trusts (its registries may stand behind a certificate of its own), under a
+    # name that no package writes.
+    cp /etc/ssl/certs/ca-certificates.crt "$new/etc/this-machine.crt"
+    # No service starts in a chroot.
+    printf '#!/bin/sh\nexit 101\n' >"$new/usr/sbin/policy-rc.d"
+    chmod 755 "$new/usr/sbin/policy-rc.d"
+    within "$1" apt-get -q update
+}
+
+# within NAME COMMAND...: runs it in that root; whatever it leaves running ends with it.
+within() {
+    local at=$folder/$1
+    shift
+    unshare --mount --pid --fork --kill-child sh -ec '
+        mount -t proc proc "$0/proc"
+        exec chroot "$0" "$@"
+    ' "$at" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
+        DEBIAN_FRONTEND=noninteractive SSL_CERT_FILE=/etc/this-machine.crt \
+        CARGO_HTTP_CAINFO=/etc/this-machine.crt "$@"
+}
+
+# All packages, and the demo's program with them, in a fresh Debian 12.
+build() {
+    local builder=$folder/builder kept
+    echo "== building in a fresh Debian 12"
+    # What cargo has made goes from the last root to this one.
+    rm -rf "$folder/kept" && mkdir -p "$folder/kept"
+    for kept in root/.cargo src/target; do
+        [ ! -d "$builder/$kept" ] || mv "$builder/$kept" "$folder/kept/"
+    done
+    fresh builder bookworm-amd64
+    mkdir "$builder/src"
+    [ ! -d "$folder/kept/target" ] || mv "$folder/kept/target" "$builder/src/"
+    [ ! -d "$folder/kept/.cargo" ] || mv "$folder/kept/.cargo" "$builder/root/"
+    (cd "$root" && git ls-files -z -co --exclude-standard -- ':!fuzz' | xargs -0 ls -d 2>/dev/null |
+        tar --create --files-from=-) | tar --extract -C "$builder/src"
+    within builder bash -ec '
+        cd /src
+        scripts/packages.sh amd64 arm64
+        cargo build -q --release --locked -p droidrelay-tests --bin demo
+        # The same from meson alone, into a prefix.
+        export CARGO_TARGET_DIR=/src/target
+        meson setup /meson --prefix=/opt/droidrelay
+        meson install -C /meson --quiet
+        apt-get -q -y --no-install-recommends install gstreamer1.0-tools gstreamer1.0-plugins-bad
+        export GST_PLUGIN_PATH=/opt/droidrelay/lib/x86_64-linux-gnu/gstreamer-1.0
+        gst-inspect-1.0 --exists mqttvalve
+        gst-inspect-1.0 --exists rtmpauthsink
+        grep -q ^ExecStart=/opt/droidrelay/bin/droidrelay "/opt/droidrelay/lib/systemd/system/droidrelay@.service"
+        /opt/droidrelay/bin/droidrelay --version
+        /opt/droidrelay/bin/droidrelay-bridge --version
+    ' >"$folder/build.log" 2>&1 || fail "building, see the end of $folder/build.log"
+    debs=$builder/src/target/debian
+    look amd64
+    look arm64
+    sizes
+}
+
+# What is expected of a root with the packages; runs in it.
+installed='
+    set -e
+    [ "$(dpkg-query -W -f "\${db:Status-Abbrev}" gstreamer1.0-droidrelay droidrelay droidrelay-bridge)" = "ii ii ii " ]
+    [ -z "${GST_PLUGIN_PATH:-}" ]
+    gst-inspect-1.0 mqttvalve | grep -q "Filename .*/gstreamer-1.0/libgstdroidrelay.so"
+    gst-inspect-1.0 --exists rtmpauthsink
+    droidrelay --version
+    echo unused >/tmp/password
+    export MQTT_PASSWORD_FILE=/tmp/password RTMP_PASSWORD_FILE=/tmp/password
+    droidrelay check /usr/share/droidrelay/pipelines/test-picture.launch
+    [ "$(stat -c "%a %U %G" /etc/droidrelay)" = "750 root droidrelay" ]
+    [ "$(stat -c "%a %U %G" /etc/droidrelay-bridge)" = "750 root droidrelay-bridge" ]
+    [ "$(stat -c "%a %U %G" /etc/droidrelay-bridge/droidrelay-bridge.toml)" = "640 root droidrelay-bridge" ]
+    setpriv --reuid=droidrelay-bridge --regid=droidrelay-bridge --clear-groups droidrelay-bridge --check
+    systemd-analyze verify --man=no droidrelay@x.service droidrelay-bridge.service
+'
+
+# One valve from start to stop by a real broker, with a recording as its proof; runs in a root.
+valve='
+    set -e
+    port=$1
+    mosquitto -p "$port" &
+    sub() { timeout 300 mosquitto_sub -p "$port" -t robot/stream/state; }
+    gst-launch-1.0 -q videotestsrc is-live=true ! video/x-raw,width=320,height=240,framerate=10/1 ! \
+        mqttvalve broker=mqtt://127.0.0.1:"$port" topic=robot/stream standby=cold ! queue ! \
+        x264enc tune=zerolatency speed-preset=ultrafast key-int-max=10 ! h264parse ! mpegtsmux ! \
+        filesink location=/tmp/recording.ts async=false &
+    line=$!
+    # The broker answers a little later than it starts.
+    for second in $(seq 60); do
+        mosquitto_pub -p "$port" -t here -n 2>/dev/null && break
+        sleep 1
+    done
+    sub | grep -q -m 1 "\"state\":\"idle\""
+    [ ! -s /tmp/recording.ts ]
+    mosquitto_pub -p "$port" -q 1 -t robot/stream -m start
+    sub | grep -q -m 1 "\"state\":\"live\""
+    for second in $(seq 120); do
+        [ "$(stat -c %s /tmp/recording.ts)" -lt 10000 ] || break
+        sleep 1
+    done
+    [ "$(stat -c %s /tmp/recording.ts)" -ge 10000 ]
+    mosquitto_pub -p "$port" -q 1 -t robot/stream -m stop
+    sub | grep -q -m 1 "\"state\":\"idle\""
+    kill -INT $line
+    wait $line
+'
+
+# What is left of the packages, in a root; nothing is expected.
+left='
+    find / -xdev -name "*droidrelay*" -not -path "/proc/*" -not -path "/packages/*" -not -path "/demo/*"
+    grep -H droidrelay /etc/passwd /etc/group /etc/shadow /etc/gshadow
+    dpkg-query -W -f "\${Package} \${db:Status-Abbrev}\n" "*droidrelay*" 2>/dev/null | grep -v " un"
+    true
+'
+
+try() {
+    local name=$1 arch=${1#*-} at=$folder/$1
+    echo "== $name"
+    fresh "$name" "$name"
+    mkdir "$at/packages"
+    cp "$debs"/*_"$arch".deb "$at/packages"
+    {
+        # What apt installs where recommended packages are not wanted, and then the elements of the lines.
+        within "$name" sh -c 'apt-get -q -y --no-install-recommends install /packages/*.deb'
+        within "$name" apt-get -q -y --no-install-recommends install gstreamer1.0-tools \
+            gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-ugly \
+            mosquitto mosquitto-clients
+        within "$name" sh -c "$installed"
+        if [ "$arch" = amd64 ]; then
+            within "$name" apt-get -q -y --no-install-recommends install \
+                nginx libnginx-mod-rtmp ffmpeg gstreamer1.0-libav
+            # The demo takes what stands beside it: here, what the packages installed.
+            mkdir "$at/demo"
+            cp "$folder/builder/src/target/release/demo" "$at/demo"
+            ln -s /usr/lib/x86_64-linux-gnu/gstreamer-1.0/libgstdroidrelay.so \
+                /usr/bin/droidrelay /usr/bin/droidrelay-bridge "$at/demo"
+            within "$name" /demo/demo --once
+        fi
+        within "$name" bash -c "$valve" valve "$(free_port)"
+        within "$name" apt-get -q -y purge gstreamer1.0-droidrelay droidrelay droidrelay-bridge
+    } >"$at.log" 2>&1 || fail "$name, see the end of $at.log"
+    grep -h '^start to publishing' "$at.log" || true
+    expect "left after purge" "$(within "$name" sh -c "$left")" <<<""
+    echo "$name: installed, ran, purged"
+    rm -rf "$at"
+}
+
+free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+
+build
+for name; do try "$name"; done
