@@ -21,10 +21,11 @@ fi
 # cargo-web is the current Rust in Debian's security suite; Debian's own is too old.
 rust_is_new_enough || wanted+=(cargo-web rustc-web)
 if [ "${1:-}" = tests ]; then
-    wanted+=(debhelper lintian meson procps systemd)
     wanted+=(g++ gstreamer1.0-libcamera iproute2 libnginx-mod-stream nftables python3-paho-mqtt valgrind)
     cargo fmt --version >/dev/null 2>&1 || wanted+=(rustfmt-web)
     cargo clippy --version >/dev/null 2>&1 || wanted+=(rust-web-clippy)
+    # For tests/packages.sh.
+    wanted+=(debhelper lintian meson procps systemd)
 fi
 foreign=${2:-}
 [ "$foreign" != "$(dpkg --print-architecture 2>/dev/null)" ] || foreign=

@@ -27,10 +27,13 @@ deb() { echo "$debs/$1_${version}_$2.deb"; }
 expect() {
     diff -u --label "$1: expected" --label "$1: found" - <(printf '%s\n' "$2") || fail "$1"
 }
-depends() { dpkg-deb --field "$(deb "$1" "$2")" Depends | sed 's/ ([^)]*)//g; s/, /\n/g' | sort; }
+# As on Debian 12; 13 calls a library otherwise, and has its units in /usr.
+depends() {
+    dpkg-deb --field "$(deb "$1" "$2")" Depends | sed 's/ ([^)]*)//g; s/t64\b//g; s/, /\n/g' | sort
+}
 # Mode and name of what a package installs, without the lines of the kit and of the pipelines.
 contents() {
-    dpkg-deb --contents "$(deb "$1" "$2")" | awk '{ print $1, $6 }' |
+    dpkg-deb --contents "$(deb "$1" "$2")" | awk '{ print $1, $6 }' | sed 's, \./lib/, ./usr/lib/,' |
         grep -v '/$' | grep -v '/droidrelay/\(mediamtx\|pipelines\)/\|/lintian/' | sort -k 2
 }
 
@@ -48,16 +51,16 @@ look() {
 -rw-r--r-- ./usr/share/doc/gstreamer1.0-droidrelay/copyright
 TEXT
     expect "files of droidrelay" "$(contents droidrelay "$arch")" <<TEXT
--rw-r--r-- ./lib/systemd/system/droidrelay@.service
 -rwxr-xr-x ./usr/bin/droidrelay
+-rw-r--r-- ./usr/lib/systemd/system/droidrelay@.service
 -rw-r--r-- ./usr/lib/sysusers.d/droidrelay.conf
 -rw-r--r-- ./usr/share/doc/droidrelay/changelog.gz
 -rw-r--r-- ./usr/share/doc/droidrelay/copyright
 TEXT
     expect "files of droidrelay-bridge" "$(contents droidrelay-bridge "$arch")" <<TEXT
 -rw-r--r-- ./etc/droidrelay-bridge/droidrelay-bridge.toml
--rw-r--r-- ./lib/systemd/system/droidrelay-bridge.service
 -rwxr-xr-x ./usr/bin/droidrelay-bridge
+-rw-r--r-- ./usr/lib/systemd/system/droidrelay-bridge.service
 -rw-r--r-- ./usr/lib/sysusers.d/droidrelay-bridge.conf
 -rw-r--r-- ./usr/share/doc/droidrelay-bridge/changelog.gz
 -rw-r--r-- ./usr/share/doc/droidrelay-bridge/copyright
@@ -148,7 +151,7 @@ need() {
             DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install "$package"
     done
 }
-need debootstrap
+need debootstrap systemd-container
 if [[ " $* " == *arm64* ]]; then
     need binfmt-support qemu-user-static
     mountpoint -q /proc/sys/fs/binfmt_misc ||
@@ -286,6 +289,48 @@ valve='
     wait $line
 '
 
+# The services under a systemd of their own; runs in it.
+service='
+    set -ex
+    cp /usr/share/droidrelay/pipelines/test-picture.launch /etc/droidrelay/front.launch
+    printf "BROKER=mqtt://127.0.0.1\nLOCATION=rtmp://127.0.0.1:1/live/stream\n" >/etc/droidrelay/front.env
+    (umask 077 && echo unused >/etc/droidrelay/mqtt.pass && echo unused >/etc/droidrelay/rtmp.pass)
+    ask() { systemctl show -P "$1" "$2"; }
+    robot() { ask MainPID droidrelay@front; }
+    # Until another process than $1 is ready.
+    anew() {
+        for second in $(seq 120); do
+            [ "$(robot)" = "$1" ] || [ "$(ask ActiveState droidrelay@front)" != active ] || return 0
+            sleep 1
+        done
+        return 1
+    }
+    systemctl enable --now droidrelay@front
+    systemctl is-active droidrelay@front droidrelay-bridge mosquitto
+    [ "$(stat -c %U /proc/"$(robot)")" = droidrelay ]
+    grep "^CapBnd:.*0000000000000000$" /proc/"$(robot)"/status
+    # The passwords are root'"'"'s, and the valve has logged in with its copy.
+    timeout 60 mosquitto_sub -h 127.0.0.1 -t robot/stream/availability | grep -m 1 online
+    systemctl reload droidrelay@front droidrelay-bridge
+    systemctl is-active droidrelay@front
+    # Hung, killed: another one. A wrong file: none.
+    hung=$(robot); kill -STOP "$hung"; anew "$hung"
+    killed=$(robot); kill -KILL "$killed"; anew "$killed"
+    [ "$(ask NRestarts droidrelay@front)" = 2 ]
+    echo "no-such-element" >/etc/droidrelay/wrong.launch
+    ! systemctl start droidrelay@wrong
+    sleep 4
+    [ "$(ask ExecMainStatus droidrelay@wrong) $(ask NRestarts droidrelay@wrong)" = "65 0" ]
+    hung=$(ask MainPID droidrelay-bridge); kill -STOP "$hung"
+    for second in $(seq 60); do [ "$(ask NRestarts droidrelay-bridge)" = 0 ] || break; sleep 1; done
+    [ "$(ask NRestarts droidrelay-bridge)" = 1 ]
+    systemctl stop droidrelay@front
+    [ "$(ask Result droidrelay@front) $(ask ExecMainStatus droidrelay@front)" = "success 0" ]
+    systemctl start droidrelay@front
+    apt-get -q -y purge gstreamer1.0-droidrelay droidrelay droidrelay-bridge
+    touch /passed
+'
+
 # What is left of the packages, in a root; nothing is expected.
 left='
     find / -xdev -name "*droidrelay*" -not -path "/proc/*" -not -path "/packages/*" -not -path "/demo/*"
@@ -293,6 +338,23 @@ left='
     dpkg-query -W -f "\${Package} \${db:Status-Abbrev}\n" "*droidrelay*" 2>/dev/null | grep -v " un"
     true
 '
+
+# booted NAME SCRIPT: boots that root in a container and runs the script there.
+booted() {
+    local at=$folder/$1
+    printf '#!/bin/bash\ntrap "systemctl poweroff" EXIT\n%s\n' "$2" >"$at/script"
+    chmod 755 "$at/script"
+    printf '[Unit]\nAfter=multi-user.target\n[Service]\nExecStart=/script\nStandardOutput=append:/script.log\nStandardError=append:/script.log\n' \
+        >"$at/etc/systemd/system/script.service"
+    mkdir -p "$at/etc/systemd/system/default.target.wants"
+    ln -s ../script.service "$at/etc/systemd/system/default.target.wants/"
+    rm -f "$at/usr/sbin/policy-rc.d"
+    # A machine without systemd of its own cannot give the container a scope.
+    timeout 600 systemd-nspawn --directory="$at" --boot --register=no --private-network --quiet \
+        $([ -d /run/systemd/system ] || echo --keep-unit) </dev/null >"$at.boot.log" 2>&1 || true
+    cat "$at/script.log"
+    [ -e "$at/passed" ]
+}
 
 try() {
     local name=$1 arch=${1#*-} at=$folder/$1
@@ -318,7 +380,12 @@ try() {
             within "$name" /demo/demo --once
         fi
         within "$name" bash -c "$valve" valve "$(free_port)"
-        within "$name" apt-get -q -y purge gstreamer1.0-droidrelay droidrelay droidrelay-bridge
+        if [ "$arch" = amd64 ]; then
+            within "$name" apt-get -q -y --no-install-recommends install systemd-sysv
+            booted "$name" "$service"
+        else
+            within "$name" apt-get -q -y purge gstreamer1.0-droidrelay droidrelay droidrelay-bridge
+        fi
     } >"$at.log" 2>&1 || fail "$name, see the end of $at.log"
     grep -h '^start to publishing' "$at.log" || true
     expect "left after purge" "$(within "$name" sh -c "$left")" <<<""
