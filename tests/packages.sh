@@ -228,8 +228,8 @@ build() {
         meson install -C /meson --quiet
         apt-get -q -y --no-install-recommends install gstreamer1.0-tools gstreamer1.0-plugins-bad
         export GST_PLUGIN_PATH=/opt/droidrelay/lib/x86_64-linux-gnu/gstreamer-1.0
-        gst-inspect-1.0 --exists mqttvalve
-        gst-inspect-1.0 --exists rtmpauthsink
+        gst-inspect-1.0 mqttvalve >/dev/null
+        gst-inspect-1.0 rtmpauthsink >/dev/null
         grep -q ^ExecStart=/opt/droidrelay/bin/droidrelay "/opt/droidrelay/lib/systemd/system/droidrelay@.service"
         /opt/droidrelay/bin/droidrelay --version
         /opt/droidrelay/bin/droidrelay-bridge --version
@@ -242,11 +242,11 @@ build() {
 
 # What is expected of a root with the packages; runs in it.
 installed='
-    set -e
+    set -ex
     [ "$(dpkg-query -W -f "\${db:Status-Abbrev}" gstreamer1.0-droidrelay droidrelay droidrelay-bridge)" = "ii ii ii " ]
     [ -z "${GST_PLUGIN_PATH:-}" ]
     gst-inspect-1.0 mqttvalve | grep -q "Filename .*/gstreamer-1.0/libgstdroidrelay.so"
-    gst-inspect-1.0 --exists rtmpauthsink
+    gst-inspect-1.0 rtmpauthsink >/dev/null
     droidrelay --version
     echo unused >/tmp/password
     export MQTT_PASSWORD_FILE=/tmp/password RTMP_PASSWORD_FILE=/tmp/password
@@ -260,10 +260,13 @@ installed='
 
 # One valve from start to stop by a real broker, with a recording as its proof; runs in a root.
 valve='
-    set -e
+    set -ex
     port=$1
     mosquitto -p "$port" &
-    sub() { timeout 300 mosquitto_sub -p "$port" -t robot/stream/state; }
+    # What subscribes may stay: it ends with this script.
+    until_state() {
+        timeout 120 grep -q -m 1 "\"state\":\"$1\"" < <(exec mosquitto_sub -h 127.0.0.1 -p "$port" -t robot/stream/state)
+    }
     gst-launch-1.0 -q videotestsrc is-live=true ! video/x-raw,width=320,height=240,framerate=10/1 ! \
         mqttvalve broker=mqtt://127.0.0.1:"$port" topic=robot/stream standby=cold ! queue ! \
         x264enc tune=zerolatency speed-preset=ultrafast key-int-max=10 ! h264parse ! mpegtsmux ! \
@@ -271,20 +274,20 @@ valve='
     line=$!
     # The broker answers a little later than it starts.
     for second in $(seq 60); do
-        mosquitto_pub -p "$port" -t here -n 2>/dev/null && break
+        ! mosquitto_pub -h 127.0.0.1 -p "$port" -t here -n || break
         sleep 1
     done
-    sub | grep -q -m 1 "\"state\":\"idle\""
+    until_state idle
     [ ! -s /tmp/recording.ts ]
-    mosquitto_pub -p "$port" -q 1 -t robot/stream -m start
-    sub | grep -q -m 1 "\"state\":\"live\""
+    mosquitto_pub -h 127.0.0.1 -p "$port" -q 1 -t robot/stream -m start
+    until_state live
     for second in $(seq 120); do
         [ "$(stat -c %s /tmp/recording.ts)" -lt 10000 ] || break
         sleep 1
     done
     [ "$(stat -c %s /tmp/recording.ts)" -ge 10000 ]
-    mosquitto_pub -p "$port" -q 1 -t robot/stream -m stop
-    sub | grep -q -m 1 "\"state\":\"idle\""
+    mosquitto_pub -h 127.0.0.1 -p "$port" -q 1 -t robot/stream -m stop
+    until_state idle
     kill -INT $line
     wait $line
 '
@@ -310,7 +313,7 @@ service='
     [ "$(stat -c %U /proc/"$(robot)")" = droidrelay ]
     grep "^CapBnd:.*0000000000000000$" /proc/"$(robot)"/status
     # The passwords are root'"'"'s, and the valve has logged in with its copy.
-    timeout 60 mosquitto_sub -h 127.0.0.1 -t robot/stream/availability | grep -m 1 online
+    timeout 60 grep -q -m 1 online < <(exec mosquitto_sub -h 127.0.0.1 -t robot/stream/availability)
     systemctl reload droidrelay@front droidrelay-bridge
     systemctl is-active droidrelay@front
     # Hung, killed: another one. A wrong file: none.

@@ -39,7 +39,7 @@ struct Arguments {
         long,
         value_name = "FILE",
         env = "DROIDRELAY_BRIDGE_CONFIG",
-        default_value = "/etc/droidrelay/droidrelay-bridge.toml"
+        default_value = "/etc/droidrelay-bridge/droidrelay-bridge.toml"
     )]
     config: PathBuf,
     /// Read the configuration, say whether it is right, and end.
