@@ -31,7 +31,9 @@ foreign=${2:-}
 [ "$foreign" != "$(dpkg --print-architecture 2>/dev/null)" ] || foreign=
 if [ -n "$foreign" ]; then
     cpu=$(cpu_of "$foreign")
-    wanted+=("gcc-${cpu/_/-}-linux-gnu" "libc6-dev:$foreign" "libgstreamer1.0-dev:$foreign")
+    # The C++ compiler is for meson, which looks for it.
+    wanted+=("gcc-${cpu/_/-}-linux-gnu" "g++-${cpu/_/-}-linux-gnu"
+        "libc6-dev:$foreign" "libgstreamer1.0-dev:$foreign")
     # A rustup may have the other architecture's library too.
     rust_builds_for "$cpu" || wanted+=(cargo-web rustc-web "libstd-rust-web-dev:$foreign")
 fi

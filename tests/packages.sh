@@ -314,7 +314,7 @@ service='
     grep "^CapBnd:.*0000000000000000$" /proc/"$(robot)"/status
     # The passwords are root'"'"'s, and the valve has logged in with its copy.
     timeout 60 grep -q -m 1 online < <(exec mosquitto_sub -h 127.0.0.1 -t robot/stream/availability)
-    systemctl reload droidrelay@front droidrelay-bridge
+    systemctl reload droidrelay@front
     systemctl is-active droidrelay@front
     # Hung, killed: another one. A wrong file: none.
     hung=$(robot); kill -STOP "$hung"; anew "$hung"
@@ -324,7 +324,7 @@ service='
     ! systemctl start droidrelay@wrong
     sleep 4
     [ "$(ask ExecMainStatus droidrelay@wrong) $(ask NRestarts droidrelay@wrong)" = "65 0" ]
-    hung=$(ask MainPID droidrelay-bridge); kill -STOP "$hung"
+    kill -STOP "$(ask MainPID droidrelay-bridge)"
     for second in $(seq 60); do [ "$(ask NRestarts droidrelay-bridge)" = 0 ] || break; sleep 1; done
     [ "$(ask NRestarts droidrelay-bridge)" = 1 ]
     systemctl stop droidrelay@front
@@ -350,7 +350,7 @@ booted() {
     printf '[Unit]\nAfter=multi-user.target\n[Service]\nExecStart=/script\nStandardOutput=append:/script.log\nStandardError=append:/script.log\n' \
         >"$at/etc/systemd/system/script.service"
     mkdir -p "$at/etc/systemd/system/default.target.wants"
-    ln -s ../script.service "$at/etc/systemd/system/default.target.wants/"
+    ln -sf ../script.service "$at/etc/systemd/system/default.target.wants/"
     rm -f "$at/usr/sbin/policy-rc.d"
     # A machine without systemd of its own cannot give the container a scope.
     timeout 600 systemd-nspawn --directory="$at" --boot --register=no --private-network --quiet \
