@@ -19,3 +19,15 @@ rust_is_new_enough() {
     done
     return 1
 }
+
+# Rust's and GNU's name of a Debian architecture's processor.
+cpu_of() {
+    case $1 in
+    amd64) echo x86_64 ;;
+    arm64) echo aarch64 ;;
+    *) echo "architecture $1: amd64 and arm64 are known" >&2 && return 1 ;;
+    esac
+}
+
+# True when the rustc first in PATH has the standard library for this processor.
+rust_builds_for() { [ -d "$(rustc --print target-libdir --target "$1-unknown-linux-gnu" 2>/dev/null)" ]; }

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Installs with apt what building and the demo need and this Debian (12 or newer) lacks.
 #   scripts/install-deps.sh [tests]     "tests": also what only tests/run.sh needs
+#   scripts/install-deps.sh packages [ARCH]     only what scripts/packages.sh needs
 # Nothing is touched, and no root asked for, when all of it is there.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
@@ -14,6 +15,9 @@ wanted=(
     mosquitto mosquitto-clients nginx libnginx-mod-rtmp
     curl ffmpeg python3 python3-pip
 )
+if [ "${1:-}" = packages ]; then
+    wanted=(gcc libc6-dev pkgconf git ca-certificates libgstreamer1.0-dev debhelper meson)
+fi
 # cargo-web is the current Rust in Debian's security suite; Debian's own is too old.
 rust_is_new_enough || wanted+=(cargo-web rustc-web)
 if [ "${1:-}" = tests ]; then
@@ -22,6 +26,18 @@ if [ "${1:-}" = tests ]; then
     wanted+=(gir1.2-gstreamer-1.0 gstreamer1.0-alsa gstreamer1.0-libcamera gstreamer1.0-opencv python3-gi)
     cargo fmt --version >/dev/null 2>&1 || wanted+=(rustfmt-web)
     cargo clippy --version >/dev/null 2>&1 || wanted+=(rust-web-clippy)
+    # For tests/packages.sh.
+    wanted+=(debhelper lintian meson procps systemd)
+fi
+foreign=${2:-}
+[ "$foreign" != "$(dpkg --print-architecture 2>/dev/null)" ] || foreign=
+if [ -n "$foreign" ]; then
+    cpu=$(cpu_of "$foreign")
+    # The C++ compiler is for meson, which looks for it.
+    wanted+=("gcc-${cpu/_/-}-linux-gnu" "g++-${cpu/_/-}-linux-gnu"
+        "libc6-dev:$foreign" "libgstreamer1.0-dev:$foreign")
+    # A rustup may have the other architecture's library too.
+    rust_builds_for "$cpu" || wanted+=(cargo-web rustc-web "libstd-rust-web-dev:$foreign")
 fi
 
 missing=()
@@ -53,6 +69,7 @@ if [ ! -e $policy ]; then
     printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee $policy >/dev/null
     "${as_root[@]}" chmod 755 $policy
 fi
+[ -z "$foreign" ] || "${as_root[@]}" dpkg --add-architecture "$foreign"
 "${as_root[@]}" apt-get -q update
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
     apt-get -q -y --no-install-recommends install "${missing[@]}"

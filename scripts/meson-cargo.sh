@@ -1,9 +1,24 @@
 #!/bin/sh
 # Called by meson.build: CARGO SOURCE FOLDER PROFILE OUTPUT...
+# A CARGO_TARGET_DIR in the environment wins over a folder in meson's; with a CARGO_BUILD_TARGET,
+# "droidrelay-here" is built besides, for the machine that builds.
 set -eu
-cargo=$1 source=$2 folder=$3 profile=$4
+# Debian's flags are for C, of which there is next to none, and would make cargo build all anew.
+unset CFLAGS CXXFLAGS CPPFLAGS LDFLAGS
+cargo=$1 source=$2 profile=$4
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$3/target}"
 shift 4
-"$cargo" build --locked --profile "$profile" --manifest-path "$source/Cargo.toml" \
-    --target-dir "$folder/target" -p gst-plugin-droidrelay -p droidrelay-bridge -p droidrelay
-made=$folder/target/$([ "$profile" = dev ] && echo debug || echo release)
-for output; do cp "$made/${output##*/}" "$output"; done
+build() { "$cargo" build --locked --profile "$profile" --manifest-path "$source/Cargo.toml" "$@"; }
+subfolder=$([ "$profile" = dev ] && echo debug || echo release)
+here=$CARGO_TARGET_DIR/$subfolder
+made=$CARGO_TARGET_DIR/${CARGO_BUILD_TARGET:+$CARGO_BUILD_TARGET/}$subfolder
+build -p gst-plugin-droidrelay -p droidrelay-bridge -p droidrelay
+if [ -n "${CARGO_BUILD_TARGET:-}" ]; then
+    (unset CARGO_BUILD_TARGET && build -p gst-plugin-droidrelay -p droidrelay-bridge -p droidrelay)
+fi
+for output; do
+    case $output in
+    *-here) cp "$here/droidrelay" "$output" ;;
+    *) cp "$made/${output##*/}" "$output" ;;
+    esac
+done

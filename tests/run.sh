@@ -68,9 +68,7 @@ for file in pipelines/*.launch; do
     check "$file in gst-launch-1.0" scripts/try-launch.sh "$file"
 done
 check "fuzzing, in its short form" tests/fuzz.sh 5
-if command -v meson >/dev/null; then
-    check "meson setup" meson setup "$scratch/meson" .
-fi
+check "packages, and their units" tests/packages.sh
 
 for failure in ${failures+"${failures[@]}"}; do
     echo "FAILED: $failure"

@@ -1,5 +1,7 @@
 //! Command line of the bridge.
 
+mod notify;
+
 use std::{
     io::{self, BufRead, IsTerminal, Write},
     path::{Path, PathBuf},
@@ -42,7 +44,7 @@ struct Arguments {
         long,
         value_name = "FILE",
         env = "DROIDRELAY_BRIDGE_CONFIG",
-        default_value = "/etc/droidrelay/droidrelay-bridge.toml"
+        default_value = "/etc/droidrelay-bridge/droidrelay-bridge.toml"
     )]
     config: PathBuf,
     /// Read the configuration, say whether it is right, and end.
@@ -198,6 +200,7 @@ async fn run(path: PathBuf, mut config: Config) -> Result<(), String> {
         DRAIN,
     ));
     info!("listening on {scheme}://{address}");
+    notify::ready();
     let mut look = interval(LOOK);
     let name = loop {
         tokio::select! {
@@ -213,6 +216,7 @@ async fn run(path: PathBuf, mut config: Config) -> Result<(), String> {
         }
     };
     info!("{name}: ending");
+    notify::stopping();
     bridge.begin_close();
     // Ends by itself, within the drain.
     let _ = server.await;
