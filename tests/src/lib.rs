@@ -6,6 +6,8 @@ pub mod bridge;
 pub mod camera;
 pub mod certs;
 pub mod demo;
+pub mod dice;
+pub mod faults;
 pub mod http;
 pub mod journal;
 pub mod line;

@@ -9,7 +9,7 @@ use droidrelay_wire::StreamState;
 
 use super::{
     print_table,
-    subscriber::Subscriber,
+    subscriber::{self, Subscriber},
     usage::{family, threads, Cpu, Memory},
     Installed,
 };
@@ -127,7 +127,12 @@ fn gstreamer(options: &Options, installed: &Installed) -> Result<Row> {
 }
 
 fn python(options: &Options, installed: &Installed, rig: &Rig) -> Result<Row> {
-    let seed = Subscriber::start(installed, rig, TEST_PICTURE, ENCODER)?;
+    let environment = installed.environment()?;
+    let environment = environment
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_str()));
+    let line = subscriber::line(rig, TEST_PICTURE, ENCODER);
+    let seed = Subscriber::start(rig, &line, &environment)?;
     let process = &seed.process;
     let mut sessions = 0;
     let events = rig.relay.events();

@@ -2,7 +2,7 @@
 
 mod idle;
 mod start;
-mod subscriber;
+pub mod subscriber;
 pub mod usage;
 mod valve;
 pub mod valves;

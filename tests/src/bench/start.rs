@@ -6,7 +6,11 @@ use std::{thread, time::Duration};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::{print_table, subscriber::Subscriber, Installed};
+use super::{
+    print_table,
+    subscriber::{self, Subscriber},
+    Installed,
+};
 use crate::{
     reader::Reader,
     relay::{Event, Kind},
@@ -142,7 +146,8 @@ fn measure(
             times
         }
         Way::Subscriber(encoder) => {
-            let _subscriber = Subscriber::start(installed, rig, TEST_PICTURE, encoder)?;
+            let line = subscriber::line(rig, TEST_PICTURE, encoder);
+            let _subscriber = Subscriber::start(rig, &line, &environment)?;
             (0..options.rounds)
                 .map(|_| first_picture(rig, false))
                 .collect()
