@@ -4,7 +4,7 @@
 mod network;
 mod parts;
 mod report;
-mod system;
+pub(crate) mod system;
 
 use std::{
     fmt, fs,
@@ -74,10 +74,10 @@ impl fmt::Display for By {
 
 /// In which surroundings a case runs.
 #[derive(Debug, Clone, Copy)]
-struct Setup {
-    by: By,
-    relay: Kind,
-    short: bool,
+pub(crate) struct Setup {
+    pub by: By,
+    pub relay: Kind,
+    pub short: bool,
 }
 
 impl Setup {
