@@ -17,7 +17,7 @@ fi
 build() { cargo build --manifest-path "$root/Cargo.toml" --release --locked -q "$@"; }
 # The plugin by itself, as robots have it: with the other crates it would get their features.
 build -p gst-plugin-droidrelay
-build -p droidrelay-bridge -p droidrelay-tests
+build -p droidrelay-bridge -p droidrelay-tests --bin droidrelay-bridge --bin bench
 bench=${CARGO_TARGET_DIR:-$root/target}/release/bench
 clip=()
 if file=$("$root/scripts/clip.sh"); then

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{bail, ensure, Context, Result};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use droidrelay_wire::StreamState;
 
 use crate::{
@@ -48,17 +48,23 @@ pub struct Options {
     /// With GStreamer's leaks tracer, which counts what is left in the end (gst-launch-1.0)
     #[arg(long)]
     leaks: bool,
+    /// Only faults of these kinds
+    #[arg(long = "fault", value_name = "KIND")]
+    faults: Vec<Fault>,
 }
 
-const QUIET: &[(&str, &str)] = &[("GST_DEBUG", "2"), ("GST_DEBUG_NO_COLOR", "1")];
+const QUIET: &[(&str, &str)] = &[
+    ("GST_DEBUG", "2,mqttvalve:5,shmsrc:5,GST_STATES:4"),
+    ("GST_DEBUG_NO_COLOR", "1"),
+];
 const TRACED: &[(&str, &str)] = &[
     ("GST_DEBUG", "2,GST_TRACER:7"),
     ("GST_DEBUG_NO_COLOR", "1"),
     ("GST_TRACERS", "leaks"),
 ];
 
-#[derive(Debug, Clone, Copy)]
-enum Fault {
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum Fault {
     RelayKilled,
     RelayFrozen,
     RelayReset,
@@ -73,21 +79,6 @@ enum Fault {
     StopsAndStarts,
 }
 
-const FAULTS: [Fault; 12] = [
-    Fault::RelayKilled,
-    Fault::RelayFrozen,
-    Fault::RelayReset,
-    Fault::BrokerKilled,
-    Fault::BrokerFrozen,
-    Fault::LinkCut,
-    Fault::LinkDeaf,
-    Fault::WrongPassword,
-    Fault::CameraLost,
-    Fault::RobotFrozen,
-    Fault::OddPayloads,
-    Fault::StopsAndStarts,
-];
-
 struct Life {
     // Dropped in this order.
     system: System,
@@ -95,6 +86,8 @@ struct Life {
     way: Link,
     camera: Camera,
     dice: Dice,
+    /// What may happen.
+    faults: Vec<Fault>,
 }
 
 impl Life {
@@ -126,6 +119,10 @@ impl Life {
             way,
             camera,
             dice: Dice::new(seed),
+            faults: match options.faults.is_empty() {
+                true => Fault::value_variants().to_vec(),
+                false => options.faults.clone(),
+            },
         })
     }
 
@@ -247,7 +244,7 @@ impl Life {
         for _ in 0..count {
             let pause = self.chance(2000);
             thread::sleep(pause);
-            let fault = FAULTS[self.dice.below(FAULTS.len() as u64) as usize];
+            let fault = self.faults[self.dice.below(self.faults.len() as u64) as usize];
             self.suffer(fault).with_context(|| format!("{fault:?}"))?;
             faults.push(fault);
         }
@@ -311,6 +308,7 @@ pub fn run(options: &Options) -> Result<()> {
     robot.end()?;
     if options.leaks {
         let text = robot.text();
+        ensure!(text.contains("GST_TRACER"), "the tracer has not run");
         let alive = text
             .lines()
             .filter(|line| line.contains("object-alive,") && !line.contains("new format string"));
