@@ -69,6 +69,7 @@ for file in pipelines/*.launch; do
     check "$file in droidrelay" "$target/debug/droidrelay" check "$file"
 done
 check "fuzzing, in its short form" tests/fuzz.sh 5
+check "every fault, in its short form" tests/faults.sh --short --jobs 4
 if command -v meson >/dev/null; then
     check "meson setup" meson setup "$scratch/meson" .
 fi

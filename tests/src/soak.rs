@@ -54,7 +54,7 @@ pub struct Options {
 }
 
 const QUIET: &[(&str, &str)] = &[
-    ("GST_DEBUG", "2,mqttvalve:5,shmsrc:5,GST_STATES:4"),
+    ("GST_DEBUG", "2"),
     ("GST_DEBUG_NO_COLOR", "1"),
 ];
 const TRACED: &[(&str, &str)] = &[

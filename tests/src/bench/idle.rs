@@ -132,8 +132,8 @@ fn python(options: &Options, installed: &Installed, rig: &Rig) -> Result<Row> {
         .each_ref()
         .map(|(name, value)| (*name, value.as_str()));
     let line = subscriber::line(rig, TEST_PICTURE, ENCODER);
-    let seed = Subscriber::start(rig, &line, &environment)?;
-    let process = &seed.process;
+    let subscriber = Subscriber::start(rig, &line, &environment)?;
+    let process = &subscriber.process;
     let mut sessions = 0;
     let events = rig.relay.events();
     let row = measure(options, "Python, paho-mqtt", process.id(), || {
