@@ -56,11 +56,8 @@ impl Camera {
         let source = format!(
             "multifilesrc location={pictures}/%05d.jpg start-index=1 index=1 loop=true caps=image/jpeg,framerate=25/1 ! jpegdec ! videoconvert"
         );
-        Self::played(
-            format!("{}, over and over", clip.display()),
-            folder,
-            &source,
-        )
+        let name = clip.file_name().unwrap_or(clip.as_os_str()).display();
+        Self::played(format!("{name}, over and over"), folder, &source)
     }
 
     /// GStreamer's test picture.

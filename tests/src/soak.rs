@@ -53,10 +53,7 @@ pub struct Options {
     faults: Vec<Fault>,
 }
 
-const QUIET: &[(&str, &str)] = &[
-    ("GST_DEBUG", "2"),
-    ("GST_DEBUG_NO_COLOR", "1"),
-];
+const QUIET: &[(&str, &str)] = &[("GST_DEBUG", "2"), ("GST_DEBUG_NO_COLOR", "1")];
 const TRACED: &[(&str, &str)] = &[
     ("GST_DEBUG", "2,GST_TRACER:7"),
     ("GST_DEBUG_NO_COLOR", "1"),
