@@ -578,7 +578,7 @@ impl MqttValve {
                 let target = self.target_state();
                 gst::debug!(CAT, imp = self, "starting what is upstream to {target:?}");
                 // What an earlier life posted says nothing about this one.
-                self.upstream_errors.take();
+                self.upstream_errors.clear();
                 self.released.store(false, Ordering::Relaxed);
                 self.obj().unset_element_flags(gst::ElementFlags::SOURCE);
                 match upstream.start(self.obj().upcast_ref(), target) {
@@ -610,14 +610,16 @@ impl MqttValve {
     fn camera_failed(&self, upstream: &Upstream, retry: &mut Retry) -> Duration {
         let error = self
             .upstream_errors
-            .take()
+            .first()
             .unwrap_or_else(|| "upstream failed".into());
         self.camera_lost(upstream, retry, error)
     }
 
     fn camera_lost(&self, upstream: &Upstream, retry: &mut Retry, error: String) -> Duration {
+        // Not before: by the error the end of the failed stream, which may just be on its way, is
+        // known as such.
         self.release(upstream);
-        self.upstream_errors.take();
+        self.upstream_errors.clear();
         let wait = retry.backoff.next(jitter());
         retry.at = self.now() + wait;
         gst::warning!(
