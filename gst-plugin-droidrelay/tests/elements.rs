@@ -359,3 +359,61 @@ fn muxed_flv_and_byte_stream_link_by_themselves() {
         end(pipeline);
     }
 }
+
+#[test]
+fn leases_go_on_in_a_new_pipeline_and_the_state_says_so_without_a_broker() {
+    let line = "videotestsrc is-live=true ! mqttvalve name=valve ! fakesink name=end";
+    let pipeline = launch(line);
+    let valve = pipeline.by_name("valve").unwrap();
+    start(&pipeline);
+    valve.emit_by_name::<bool>("start", &[&"phone-7", &60u32]);
+    valve.emit_by_name::<bool>("start", &[&"motion", &0u32]);
+    let leases = valve.property_value("leases");
+    drop(valve);
+    end(pipeline);
+
+    let pipeline = launch(line);
+    let (passed, _) = count(&pipeline, "end");
+    let valve = pipeline.by_name("valve").unwrap();
+    valve.set_property_from_value("leases", &leases);
+    start(&pipeline);
+    until("a buffer", || passed.load(Ordering::SeqCst) > 0);
+    let state = || valve.property::<String>("state");
+    until("live", || state().contains(r#""state":"live""#));
+    assert!(
+        state().contains(r#""viewers":["motion","phone-7"]"#),
+        "{}",
+        state()
+    );
+    valve.emit_by_name::<bool>("stop", &[&"motion"]);
+    assert!(!valve.property::<bool>("drop"), "phone-7 still looks");
+    assert!(!state().contains(r#""lease_until":null"#), "{}", state());
+    no_error(&pipeline);
+    drop(valve);
+    end(pipeline);
+}
+
+#[test]
+fn a_camera_that_fails_in_a_session_is_live_again_when_it_is_back() {
+    let pipeline =
+        launch("videotestsrc name=camera is-live=true ! mqttvalve name=valve ! fakesink name=end");
+    let (_, buffers) = count(&pipeline, "end");
+    let valve = pipeline.by_name("valve").unwrap();
+    let camera = pipeline.by_name("camera").unwrap();
+    start(&pipeline);
+    valve.set_property("drop", false);
+    let says = |word: &str| valve.property::<String>("state").contains(word);
+    until("live", || says(r#""state":"live""#));
+    gst::element_error!(camera, gst::ResourceError::Read, ["unplugged"]);
+    until("the fault", || says("last_error\":\"camera: "));
+    until("live again", || says(r#""state":"live""#));
+    let mut beginnings = 0;
+    until("a new beginning", || {
+        let discont = |buffer: &gst::Buffer| buffer.flags().contains(gst::BufferFlags::DISCONT);
+        beginnings += buffers.try_iter().filter(discont).count();
+        beginnings >= 2
+    });
+    no_error(&pipeline);
+    drop((valve, camera));
+    end(pipeline);
+}

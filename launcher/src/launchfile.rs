@@ -99,6 +99,9 @@ pub fn is_identifier(text: &str) -> bool {
             .all(|c| c.is_ascii_alphanumeric() || "-_:".contains(c))
 }
 
+/// Factories of elements that keep their names in every pipeline.
+const NAMED: [&str; 2] = ["mqttvalve", "rtmpauthsink"];
+
 /// A launch file with its variables replaced.
 #[derive(Clone)]
 pub struct LaunchFile {
@@ -130,10 +133,45 @@ impl LaunchFile {
                 format!("{}: the command's name and options do not belong into the file, write only the pipeline", first.text),
             ));
         }
-        Ok(LaunchFile {
+        let mut file = LaunchFile {
             words,
             mask: reader.mask,
-        })
+        };
+        file.name_elements();
+        Ok(file)
+    }
+
+    /// Gives the elements in [`NAMED`] the names that GStreamer would give them in a process's
+    /// first pipeline. It goes on counting in the next one: their MQTT client ids would be others,
+    /// and nobody would know who takes over from whom.
+    fn name_elements(&mut self) {
+        let words = &self.words;
+        let names: Vec<(usize, Option<&str>)> = (0..words.len())
+            .filter(|at| NAMED.contains(&words[*at].text.as_str()))
+            .map(|at| {
+                let properties = words[at + 1..].iter().map_while(Word::property);
+                let name = properties.into_iter().find(|(key, _)| *key == "name");
+                (at, name.map(|(_, name)| name))
+            })
+            .collect();
+        let taken: Vec<&str> = words
+            .iter()
+            .filter_map(Word::property)
+            .filter_map(|(key, value)| (key == "name").then_some(value))
+            .collect();
+        let mut given = Vec::new();
+        for factory in &NAMED {
+            let mut free = (0..)
+                .map(|number| format!("{factory}{number}"))
+                .filter(|name| !taken.contains(&name.as_str()));
+            let unnamed = names
+                .iter()
+                .filter(|(at, name)| name.is_none() && words[*at].text == **factory);
+            given.extend(unnamed.map(|(at, _)| *at).zip(&mut free));
+        }
+        for (at, name) in given {
+            self.words[at].launch.push_str(&format!(" name={name}"));
+        }
     }
 
     /// The description of the first `count` words for `gst_parse_launch`. Never print it.

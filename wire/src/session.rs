@@ -162,9 +162,28 @@ impl Session {
         config: Config,
         on_event: impl FnMut(Event) + Send + 'static,
     ) -> Self {
+        Self::launch(runtime, config, true, on_event)
+    }
+
+    /// As [`Session::spawn`], in place of a session with the same client id that has just ended:
+    /// what the broker has kept since then is not forgotten.
+    pub fn resume(
+        runtime: &Handle,
+        config: Config,
+        on_event: impl FnMut(Event) + Send + 'static,
+    ) -> Self {
+        Self::launch(runtime, config, false, on_event)
+    }
+
+    fn launch(
+        runtime: &Handle,
+        config: Config,
+        clean_start: bool,
+        on_event: impl FnMut(Event) + Send + 'static,
+    ) -> Self {
         let shared = Arc::new(Shared::default());
         let (stop, stopped) = oneshot::channel();
-        let task = runtime.spawn(run(config, shared.clone(), on_event, stopped));
+        let task = runtime.spawn(run(config, shared.clone(), clean_start, on_event, stopped));
         Session {
             shared,
             stop: Some(stop),
@@ -451,6 +470,7 @@ fn extra_filter(path: &str) -> Filter {
 async fn run(
     config: Config,
     shared: Arc<Shared>,
+    mut clean_start: bool,
     mut on_event: impl FnMut(Event) + Send,
     mut stopped: oneshot::Receiver<Vec<(String, String)>>,
 ) {
@@ -459,7 +479,6 @@ async fn run(
     // this session lives is kept for it. Forgotten by a connection of its own, because
     // Mosquitto 2.0 does not store a session that began with a clean start: after a restart of
     // the broker it would not know of commands sent before we are back.
-    let mut clean_start = true;
     let mut tries = 0;
     let mut delivered = Delivered::default();
     loop {

@@ -164,11 +164,13 @@ impl Control {
         self.last_command_id = id.map(str::to_owned);
     }
 
-    /// The first buffer since the opening passes; returns the opening's number.
+    /// The first buffer since the opening passes, or the first one after a fault; returns the
+    /// opening's number.
     pub fn flowing(&mut self, now: Duration) -> u64 {
-        self.flowing = true;
         self.fault = None;
-        self.start_latency = self.opened_at.map(|at| now.saturating_sub(at));
+        if !std::mem::replace(&mut self.flowing, true) {
+            self.start_latency = self.opened_at.map(|at| now.saturating_sub(at));
+        }
         self.opening
     }
 

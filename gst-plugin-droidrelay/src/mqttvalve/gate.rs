@@ -80,6 +80,15 @@ struct Holder {
     until: Option<Duration>,
 }
 
+/// One holder's, as it goes from one gate to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    pub id: String,
+    pub origin: Origin,
+    /// None: until a stop.
+    pub left: Option<Duration>,
+}
+
 /// All leases.
 #[derive(Debug, Default)]
 pub struct Gate {
@@ -146,6 +155,37 @@ impl Gate {
             Command::Keyframe if self.is_open() => Outcome::Keyframe,
             Command::Keyframe => Outcome::Same,
         }
+    }
+
+    /// What is held at `now`, to be taken up by another gate, whose clock may be another one.
+    pub fn hand_over(&self, now: Duration) -> Vec<Lease> {
+        self.holders
+            .iter()
+            .map(|(id, holder)| Lease {
+                id: id.clone(),
+                origin: holder.origin,
+                left: holder.until.map(|until| until.saturating_sub(now)),
+            })
+            .collect()
+    }
+
+    /// Holds what [`Gate::hand_over`] gave, in place of all that it held.
+    pub fn take_up(&mut self, leases: Vec<Lease>, now: Duration) -> Outcome {
+        let was_open = self.is_open();
+        let cause = leases
+            .first()
+            .map_or(Cause::Local, |lease| lease.origin.into());
+        self.holders = leases
+            .into_iter()
+            .filter(|lease| lease.left.is_none_or(|left| !left.is_zero()))
+            .take(MAX_HOLDERS)
+            .map(|lease| {
+                let until = lease.left.map(|left| now + left);
+                let origin = lease.origin;
+                (lease.id, Holder { origin, until })
+            })
+            .collect();
+        self.outcome(was_open, cause, None)
     }
 
     /// Tells whether the broker is in reach.
@@ -292,6 +332,28 @@ mod tests {
             changed(false, Cause::Mqtt, None)
         );
         assert_eq!(gate.holders().len(), 0);
+    }
+
+    #[test]
+    fn leases_go_on_in_another_gate_with_their_origin_and_what_is_left() {
+        let mut gate = Gate::default();
+        apply(&mut gate, &start("a", 30), 10);
+        apply(&mut gate, &start("over", 5), 10);
+        gate.apply(&start("", 0), Origin::Local, NEVER, at(10));
+        let leases = gate.hand_over(at(20));
+        let mut heir = Gate::default();
+        assert_eq!(
+            heir.take_up(leases, at(1000)),
+            changed(true, Cause::Mqtt, None)
+        );
+        assert_eq!(heir.holders().collect::<Vec<_>>(), ["a", "local"]);
+        heir.link(false, at(1000));
+        assert_eq!(heir.next_deadline(at(120)), Some(at(1020)));
+        assert_eq!(heir.expire(at(120), at(1020)), Outcome::Same);
+        assert_eq!(
+            heir.take_up(Vec::new(), at(1021)).clone(),
+            changed(false, Cause::Local, None)
+        );
     }
 
     #[test]

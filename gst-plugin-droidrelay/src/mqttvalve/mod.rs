@@ -10,6 +10,7 @@ mod doc;
 mod gate;
 mod imp;
 mod kept;
+mod leases;
 mod settings;
 mod standby;
 
