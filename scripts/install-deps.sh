@@ -21,7 +21,9 @@ fi
 # cargo-web is the current Rust in Debian's security suite; Debian's own is too old.
 rust_is_new_enough || wanted+=(cargo-web rustc-web)
 if [ "${1:-}" = tests ]; then
-    wanted+=(g++ gstreamer1.0-libcamera iproute2 libnginx-mod-stream nftables python3-paho-mqtt valgrind)
+    wanted+=(g++ iproute2 libnginx-mod-stream nftables python3-paho-mqtt valgrind)
+    # For pipelines/ and examples/.
+    wanted+=(gir1.2-gstreamer-1.0 gstreamer1.0-alsa gstreamer1.0-libcamera gstreamer1.0-opencv python3-gi)
     cargo fmt --version >/dev/null 2>&1 || wanted+=(rustfmt-web)
     cargo clippy --version >/dev/null 2>&1 || wanted+=(rust-web-clippy)
     # For tests/packages.sh.

@@ -1,6 +1,7 @@
 #!/bin/bash
-# Does gst-launch-1.0 take a launch file? Gives it the file's words as a shell would and ends it
-# when the pipeline is built; exit 0 if it was.
+# Does gst-launch-1.0 take a launch file? Gives it the file's words as a shell would, with what the
+# file itself says how to try it without its hardware, and ends it when the pipeline is built;
+# exit 0 if it was.
 #   scripts/try-launch.sh FILE.launch
 set -euo pipefail
 file=$1
@@ -11,6 +12,9 @@ trap 'rm -rf "$scratch"' EXIT
 echo unused >"$scratch/password"
 export MQTT_PASSWORD_FILE=$scratch/password RTMP_PASSWORD_FILE=$scratch/password
 export BROKER=mqtt://127.0.0.1:1 LOCATION=rtmp://127.0.0.1:1/live/stream
+without=$(sed -nE "s/^#   --set ([A-Z_0-9]+=)('[^']*'|[^ ]*)$/export \1\2/p" "$file")
+eval "$without"
+export NOW=now RECORDINGS=$scratch
 eval "set -- $words"
 
 mkfifo "$scratch/output"

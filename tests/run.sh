@@ -66,9 +66,9 @@ export GST_PLUGIN_PATH=$target/debug
 check "docs/ as gst-inspect-1.0 says it" scripts/inspect-docs.sh
 for file in pipelines/*.launch; do
     check "$file in gst-launch-1.0" scripts/try-launch.sh "$file"
-    check "$file in droidrelay" "$target/debug/droidrelay" check "$file"
 done
 check "fuzzing, in its short form" tests/fuzz.sh 5
+check "every fault, in its short form" tests/faults.sh --short --jobs 4
 check "packages, and their units" tests/packages.sh
 
 for failure in ${failures+"${failures[@]}"}; do

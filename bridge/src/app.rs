@@ -2,78 +2,106 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use axum::{
-    extract::{
-        rejection::QueryRejection, ConnectInfo, FromRequestParts, Path, Query, Request, State,
-    },
+    extract::{ConnectInfo, Path, Request, State},
     http::{
-        header::{AUTHORIZATION, CACHE_CONTROL, HOST, RETRY_AFTER, WWW_AUTHENTICATE},
-        request::Parts,
+        header::{
+            ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST,
+            RETRY_AFTER, WWW_AUTHENTICATE,
+        },
         uri::Authority,
-        HeaderName, HeaderValue, StatusCode,
+        HeaderMap, HeaderName, HeaderValue, StatusCode,
     },
     middleware::{self, Next},
-    response::{IntoResponse, Response},
-    routing::{get, post},
+    response::{Html, IntoResponse, Response},
+    routing::{delete, get, post, put, MethodRouter},
     Extension, Json, Router,
 };
 use droidrelay_wire::{
-    command::{check_id, lease_from_seconds},
     session::{Properties, Session},
-    Command, StreamState,
+    Command,
 };
-use serde::Deserialize;
-use serde_json::{json, Map, Value};
+use serde_json::{json, Value};
 use tokio::{
     runtime::Handle,
     sync::watch,
+    task::JoinSet,
     time::{timeout_at, Instant},
 };
-use tower_http::limit::RequestBodyLimitLayer;
-use tracing::{info, warn};
+use tower_http::{limit::RequestBodyLimitLayer, timeout::RequestBodyTimeoutLayer};
+use tracing::warn;
 
 use crate::{
-    auth::{Auth, Denial, User},
-    config::{Config, Watch},
-    fleet::{Fleet, Link, View},
+    auth::{Auth, Denial, Right, User},
+    commands,
+    config::{Config, Network},
+    events,
+    failure::Failure,
+    fleet::{Fleet, Link},
+    mediamtx::{self, Demands},
+    metrics::{self, Metrics},
+    poll,
     robots::Robot,
+    share::{self, Shares},
+    views::Views,
+    webhook::Alarms,
 };
 
-/// Nothing that is sent here has a body worth reading.
+/// No body that is sent here is longer.
 const MAX_BODY: usize = 16 * 1024;
-/// Longest `wait` in seconds: proxies give up a request after a minute.
-const MAX_WAIT: f64 = 60.0;
+/// For the next piece of a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the requests share.
 pub struct Bridge {
-    auth: Auth,
-    fleet: Arc<Fleet>,
-    session: Session,
-    watch: Watch,
-    start_expiry: Duration,
+    pub(crate) auth: Auth,
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) session: Session,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) views: Views,
+    pub(crate) demands: Demands,
+    pub(crate) mediamtx: Option<mediamtx::Settings>,
+    proxies: Vec<Network>,
+    pub(crate) start_expiry: Duration,
     ack_timeout: Duration,
-    closing: watch::Sender<bool>,
+    pub(crate) closing: watch::Sender<bool>,
+    tasks: Mutex<JoinSet<()>>,
 }
 
 impl Bridge {
     /// Starts the MQTT session on `runtime`; does not wait for the broker.
     pub fn start(config: Config, runtime: &Handle) -> Result<Arc<Self>, String> {
-        let fleet = Arc::new(Fleet::new(config.directory));
+        let id = config.mqtt.client_id.clone();
+        let mut tasks = JoinSet::new();
+        let metrics = Arc::new(Metrics::default());
+        let mut fleet = Fleet::new(config.directory, config.watch, id);
+        fleet.shares = Shares::new(config.share_key);
+        let alarms = Alarms::start(config.webhooks, &metrics, &mut tasks, runtime);
+        fleet.alarms = Some(alarms);
+        let fleet = Arc::new(fleet);
         let listener = fleet.clone();
         let auth = Auth::new(config.users, config.failures)?;
-        Ok(Arc::new(Bridge {
+        let bridge = Arc::new(Bridge {
             auth,
             session: Session::spawn(runtime, config.mqtt, move |event| listener.apply(event)),
             fleet,
-            watch: config.watch,
+            metrics,
+            views: Views::default(),
+            demands: Demands::default(),
+            mediamtx: config.mediamtx,
+            proxies: config.proxies,
             start_expiry: config.start_expiry,
             ack_timeout: config.ack_timeout,
             closing: watch::Sender::new(false),
-        }))
+            tasks: Mutex::default(),
+        });
+        tasks.spawn_on(poll::keep(bridge.clone()), runtime);
+        *bridge.tasks.lock().unwrap_or_else(PoisonError::into_inner) = tasks;
+        Ok(bridge)
     }
 
     /// Makes requests that wait answer at once.
@@ -81,28 +109,67 @@ impl Bridge {
         self.closing.send_replace(true);
     }
 
+    /// True from [`Bridge::begin_close`] on.
+    pub fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
+    }
+
+    /// Nobody needs a credential.
+    pub fn is_open(&self) -> bool {
+        self.auth.is_open()
+    }
+
+    /// Knows these users from now on.
+    pub fn replace_users(&self, users: Vec<User>) {
+        self.auth.replace(users);
+    }
+
     /// Leaves the broker cleanly where no request is left.
     pub async fn close(self: Arc<Self>) {
+        let mut tasks =
+            std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.shutdown().await;
+        self.views.end_all(self.fleet.now().wall);
         if let Some(bridge) = Arc::into_inner(self) {
             bridge.session.stop(Vec::new()).await;
         }
     }
 
-    /// Publishes and waits for the broker's acknowledgement; 503 where it does not come.
-    async fn publish(&self, robot: &Robot, command: &Command) -> Result<(), Failure> {
-        let deadline = Instant::now() + self.ack_timeout;
-        if let Link::Down(reason) = self.fleet.link_decided(deadline).await {
-            return Err(Failure::unavailable(format!(
-                "the MQTT broker is out of reach: {reason}"
-            )));
-        }
+    /// The robot of this name, where the user may do this with it.
+    pub(crate) fn robot(&self, user: &User, right: Right, name: &str) -> Result<Robot, Failure> {
+        user.check(right, name)?;
+        let robot = self.fleet.directory.robot(name);
+        robot.ok_or_else(|| Failure::not_found(format!("there is no robot {name:?}")))
+    }
+
+    /// Sends a command and waits for the broker's acknowledgement; 503 where it does not come.
+    pub(crate) async fn command(&self, robot: &Robot, command: &Command) -> Result<(), Failure> {
         let properties = Properties {
             expiry: matches!(command, Command::Start { .. }).then_some(self.start_expiry),
             ..Properties::default()
         };
-        let answer = self
-            .session
-            .publish(&robot.topic, command.to_payload(), properties);
+        let published = self
+            .publish(&robot.topic, command.to_payload(), properties)
+            .await;
+        let what = match command {
+            Command::Start { .. } => "start",
+            Command::Stop { .. } => "stop",
+            Command::Keyframe => "keyframe",
+        };
+        self.metrics.command(what, published.is_ok());
+        published
+    }
+
+    /// As [`Bridge::command`], whatever and wherever.
+    pub(crate) async fn publish(
+        &self,
+        topic: &str,
+        payload: impl Into<Vec<u8>>,
+        properties: Properties,
+    ) -> Result<(), Failure> {
+        let deadline = Instant::now() + self.ack_timeout;
+        self.check_link(deadline).await?;
+        let answer = self.session.publish(topic, payload, properties);
         match timeout_at(deadline, answer).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(err)) => Err(Failure::unavailable(err.to_string())),
@@ -113,54 +180,81 @@ impl Bridge {
         }
     }
 
-    fn describe(&self, robot: &Robot) -> Value {
-        let View { online, state } = self.fleet.view(&robot.name);
-        let mut urls = Map::new();
-        for (name, url) in [
-            ("rtsp", &self.watch.rtsp),
-            ("hls", &self.watch.hls),
-            ("webrtc", &self.watch.webrtc),
-        ] {
-            if let Some(url) = url {
-                urls.insert(name.into(), url.fill(robot).into());
-            }
+    /// 503 where the broker is out of reach; waits for the first try to connect.
+    pub(crate) async fn check_link(&self, deadline: Instant) -> Result<(), Failure> {
+        match self.fleet.link_decided(deadline).await {
+            Link::Up(_) => Ok(()),
+            Link::Connecting => Err(Failure::unavailable(
+                "the MQTT broker is out of reach: it has not answered yet",
+            )),
+            Link::Down(reason) => Err(Failure::unavailable(format!(
+                "the MQTT broker is out of reach: {reason}"
+            ))),
         }
-        let online = match self.fleet.link() {
-            Link::Up(_) => Some(online.unwrap_or(false)),
-            _ => None,
-        };
-        json!({
-            "robot": robot.name,
-            "topic": robot.topic,
-            "path": robot.path,
-            "online": online,
-            "state": state.as_deref(),
-            "watch": urls,
-        })
     }
 
-    fn broker(&self) -> Value {
-        match self.fleet.link() {
-            Link::Up(_) => json!({ "connected": true }),
-            Link::Connecting => json!({ "connected": false, "error": "connecting" }),
-            Link::Down(reason) => json!({ "connected": false, "error": reason }),
-        }
+    /// How long a demand that the media server's hooks tell holds.
+    pub(crate) fn demand_lease(&self) -> Duration {
+        self.mediamtx
+            .as_ref()
+            .map_or(mediamtx::LEASE, |settings| settings.lease)
     }
+
+    /// How long the broker is waited for.
+    pub(crate) fn broker_deadline(&self) -> Instant {
+        Instant::now() + self.ack_timeout
+    }
+}
+
+type Routes = Vec<(&'static str, MethodRouter<Arc<Bridge>>)>;
+
+/// What needs a credential.
+fn routes() -> Routes {
+    vec![
+        ("/stream/start", post(commands::start)),
+        ("/stream/stop", post(commands::stop)),
+        ("/robots", get(robots)),
+        ("/robots/{robot}", get(robot)),
+        ("/robots/{robot}/stream", get(poll::poll)),
+        ("/robots/{robot}/stream/start", post(commands::start_robot)),
+        ("/robots/{robot}/stream/stop", post(commands::stop_robot)),
+        (
+            "/robots/{robot}/stream/keyframe",
+            post(commands::keyframe_robot),
+        ),
+        ("/robots/{robot}/stream/state", put(poll::report)),
+        (
+            "/robots/{robot}/share",
+            post(share::share).delete(share::revoke_all),
+        ),
+        ("/robots/{robot}/share/{id}", delete(share::revoke)),
+        ("/mediamtx/auth", post(mediamtx::auth)),
+        ("/mediamtx/demand", post(mediamtx::told)),
+        ("/events", get(events::events)),
+        ("/metrics", get(metrics::metrics)),
+    ]
+}
+
+/// What needs none.
+fn open_routes() -> Routes {
+    vec![
+        ("/", get(index)),
+        ("/healthz", get(health)),
+        ("/openapi.json", get(openapi)),
+    ]
 }
 
 /// The router; to be served with the peer's address as [`ConnectInfo`].
 pub fn app(bridge: Arc<Bridge>) -> Router {
-    let behind_credential = Router::new()
-        .route("/stream/{verb}", post(default_command))
-        .route("/robots", get(robots))
-        .route("/robots/{robot}", get(robot))
-        .route("/robots/{robot}/stream/{verb}", post(robot_command))
-        .route_layer(middleware::from_fn_with_state(bridge.clone(), authenticate));
-    Router::new()
-        .route("/", get(index))
-        .route("/healthz", get(health))
+    let router = |routes: Routes| {
+        let add = |router: Router<Arc<Bridge>>, (path, methods)| router.route(path, methods);
+        routes.into_iter().fold(Router::new(), add)
+    };
+    let behind_credential =
+        router(routes()).route_layer(middleware::from_fn_with_state(bridge.clone(), authenticate));
+    router(open_routes())
         .merge(behind_credential)
-        .fallback(async || Failure::new(StatusCode::NOT_FOUND, "there is nothing at this path"))
+        .fallback(async || Failure::not_found("there is nothing at this path"))
         .method_not_allowed_fallback(async || {
             Failure::new(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -168,12 +262,34 @@ pub fn app(bridge: Arc<Bridge>) -> Router {
             )
         })
         .layer(RequestBodyLimitLayer::new(MAX_BODY))
+        .layer(RequestBodyTimeoutLayer::new(BODY_TIMEOUT))
         .layer(middleware::map_response(harden))
+        .layer(middleware::from_fn_with_state(
+            bridge.clone(),
+            metrics::count,
+        ))
         .with_state(bridge)
 }
 
-async fn index() -> Json<Value> {
-    Json(json!({ "msg": "Media bridge service running!" }))
+/// The page for a browser, the published system's words for everybody else.
+async fn index(headers: HeaderMap) -> Response {
+    const PAGE: &str = include_str!("../page/index.html");
+    // All that it needs is in it; pictures come from the media server.
+    const POLICY: &str =
+        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
+        img-src * data: blob:; media-src * blob:; connect-src *; frame-ancestors 'none'; \
+        base-uri 'none'; form-action 'none'";
+    let accepts = |value: &HeaderValue| value.to_str().is_ok_and(|text| text.contains("text/html"));
+    if headers.get(ACCEPT).is_some_and(accepts) {
+        return ([(CONTENT_SECURITY_POLICY, POLICY)], Html(PAGE)).into_response();
+    }
+    Json(json!({ "msg": "Media bridge service running!" })).into_response()
+}
+
+/// Every endpoint, in OpenAPI's words.
+async fn openapi() -> Response {
+    const DOCUMENT: &str = include_str!("../openapi.json");
+    ([(CONTENT_TYPE, "application/json")], DOCUMENT).into_response()
 }
 
 /// Open to everybody, so it tells no address.
@@ -194,271 +310,24 @@ async fn robots(
     let names = bridge.fleet.names();
     let robots: Vec<Value> = names
         .iter()
-        .filter(|name| user.may_use(name))
+        .filter(|name| user.may(Right::Look, name))
         .filter_map(|name| bridge.fleet.directory.robot(name))
-        .map(|robot| bridge.describe(&robot))
+        .map(|robot| bridge.fleet.describe(&robot))
         .collect();
-    Json(json!({ "robots": robots, "broker": bridge.broker() }))
+    Json(json!({ "robots": robots, "broker": bridge.fleet.broker() }))
 }
 
-async fn robot(State(bridge): State<Arc<Bridge>>, Chosen(robot): Chosen) -> Json<Value> {
+async fn robot(
+    State(bridge): State<Arc<Bridge>>,
+    Extension(user): Extension<Arc<User>>,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, Failure> {
+    let robot = bridge.robot(&user, Right::Look, &name)?;
     // Right after the connection the retained topics are still on their way.
     bridge.fleet.settled_view(&robot.name).await;
-    let mut answer = bridge.describe(&robot);
-    answer["broker"] = bridge.broker();
-    Json(answer)
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CommandQuery {
-    viewer: Option<String>,
-    lease: Option<f64>,
-    wait: Option<f64>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Verb {
-    Start,
-    Stop,
-}
-
-type CommandParameters = Result<Query<CommandQuery>, QueryRejection>;
-
-/// The endpoints of the published system: their answer has nothing but `msg` as long as there
-/// is nothing that the caller must know.
-async fn default_command(
-    State(bridge): State<Arc<Bridge>>,
-    Extension(user): Extension<Arc<User>>,
-    Path(verb): Path<String>,
-    query: CommandParameters,
-) -> Result<Json<Value>, Failure> {
-    let verb = Verb::parse(&verb)?;
-    let robot = bridge.fleet.directory.default_robot().ok_or_else(|| {
-        Failure::new(
-            StatusCode::NOT_FOUND,
-            "there is no default robot: name one, /robots/NAME/stream/start, or set robots.default",
-        )
-    })?;
-    check_right(&user, &robot.name)?;
-    let mut answer = command(&bridge, &user, &robot, verb, query).await?;
-    if answer.get("online") == Some(&Value::Bool(true)) {
-        answer.remove("online");
-    }
-    Ok(Json(answer.into()))
-}
-
-async fn robot_command(
-    State(bridge): State<Arc<Bridge>>,
-    Extension(user): Extension<Arc<User>>,
-    Chosen(robot): Chosen,
-    Path((_, verb)): Path<(String, String)>,
-    query: CommandParameters,
-) -> Result<Json<Value>, Failure> {
-    let mut answer = command(&bridge, &user, &robot, Verb::parse(&verb)?, query).await?;
-    answer.insert("robot".into(), robot.name.into());
-    Ok(Json(answer.into()))
-}
-
-async fn command(
-    bridge: &Bridge,
-    user: &User,
-    robot: &Robot,
-    verb: Verb,
-    query: CommandParameters,
-) -> Result<Map<String, Value>, Failure> {
-    let Query(query) = query.map_err(|err| Failure::bad_request(err.body_text()))?;
-    if let Some(id) = &query.viewer {
-        check_id(id).map_err(|err| Failure::bad_request(format!("viewer: {err}")))?;
-    }
-    let lease = query
-        .lease
-        .map(lease_from_seconds)
-        .transpose()
-        .map_err(|err| Failure::bad_request(err.to_string()))?;
-    let wait = match query.wait {
-        None => None,
-        Some(wait) if (0.0..=MAX_WAIT).contains(&wait) => Some(Duration::from_secs_f64(wait)),
-        Some(wait) => {
-            return Err(Failure::bad_request(format!(
-                "wait {wait}: give seconds from 0 to {MAX_WAIT}"
-            )))
-        }
-    };
-    let (message, word) = match verb {
-        Verb::Start => (
-            "Published start",
-            Command::Start {
-                id: query.viewer.clone(),
-                lease,
-            },
-        ),
-        Verb::Stop => (
-            "Published stop",
-            Command::Stop {
-                id: query.viewer.clone(),
-            },
-        ),
-    };
-    let published = bridge.publish(robot, &word).await;
-    let (by, viewer) = (&user.name, query.viewer.as_deref().unwrap_or("*"));
-    if let Err(failure) = published {
-        warn!(
-            robot = robot.name,
-            ?by,
-            ?viewer,
-            "not published {}: {}",
-            verb.as_str(),
-            failure.reason
-        );
-        return Err(failure);
-    }
-    info!(
-        robot = robot.name,
-        ?by,
-        ?viewer,
-        "published {}",
-        verb.as_str()
-    );
-
-    let mut answer = Map::new();
-    answer.insert("msg".into(), message.into());
-    let waited = match (verb, wait) {
-        (Verb::Start, Some(wait)) => Some(until_live(bridge, robot, wait).await),
-        _ => None,
-    };
-    let view = bridge.fleet.settled_view(&robot.name).await;
-    let online = view.online == Some(true);
-    answer.insert("online".into(), online.into());
-    if !online {
-        let note = match view.online {
-            Some(_) => "the robot is offline",
-            None => "the broker knows of no such robot: it has never announced itself",
-        };
-        let effect = match verb {
-            Verb::Start => format!(
-                "the start is good for {} s, should it come back by then",
-                bridge.start_expiry.as_secs()
-            ),
-            Verb::Stop => "it gets the stop when it comes back".to_owned(),
-        };
-        answer.insert("note".into(), format!("{note}; {effect}").into());
-    }
-    if let Some(outcome) = waited {
-        answer.insert("live".into(), outcome.is_ok().into());
-        let state = view.state.as_ref().map(|state| state.state.as_str());
-        answer.insert("state".into(), state.into());
-        if let Err(reason) = outcome {
-            answer.insert("reason".into(), reason.into());
-        }
-    }
-    Ok(answer)
-}
-
-/// Waits until frames reach the server; says why they do not where time is up.
-async fn until_live(bridge: &Bridge, robot: &Robot, wait: Duration) -> Result<(), String> {
-    let deadline = Instant::now() + wait;
-    let mut watcher = bridge.fleet.watch(&robot.name);
-    let mut closing = bridge.closing.subscribe();
-    let live = async {
-        tokio::select! {
-            _ = watcher.receiver.wait_for(View::is_live) => true,
-            _ = closing.wait_for(|closing| *closing) => false,
-        }
-    };
-    match timeout_at(deadline, live).await {
-        Ok(true) => Ok(()),
-        Ok(false) => Err("the bridge is shutting down".into()),
-        Err(_) => Err(why_not_live(bridge, robot)),
-    }
-}
-
-fn why_not_live(bridge: &Bridge, robot: &Robot) -> String {
-    if let Link::Down(reason) = bridge.fleet.link() {
-        return format!("the MQTT broker is out of reach: {reason}");
-    }
-    let view = bridge.fleet.view(&robot.name);
-    match (view.online, view.state) {
-        (Some(false), _) => "the robot is offline".into(),
-        (None, None) => "the robot has never announced itself".into(),
-        (_, None) => "the robot does not tell its state".into(),
-        (_, Some(state)) => {
-            let detail = state
-                .publish
-                .as_ref()
-                .and_then(|publish| publish.reason.clone())
-                .or_else(|| state.last_error.clone())
-                .map(|detail| format!(": {detail}"))
-                .unwrap_or_default();
-            let what = match state.state {
-                StreamState::Live => return "the robot became live just now".into(),
-                StreamState::Idle => "the robot has not opened its stream",
-                StreamState::Starting => "the robot is still starting",
-                StreamState::Backoff => "the robot cannot reach the media server",
-                StreamState::Refused => "the media server refuses the robot",
-                StreamState::Error => "the robot cannot deliver",
-            };
-            format!("{what}{detail}")
-        }
-    }
-}
-
-impl Verb {
-    fn parse(text: &str) -> Result<Self, Failure> {
-        match text {
-            "start" => Ok(Verb::Start),
-            "stop" => Ok(Verb::Stop),
-            _ => Err(Failure::new(
-                StatusCode::NOT_FOUND,
-                "there is nothing at this path: a stream takes start and stop",
-            )),
-        }
-    }
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Verb::Start => "start",
-            Verb::Stop => "stop",
-        }
-    }
-}
-
-/// The robot that the path names, which the user may use.
-struct Chosen(Robot);
-
-#[derive(Deserialize)]
-struct RobotInPath {
-    robot: String,
-}
-
-impl FromRequestParts<Arc<Bridge>> for Chosen {
-    type Rejection = Failure;
-
-    async fn from_request_parts(
-        parts: &mut Parts,
-        bridge: &Arc<Bridge>,
-    ) -> Result<Self, Self::Rejection> {
-        let Path(RobotInPath { robot: name }) = Path::from_request_parts(parts, bridge)
-            .await
-            .map_err(|_| Failure::bad_request("the path does not name a robot"))?;
-        if let Some(user) = parts.extensions.get::<Arc<User>>() {
-            check_right(user, &name)?;
-        }
-        let robot = bridge.fleet.directory.robot(&name);
-        robot.map(Chosen).ok_or_else(|| {
-            Failure::new(StatusCode::NOT_FOUND, format!("there is no robot {name:?}"))
-        })
-    }
-}
-
-fn check_right(user: &User, robot: &str) -> Result<(), Failure> {
-    if user.may_use(robot) {
-        Ok(())
-    } else {
-        let reason = format!("user {:?} has no right to robot {robot:?}", user.name);
-        Err(Failure::new(StatusCode::FORBIDDEN, reason))
-    }
+    let mut answer = bridge.fleet.describe(&robot);
+    answer["broker"] = bridge.fleet.broker();
+    Ok(Json(answer))
 }
 
 /// Lets in who has a credential, and nobody whom a foreign page sends.
@@ -482,9 +351,10 @@ async fn authenticate(
         let reason = "without any [[user]] only requests to localhost or 127.0.0.1 are answered";
         return Failure::new(StatusCode::FORBIDDEN, reason).into_response();
     }
+    let peer = client(&bridge.proxies, peer.ip(), request.headers());
     match bridge
         .auth
-        .check(request.headers().get(AUTHORIZATION), peer.ip())
+        .check(request.headers().get(AUTHORIZATION), peer)
         .await
     {
         Ok(user) => {
@@ -492,12 +362,39 @@ async fn authenticate(
             next.run(request).await
         }
         Err(denial) => {
+            bridge.metrics.refused(denial);
             if denial != Denial::Missing {
-                warn!(peer = %peer.ip(), "refused: {denial:?}");
+                warn!(%peer, "refused: {denial:?}");
             }
-            refuse(denial)
+            refuse(denial, is_of_a_script(request.headers()))
         }
     }
+}
+
+/// Who asks: the peer, or whom the last of the trusted proxies says that it speaks for.
+fn client(proxies: &[Network], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    const FORWARDED: HeaderName = HeaderName::from_static("x-forwarded-for");
+    let is_trusted = |address: IpAddr| proxies.iter().any(|network| network.contains(address));
+    let mut client = peer;
+    let values = headers.get_all(FORWARDED).iter().rev();
+    for hop in values.flat_map(|value| value.to_str().unwrap_or_default().rsplit(',')) {
+        if !is_trusted(client) {
+            break;
+        }
+        match hop.trim().parse() {
+            Ok(address) => client = address,
+            Err(_) => break,
+        }
+    }
+    client
+}
+
+/// Asked by a page's script, which has its own way to ask for a password.
+fn is_of_a_script(headers: &HeaderMap) -> bool {
+    const DESTINATION: HeaderName = HeaderName::from_static("sec-fetch-dest");
+    headers
+        .get(DESTINATION)
+        .is_some_and(|destination| destination == "empty")
 }
 
 /// A page whose name was made to resolve to this host sends its own name here.
@@ -513,7 +410,7 @@ fn names_this_host(host: Option<&HeaderValue>) -> bool {
             .is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
-fn refuse(denial: Denial) -> Response {
+pub(crate) fn refuse(denial: Denial, is_of_a_script: bool) -> Response {
     let (status, reason) = match denial {
         Denial::Missing => (
             StatusCode::UNAUTHORIZED,
@@ -531,11 +428,12 @@ fn refuse(denial: Denial) -> Response {
         let seconds = wait.as_secs_f64().ceil() as u64;
         headers.insert(RETRY_AFTER, seconds.into());
     } else {
-        for challenge in [
-            r#"Basic realm="droidrelay", charset="UTF-8""#,
-            r#"Bearer realm="droidrelay""#,
-        ] {
-            headers.append(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        let bearer = HeaderValue::from_static(r#"Bearer realm="droidrelay""#);
+        headers.append(WWW_AUTHENTICATE, bearer);
+        // A browser would ask its user, over the page.
+        if !is_of_a_script {
+            let basic = HeaderValue::from_static(r#"Basic realm="droidrelay", charset="UTF-8""#);
+            headers.append(WWW_AUTHENTICATE, basic);
         }
     }
     response
@@ -547,36 +445,6 @@ async fn harden(mut response: Response) -> Response {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(OPTIONS, HeaderValue::from_static("nosniff"));
     response
-}
-
-/// An answer that is not a success: `{"error": reason}`.
-#[derive(Debug)]
-struct Failure {
-    status: StatusCode,
-    reason: String,
-}
-
-impl Failure {
-    fn new(status: StatusCode, reason: impl Into<String>) -> Self {
-        Failure {
-            status,
-            reason: reason.into(),
-        }
-    }
-
-    fn bad_request(reason: impl Into<String>) -> Self {
-        Failure::new(StatusCode::BAD_REQUEST, reason)
-    }
-
-    fn unavailable(reason: impl Into<String>) -> Self {
-        Failure::new(StatusCode::SERVICE_UNAVAILABLE, reason)
-    }
-}
-
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        (self.status, Json(json!({ "error": self.reason }))).into_response()
-    }
 }
 
 #[cfg(test)]
@@ -763,7 +631,7 @@ mod tests {
             ("POST", "/stream/start?wait=61", 400, "60"),
             ("POST", "/stream/start?leas=3", 400, "leas"),
             ("POST", "/stream/start?viewer=", 400, "viewer"),
-            ("POST", "/stream/pause", 404, "start and stop"),
+            ("POST", "/stream/pause", 404, "path"),
             ("GET", "/stream/start", 405, "method"),
             ("GET", "/nothing", 404, "path"),
         ] {
@@ -803,6 +671,80 @@ mod tests {
             let host = HeaderValue::from_static(host);
             assert_eq!(names_this_host(Some(&host)), own, "{host:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_openapi_document_tells_every_endpoint_and_no_other() {
+        let document: Value = serde_json::from_str(include_str!("../openapi.json")).unwrap();
+        let told = document["paths"].as_object().unwrap();
+        let served: Vec<_> = routes().into_iter().chain(open_routes()).collect();
+        let paths: Vec<_> = served.iter().map(|(path, _)| *path).collect();
+        let mut unknown = told.keys().filter(|path| !paths.contains(&path.as_str()));
+        assert_eq!(unknown.next(), None, "is told and not served");
+        let bench = Bench::new();
+        for path in paths {
+            let methods = told
+                .get(path)
+                .unwrap_or_else(|| panic!("{path} is not told"));
+            let mut told: Vec<_> = methods.as_object().unwrap().keys().cloned().collect();
+            // A method that nobody has shows which ones there are.
+            let sample = path.replace("{robot}", "r1").replace("{id}", "0");
+            let (status, _, head) = bench.send(request("BREW", &sample, None)).await;
+            assert_eq!(status, 405, "{path}");
+            let allowed = head.headers()["allow"].to_str().unwrap().to_lowercase();
+            // A GET answers HEAD too, which OpenAPI need not say.
+            let mut allowed: Vec<_> = allowed.split(',').filter(|one| *one != "head").collect();
+            told.sort_unstable();
+            allowed.sort_unstable();
+            assert_eq!(told, allowed, "{path}");
+        }
+        let (status, served, _) = bench.send(request("GET", "/openapi.json", None)).await;
+        assert_eq!((status, served), (StatusCode::OK, document));
+    }
+
+    #[test]
+    fn a_proxy_that_is_trusted_says_who_asks_and_nobody_else_does() {
+        let proxies = ["127.0.0.1", "10.0.0.0/8"].map(|text| text.parse().unwrap());
+        let asked = |peer: &str, forwarded: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in forwarded {
+                headers.append("x-forwarded-for", HeaderValue::from_static(value));
+            }
+            client(&proxies, peer.parse().unwrap(), &headers).to_string()
+        };
+        assert_eq!(asked("192.0.2.1", &["198.51.100.7"]), "192.0.2.1");
+        assert_eq!(asked("127.0.0.1", &["198.51.100.7"]), "198.51.100.7");
+        assert_eq!(
+            asked("127.0.0.1", &["6.6.6.6, 198.51.100.7, 10.1.1.1"]),
+            "198.51.100.7"
+        );
+        assert_eq!(
+            asked("127.0.0.1", &["6.6.6.6", "198.51.100.7"]),
+            "198.51.100.7"
+        );
+        assert_eq!(asked("127.0.0.1", &["x, unknown"]), "127.0.0.1");
+        assert_eq!(asked("127.0.0.1", &[]), "127.0.0.1");
+    }
+
+    #[tokio::test]
+    async fn a_browser_gets_the_page_and_its_script_no_password_dialogue() {
+        let bench = Bench::new();
+        let mut browser = request("GET", "/", None);
+        let accept = HeaderValue::from_static("text/html,application/xhtml+xml,*/*;q=0.8");
+        browser.headers_mut().insert(ACCEPT, accept);
+        let (status, json, head) = bench.send(browser).await;
+        assert_eq!((status, json), (StatusCode::OK, Value::Null));
+        assert!(head.headers()[CONTENT_TYPE]
+            .to_str()
+            .unwrap()
+            .starts_with("text/html"));
+        let mut script = request("GET", "/robots", None);
+        let destination = HeaderValue::from_static("empty");
+        script.headers_mut().insert("sec-fetch-dest", destination);
+        let (_, _, head) = bench.send(script).await;
+        let challenges = head.headers().get_all(WWW_AUTHENTICATE).iter();
+        let challenges: Vec<_> = challenges.map(|value| value.to_str().unwrap()).collect();
+        assert_eq!(challenges, [r#"Bearer realm="droidrelay""#]);
     }
 
     #[tokio::test]

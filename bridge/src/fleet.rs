@@ -2,25 +2,38 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+    },
+    time::{Duration, SystemTime},
 };
 
 use droidrelay_wire::{
     session::{Event, Message},
-    RobotState, StreamState, OFFLINE, ONLINE,
+    Command, RobotState, StreamState, OFFLINE, ONLINE,
 };
+use serde_json::{json, Map, Value};
 use tokio::{
     sync::watch,
     time::{timeout_at, Instant},
 };
 use tracing::{debug, info, warn};
 
-use crate::robots::{Directory, Word};
+use crate::{
+    config::Watch,
+    events::Events,
+    robots::{Directory, Robot, Word},
+    share::Shares,
+    wanted::{Board, Now, ON_BEHALF},
+    webhook::Alarms,
+};
 
 /// Retained topics arrive right behind the subscription; after this a silent robot is one
 /// that the broker knows nothing of.
 const SETTLE: Duration = Duration::from_millis(500);
+/// In a connection so young, commands of the time before it may only be known from notes.
+const YOUNG: Duration = Duration::from_secs(2);
 
 /// The connection to the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,20 +65,60 @@ impl View {
     }
 }
 
+/// How many robots there are of each kind.
+#[derive(Debug, Default)]
+pub struct Sums {
+    pub online: i64,
+    /// In the order of [`StreamState::ALL`], whatever the robots' presence.
+    pub by_state: [i64; StreamState::ALL.len()],
+}
+
 /// All robots' views, fed by the MQTT session.
 pub struct Fleet {
     pub directory: Directory,
     views: Mutex<HashMap<String, watch::Sender<View>>>,
     link: watch::Sender<Link>,
+    /// What is wanted of the robots.
+    pub wanted: Board,
+    /// Each change goes out here.
+    pub events: Events,
+    /// Links to look at a robot.
+    pub shares: Shares,
+    /// Who is told when something happens.
+    pub alarms: Option<Alarms>,
+    watch_urls: Watch,
+    was_up: AtomicBool,
+    started: Instant,
 }
 
 impl Fleet {
-    pub fn new(directory: Directory) -> Self {
+    /// `id` names this bridge to others on the broker.
+    pub fn new(directory: Directory, watch_urls: Watch, id: String) -> Self {
         Fleet {
             directory,
             views: Mutex::default(),
             link: watch::Sender::new(Link::Connecting),
+            wanted: Board::new(id, wall_time()),
+            events: Events::default(),
+            shares: Shares::default(),
+            alarms: None,
+            watch_urls,
+            was_up: AtomicBool::new(false),
+            started: Instant::now(),
         }
+    }
+
+    /// The time, as [`Fleet::wanted`] counts it.
+    pub fn now(&self) -> Now {
+        Now {
+            monotonic: self.started.elapsed(),
+            wall: wall_time(),
+        }
+    }
+
+    /// The moment that `monotonic` is in [`Fleet::now`].
+    pub fn instant(&self, monotonic: Duration) -> Instant {
+        self.started + monotonic
     }
 
     /// Takes what happens to the session; does not block.
@@ -74,13 +127,17 @@ impl Fleet {
             Event::Up => {
                 info!("connected to the MQTT broker");
                 self.link.send_replace(Link::Up(Instant::now()));
+                self.was_up.store(true, Ordering::Relaxed);
+                self.events.broker(&self.broker());
             }
             Event::Down { reason } => {
                 let link = Link::Down(reason);
-                if let (Link::Down(reason), true) = (&link, *self.link.borrow() != link) {
-                    warn!("no MQTT broker: {reason}");
+                if self.link.send_replace(link.clone()) != link {
+                    if let Link::Down(reason) = link {
+                        warn!("no MQTT broker: {reason}");
+                    }
+                    self.events.broker(&self.broker());
                 }
-                self.link.send_replace(link);
                 // Nobody knows now; the retained topics tell anew at the next connection.
                 self.lock().retain(|_, view| {
                     view.send_replace(View::default());
@@ -97,6 +154,12 @@ impl Fleet {
             debug!(topic = ?message.topic, "message of no robot");
             return;
         };
+        match word {
+            Word::Command => return self.hear_command(name, message),
+            Word::Wanted => return self.hear_note(name, message),
+            Word::Shares => return self.hear_shares(name, message),
+            Word::State | Word::Availability => {}
+        }
         let mut views = self.lock();
         let view = views.entry(name.to_owned()).or_default();
         match word {
@@ -114,9 +177,11 @@ impl Fleet {
                     }
                 };
                 debug!(robot = name, ?online);
-                view.send_modify(|view| view.online = online);
+                let on_behalf = message.correlation.as_deref() == Some(ON_BEHALF);
+                self.wanted.available(name, online, on_behalf, self.now());
+                view.send_if_modified(|view| std::mem::replace(&mut view.online, online) != online);
             }
-            Word::State => {
+            _ => {
                 let state = if message.payload.is_empty() {
                     None
                 } else {
@@ -135,10 +200,121 @@ impl Fleet {
                 view.send_modify(|view| view.state = state);
             }
         }
-        let gone = view.borrow().is_empty() && view.receiver_count() == 0;
-        if gone {
+        let now = view.borrow().clone();
+        if now.is_empty() && view.receiver_count() == 0 {
             views.remove(name);
         }
+        drop(views);
+        if let Some(alarms) = &self.alarms {
+            alarms.hear(name, &now, wall_time());
+        }
+        if self.events.are_wanted() {
+            if let Some(robot) = self.directory.robot(name) {
+                self.events.robot(name, &self.describe_view(&robot, &now));
+            }
+        }
+    }
+
+    fn hear_command(&self, name: &str, message: &Message) {
+        // As at a valve: what is retained was sent at a time that nobody knows.
+        if message.retained {
+            return;
+        }
+        match Command::parse(&message.payload) {
+            Ok(command) => {
+                let online = self.view(name).online;
+                self.wanted.obey(name, &command, online, self.now());
+            }
+            Err(refusal) => debug!(robot = name, "not a command: {refusal}"),
+        }
+    }
+
+    fn hear_note(&self, name: &str, message: &Message) {
+        if message.payload.is_empty() {
+            return;
+        }
+        let is_young = match self.link() {
+            Link::Up(since) => since.elapsed() < YOUNG,
+            _ => true,
+        };
+        match serde_json::from_slice(&message.payload) {
+            Ok(note) => self
+                .wanted
+                .read(name, note, message.retained, is_young, self.now()),
+            Err(err) => warn!(
+                robot = name,
+                "note of what is wanted that cannot be read, ignored: {err}"
+            ),
+        }
+    }
+
+    fn hear_shares(&self, name: &str, message: &Message) {
+        if message.payload.is_empty() {
+            return;
+        }
+        match serde_json::from_slice(&message.payload) {
+            Ok(revoked) => {
+                if self.shares.read(name, revoked, wall_time()) {
+                    self.wanted.wake.notify_one();
+                }
+            }
+            Err(err) => warn!(
+                robot = name,
+                "revoked links that cannot be read, ignored: {err}"
+            ),
+        }
+    }
+
+    /// What is retained has been heard of at least once.
+    pub fn has_been_up(&self) -> bool {
+        self.was_up.load(Ordering::Relaxed)
+    }
+
+    /// Where players find the robot's stream.
+    pub fn watch_urls(&self, robot: &Robot) -> Map<String, Value> {
+        self.watch_urls.fill(robot)
+    }
+
+    /// What everybody who may see the robot is told of it.
+    pub fn describe(&self, robot: &Robot) -> Value {
+        self.describe_view(robot, &self.view(&robot.name))
+    }
+
+    fn describe_view(&self, robot: &Robot, view: &View) -> Value {
+        let online = match self.link() {
+            Link::Up(_) => Some(view.online.unwrap_or(false)),
+            _ => None,
+        };
+        json!({
+            "robot": robot.name,
+            "topic": robot.topic,
+            "path": robot.path,
+            "online": online,
+            "state": view.state.as_deref(),
+            "watch": self.watch_urls.fill(robot),
+        })
+    }
+
+    /// What everybody is told of the connection to the broker.
+    pub fn broker(&self) -> Value {
+        match self.link() {
+            Link::Up(_) => json!({ "connected": true }),
+            Link::Connecting => json!({ "connected": false, "error": "connecting" }),
+            Link::Down(reason) => json!({ "connected": false, "error": reason }),
+        }
+    }
+
+    /// How many robots there are of each kind.
+    pub fn sums(&self) -> Sums {
+        let mut sums = Sums::default();
+        for view in self.lock().values() {
+            let view = view.borrow();
+            sums.online += i64::from(view.online == Some(true));
+            if let Some(state) = &view.state {
+                sums.by_state[state.state as usize] += 1;
+            }
+        }
+        sums
     }
 
     pub fn link(&self) -> Link {
@@ -152,6 +328,18 @@ impl Fleet {
         // The sender lives in self: only the deadline can end this early.
         let _ = timeout_at(deadline, decided).await;
         self.link()
+    }
+
+    /// The link as it is from now on.
+    pub fn watch_link(&self) -> watch::Receiver<Link> {
+        self.link.subscribe()
+    }
+
+    /// Waits until what is retained has come, where the connection is very young.
+    pub async fn settled(&self) {
+        if let Link::Up(since) = self.link() {
+            tokio::time::sleep_until(since + SETTLE).await;
+        }
     }
 
     pub fn view(&self, name: &str) -> View {
@@ -196,6 +384,11 @@ impl Fleet {
     }
 }
 
+fn wall_time() -> Duration {
+    // A clock that stands before 1970 is as good as one that stands there.
+    SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default()
+}
+
 /// Forgets a robot that never said anything when the last one who asked for it goes.
 pub struct Watcher<'a> {
     pub receiver: watch::Receiver<View>,
@@ -222,11 +415,11 @@ mod tests {
 
     fn fleet() -> Fleet {
         let template = TopicTemplate::parse("robots/{robot}/stream").unwrap();
-        Fleet::new(Directory::new(
-            Some((template, "{robot}".into())),
-            vec![],
-            None,
-        ))
+        Fleet::new(
+            Directory::new(Some((template, "{robot}".into())), vec![], None),
+            Watch::default(),
+            "bridge".into(),
+        )
     }
 
     fn say(fleet: &Fleet, topic: &str, payload: &str) {

@@ -18,11 +18,27 @@ pub struct Robot {
     pub path: String,
 }
 
-/// What a retained topic tells of a robot.
+/// What a topic tells of a robot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Word {
     State,
     Availability,
+    /// What is asked of it.
+    Command,
+    /// What bridges have noted as asked of it, for a robot that polls.
+    Wanted,
+    /// Which links to look at it were revoked.
+    Shares,
+}
+
+/// Topic of [`Word::Wanted`] beside the command topic `topic`.
+pub fn wanted_topic(topic: &str) -> String {
+    format!("{topic}/wanted")
+}
+
+/// Topic of [`Word::Shares`] beside the command topic `topic`.
+pub fn shares_topic(topic: &str) -> String {
+    format!("{topic}/shares")
 }
 
 /// Says what is wrong with a robot's name, which becomes part of topics, paths and URLs.
@@ -127,6 +143,21 @@ impl Directory {
         self.robot(self.default.as_deref()?)
     }
 
+    /// The robot that publishes to this path of the media server.
+    pub fn by_path(&self, path: &str) -> Option<Robot> {
+        if let Some(robot) = self.listed.values().find(|robot| robot.path == path) {
+            return Some(robot.clone());
+        }
+        let (_, template) = self.template.as_ref()?;
+        let (before, _) = template.split_once(PLACEHOLDER)?;
+        let rest = path.strip_prefix(before)?;
+        (1..=MAX_NAME.min(rest.len()))
+            .filter_map(|length| rest.get(..length))
+            .filter(|name| check_name(name).is_ok() && !self.is_listed(name))
+            .find(|name| template.replace(PLACEHOLDER, name) == path)
+            .and_then(|name| self.robot(name))
+    }
+
     pub fn listed(&self) -> impl Iterator<Item = &str> {
         self.listed.keys().map(String::as_str)
     }
@@ -135,14 +166,17 @@ impl Directory {
         self.listed.contains_key(name)
     }
 
-    /// Which robot a state or availability topic belongs to.
+    /// Which robot a topic belongs to, and what it tells.
     pub fn resolve<'a>(&'a self, topic: &'a str) -> Option<(&'a str, Word)> {
         let (command, word) = [
             (state_topic(""), Word::State),
             (availability_topic(""), Word::Availability),
+            (wanted_topic(""), Word::Wanted),
+            (shares_topic(""), Word::Shares),
         ]
         .into_iter()
-        .find_map(|(suffix, word)| Some((topic.strip_suffix(suffix.as_str())?, word)))?;
+        .find_map(|(suffix, word)| Some((topic.strip_suffix(suffix.as_str())?, word)))
+        .unwrap_or((topic, Word::Command));
         if let Some(name) = self.by_topic.get(command) {
             return Some((name, word));
         }
@@ -151,7 +185,7 @@ impl Directory {
         (!self.is_listed(name)).then_some((name, word))
     }
 
-    /// Filters that cover every robot's state and availability, none of them twice.
+    /// Filters that cover every topic of every robot, none of them twice.
     pub fn subscriptions(&self) -> Vec<String> {
         let template = self.template.as_ref().map(|(topic, _)| topic);
         let covered =
@@ -161,7 +195,15 @@ impl Directory {
             .map(|robot| robot.topic.clone())
             .filter(|topic| !covered(topic))
             .chain(template.map(|template| template.topic("+")))
-            .flat_map(|topic| [state_topic(&topic), availability_topic(&topic)])
+            .flat_map(|topic| {
+                [
+                    state_topic(&topic),
+                    availability_topic(&topic),
+                    wanted_topic(&topic),
+                    shares_topic(&topic),
+                    topic,
+                ]
+            })
             .collect()
     }
 }
@@ -206,6 +248,23 @@ mod tests {
     }
 
     #[test]
+    fn a_path_leads_back_to_its_robot() {
+        let name = |path: &str| directory().by_path(path).map(|robot| robot.name);
+        assert_eq!(name("robots/r7/live").as_deref(), Some("r7"));
+        assert_eq!(name("robots/a-live.x/live").as_deref(), Some("a-live.x"));
+        assert!(["old", "inside"].contains(&name("live/stream").unwrap().as_str()));
+        for strange in [
+            "robots/r7",
+            "robots//live",
+            "robots/a/b/live",
+            "robots/old/live",
+            "",
+        ] {
+            assert_eq!(name(strange), None, "{strange:?}");
+        }
+    }
+
+    #[test]
     fn a_topic_leads_back_to_its_robot() {
         let directory = directory();
         let resolve = |topic| directory.resolve(topic);
@@ -215,12 +274,17 @@ mod tests {
             Some(("r7", Word::Availability))
         );
         assert_eq!(
+            resolve("robots/r7/stream"),
+            Some(("r7", Word::Command)),
+            "the command topic itself"
+        );
+        assert_eq!(
             resolve("robots/x1/stream/state"),
             Some(("inside", Word::State))
         );
         for strange in [
             "robots/old/stream/state",
-            "robots/r7/stream",
+            "robots/r7/stream/more",
             "robots/a/b/stream/state",
             "x",
         ] {
@@ -235,8 +299,14 @@ mod tests {
             [
                 "robot/stream/state",
                 "robot/stream/availability",
+                "robot/stream/wanted",
+                "robot/stream/shares",
+                "robot/stream",
                 "robots/+/stream/state",
-                "robots/+/stream/availability"
+                "robots/+/stream/availability",
+                "robots/+/stream/wanted",
+                "robots/+/stream/shares",
+                "robots/+/stream"
             ]
         );
     }

@@ -4,7 +4,8 @@
 //! start, so that the sink connects while camera and encoder come up; serialized just ahead of
 //! the first buffer, so that frames of an earlier session which an encoder still holds can be
 //! told from it, with `history` (uint64, nanoseconds of media from before the opening that come
-//! first); out-of-band at stop. Upstream `droidrelay-publish`: the sink's publishing state.
+//! first), and sticky, because a leaky queue drops other events along with the buffers that it
+//! has no room for while an encoder comes up; out-of-band at stop. Upstream `droidrelay-publish`: the sink's publishing state.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -44,7 +45,7 @@ impl Session {
             Session::Wanted(opening) => {
                 gst::event::CustomDownstreamOob::new(structure(true, opening).build())
             }
-            Session::Begins(opening, history) => gst::event::CustomDownstream::new(
+            Session::Begins(opening, history) => gst::event::CustomDownstreamSticky::new(
                 structure(true, opening).field("history", history).build(),
             ),
             Session::Unwanted(opening) => {

@@ -2,7 +2,13 @@
 
 mod common;
 
-use std::{os::unix::ffi::OsStrExt, sync::atomic::Ordering};
+use std::{
+    os::unix::ffi::OsStrExt,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc, Arc,
+    },
+};
 
 use gst::prelude::*;
 
@@ -23,6 +29,56 @@ fn a_cold_source_is_touched_only_while_the_valve_is_open() {
         valve.set_property("drop", false);
         until("a buffer", || passed.load(Ordering::SeqCst) > before + 3);
         assert_eq!(camera.current_state(), gst::State::Playing);
+        valve.set_property("drop", true);
+        until("the release of the camera", || {
+            camera.current_state() == gst::State::Null
+        });
+    }
+    no_error(&pipeline);
+    drop((camera, valve));
+    end(pipeline);
+}
+
+/// On a busy machine an encoder that comes up lets the queue before it overflow; what the valve
+/// says ahead of the first buffer must not go with what the queue drops.
+#[test]
+fn the_beginning_of_a_session_outlives_a_queue_that_overflows() {
+    let pipeline = launch(
+        "videotestsrc name=camera is-live=true ! mqttvalve name=valve \
+         ! queue max-size-buffers=1 leaky=downstream ! fakesink name=end sync=false",
+    );
+    let camera = pipeline.by_name("camera").unwrap();
+    let valve = pipeline.by_name("valve").unwrap();
+    let end_pad = pipeline.by_name("end").unwrap().static_pad("sink").unwrap();
+    let (begun, beginnings) = mpsc::channel();
+    let held = Arc::new(AtomicBool::new(false));
+    let is_held = held.clone();
+    end_pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+        if let Some(gst::PadProbeData::Event(event)) = &info.data {
+            let is_session = |it: &gst::StructureRef| it.name() == "droidrelay-session";
+            if event.type_() == gst::EventType::Segment {
+                until("the encoder's coming up", || {
+                    !is_held.load(Ordering::SeqCst)
+                });
+            } else if event.is_serialized() && event.structure().is_some_and(is_session) {
+                begun.send(()).unwrap();
+            }
+        }
+        gst::PadProbeReturn::Ok
+    });
+    start(&pipeline);
+    for _ in 0..2 {
+        let passed = || {
+            let stats = valve.property::<gst::Structure>("stats");
+            stats.get::<u64>("passed").unwrap()
+        };
+        let before = passed();
+        held.store(true, Ordering::SeqCst);
+        valve.set_property("drop", false);
+        until("a queue that overflows", || passed() > before + 5);
+        assert!(beginnings.try_recv().is_err());
+        held.store(false, Ordering::SeqCst);
+        beginnings.recv_timeout(DEADLINE).unwrap();
         valve.set_property("drop", true);
         until("the release of the camera", || {
             camera.current_state() == gst::State::Null
@@ -302,4 +358,62 @@ fn muxed_flv_and_byte_stream_link_by_themselves() {
         );
         end(pipeline);
     }
+}
+
+#[test]
+fn leases_go_on_in_a_new_pipeline_and_the_state_says_so_without_a_broker() {
+    let line = "videotestsrc is-live=true ! mqttvalve name=valve ! fakesink name=end";
+    let pipeline = launch(line);
+    let valve = pipeline.by_name("valve").unwrap();
+    start(&pipeline);
+    valve.emit_by_name::<bool>("start", &[&"phone-7", &60u32]);
+    valve.emit_by_name::<bool>("start", &[&"motion", &0u32]);
+    let leases = valve.property_value("leases");
+    drop(valve);
+    end(pipeline);
+
+    let pipeline = launch(line);
+    let (passed, _) = count(&pipeline, "end");
+    let valve = pipeline.by_name("valve").unwrap();
+    valve.set_property_from_value("leases", &leases);
+    start(&pipeline);
+    until("a buffer", || passed.load(Ordering::SeqCst) > 0);
+    let state = || valve.property::<String>("state");
+    until("live", || state().contains(r#""state":"live""#));
+    assert!(
+        state().contains(r#""viewers":["motion","phone-7"]"#),
+        "{}",
+        state()
+    );
+    valve.emit_by_name::<bool>("stop", &[&"motion"]);
+    assert!(!valve.property::<bool>("drop"), "phone-7 still looks");
+    assert!(!state().contains(r#""lease_until":null"#), "{}", state());
+    no_error(&pipeline);
+    drop(valve);
+    end(pipeline);
+}
+
+#[test]
+fn a_camera_that_fails_in_a_session_is_live_again_when_it_is_back() {
+    let pipeline =
+        launch("videotestsrc name=camera is-live=true ! mqttvalve name=valve ! fakesink name=end");
+    let (_, buffers) = count(&pipeline, "end");
+    let valve = pipeline.by_name("valve").unwrap();
+    let camera = pipeline.by_name("camera").unwrap();
+    start(&pipeline);
+    valve.set_property("drop", false);
+    let says = |word: &str| valve.property::<String>("state").contains(word);
+    until("live", || says(r#""state":"live""#));
+    gst::element_error!(camera, gst::ResourceError::Read, ["unplugged"]);
+    until("the fault", || says("last_error\":\"camera: "));
+    until("live again", || says(r#""state":"live""#));
+    let mut beginnings = 0;
+    until("a new beginning", || {
+        let discont = |buffer: &gst::Buffer| buffer.flags().contains(gst::BufferFlags::DISCONT);
+        beginnings += buffers.try_iter().filter(discont).count();
+        beginnings >= 2
+    });
+    no_error(&pipeline);
+    drop((valve, camera));
+    end(pipeline);
 }

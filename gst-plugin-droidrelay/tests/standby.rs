@@ -109,6 +109,50 @@ fn a_hot_valve_in_front_of_the_encoder_says_so_and_is_warm() {
     end(pipeline);
 }
 
+/// A camera that fails ends its stream too: that comes while the valve stops it already.
+#[test]
+fn the_end_of_stream_of_a_camera_that_fails_ends_nothing() {
+    let pipeline = launch(
+        "videotestsrc is-live=true ! video/x-raw,width=64,height=64,framerate=30/1 \
+         ! identity name=camera error-after=5 ! mqttvalve name=valve drop=false \
+         ! fakesink name=end async=false",
+    );
+    let camera = pipeline.by_name("camera").unwrap();
+    let (ends, ended) = std::sync::mpsc::channel();
+    let weak = camera.downgrade();
+    let is_eos = |info: &gst::PadProbeInfo| {
+        info.event()
+            .is_some_and(|event| event.type_() == gst::EventType::Eos)
+    };
+    camera
+        .static_pad("src")
+        .unwrap()
+        .add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+            if is_eos(info) {
+                until("the valve stops the camera", || {
+                    weak.upgrade().is_none_or(|camera| camera.is_locked_state())
+                });
+                let _ = ends.send(());
+            }
+            gst::PadProbeReturn::Ok
+        })
+        .unwrap();
+    let (passed, _) = count(&pipeline, "end");
+    start(&pipeline);
+    for _ in 0..2 {
+        ended.recv_timeout(DEADLINE).unwrap();
+    }
+    let before = passed.load(Ordering::SeqCst);
+    until("pictures after the failures", || {
+        passed.load(Ordering::SeqCst) > before
+    });
+    let bus = pipeline.bus().unwrap();
+    let end_of_stream = bus.pop_filtered(&[gst::MessageType::Eos]);
+    assert!(end_of_stream.is_none(), "{end_of_stream:?}");
+    drop(camera);
+    end(pipeline);
+}
+
 #[test]
 fn sinks_that_preroll_hold_back_nobody_behind_a_closed_valve() {
     for standby in ["cold", "warm"] {

@@ -7,6 +7,7 @@
 //! - `${NAME}` and `${NAME:-default}` are replaced, but not within `'…'`. As part of a word
 //!   the value stays one word and is taken literally; a `${NAME}` that is a whole word
 //!   outside of quotes may hold several words, such as a whole source with its caps.
+//!   A default may hold variables in turn, and go over several lines.
 
 use std::fmt;
 
@@ -98,6 +99,9 @@ pub fn is_identifier(text: &str) -> bool {
             .all(|c| c.is_ascii_alphanumeric() || "-_:".contains(c))
 }
 
+/// Factories of elements that keep their names in every pipeline.
+const NAMED: [&str; 2] = ["mqttvalve", "rtmpauthsink"];
+
 /// A launch file with its variables replaced.
 #[derive(Clone)]
 pub struct LaunchFile {
@@ -115,26 +119,59 @@ impl LaunchFile {
             mask: Mask::default(),
             lookup,
         };
-        while reader.skip_blank() {
-            reader.word()?;
-        }
-        if reader.words.is_empty() {
+        let words = reader.all_words()?;
+        if words.is_empty() {
             return Err(Fault::data(
                 reader.place,
                 "the file holds no pipeline: write what stands after gst-launch-1.0, for example \"videotestsrc ! autovideosink\"",
             ));
         }
-        let first = &reader.words[0];
+        let first = &words[0];
         if first.text.ends_with("gst-launch-1.0") || first.text.starts_with('-') {
             return Err(Fault::data(
                 first.place,
                 format!("{}: the command's name and options do not belong into the file, write only the pipeline", first.text),
             ));
         }
-        Ok(LaunchFile {
-            words: reader.words,
+        let mut file = LaunchFile {
+            words,
             mask: reader.mask,
-        })
+        };
+        file.name_elements();
+        Ok(file)
+    }
+
+    /// Gives the elements in [`NAMED`] the names that GStreamer would give them in a process's
+    /// first pipeline. It goes on counting in the next one: their MQTT client ids would be others,
+    /// and nobody would know who takes over from whom.
+    fn name_elements(&mut self) {
+        let words = &self.words;
+        let names: Vec<(usize, Option<&str>)> = (0..words.len())
+            .filter(|at| NAMED.contains(&words[*at].text.as_str()))
+            .map(|at| {
+                let properties = words[at + 1..].iter().map_while(Word::property);
+                let name = properties.into_iter().find(|(key, _)| *key == "name");
+                (at, name.map(|(_, name)| name))
+            })
+            .collect();
+        let taken: Vec<&str> = words
+            .iter()
+            .filter_map(Word::property)
+            .filter_map(|(key, value)| (key == "name").then_some(value))
+            .collect();
+        let mut given = Vec::new();
+        for factory in &NAMED {
+            let mut free = (0..)
+                .map(|number| format!("{factory}{number}"))
+                .filter(|name| !taken.contains(&name.as_str()));
+            let unnamed = names
+                .iter()
+                .filter(|(at, name)| name.is_none() && words[*at].text == **factory);
+            given.extend(unnamed.map(|(at, _)| *at).zip(&mut free));
+        }
+        for (at, name) in given {
+            self.words[at].launch.push_str(&format!(" name={name}"));
+        }
     }
 
     /// The description of the first `count` words for `gst_parse_launch`. Never print it.
@@ -153,6 +190,20 @@ struct Piece {
     place: Place,
     literal: bool,
     quoted: bool,
+    /// Where `text` is a variable's default: the default as it stands in the file.
+    default: Option<(String, Place)>,
+}
+
+impl Piece {
+    fn new(text: impl Into<String>, place: Place) -> Self {
+        Piece {
+            text: text.into(),
+            place,
+            literal: false,
+            quoted: false,
+            default: None,
+        }
+    }
 }
 
 struct Reader<'a, 'b> {
@@ -223,10 +274,8 @@ impl Reader<'_, '_> {
                     self.next();
                     quote = Some((c, place));
                     pieces.push(Piece {
-                        text: String::new(),
-                        place: self.place,
-                        literal: false,
                         quoted: true,
+                        ..Piece::new("", self.place)
                     });
                 }
                 '$' if !in_single => {
@@ -268,8 +317,7 @@ impl Reader<'_, '_> {
                 format!("the quote {open} is not closed: close it, or write \\{open} for the character itself"),
             ));
         }
-        self.finish(start, pieces);
-        Ok(())
+        self.finish(start, pieces)
     }
 
     /// `${NAME}` or `${NAME:-default}`; any other `$` that is not followed by a name is a `$`.
@@ -288,22 +336,16 @@ impl Reader<'_, '_> {
                     format!("${name}: write ${{{name}}} for the variable, or \\${name} for the text itself"),
                 ));
             }
-            return Ok(Piece {
-                text: "$".into(),
-                place,
-                literal: false,
-                quoted: false,
-            });
+            return Ok(Piece::new("$", place));
         }
-        let line = self.rest.split('\n').next().unwrap_or_default();
-        let Some(end) = line.find('}') else {
+        self.next();
+        let start = self.place;
+        let Some(inner) = self.braced() else {
             return Err(Fault::data(
                 place,
-                "${ without }: close it on the same line",
+                "${ without }: close it, as in ${CAMERA:-default}",
             ));
         };
-        let inner = line[1..end].to_owned();
-        while self.next() != Some('}') {}
         let (name, default) = match inner.split_once(":-") {
             Some((name, default)) => (name, Some(default)),
             None => (inner.as_str(), None),
@@ -321,14 +363,25 @@ impl Reader<'_, '_> {
             .map_err(|err| Fault::configuration(place, format!("variable {name}: {err}")))?
             // As in a shell, `:-` stands in for an empty value as well.
             .filter(|value| !(default.is_some() && value.text.is_empty()));
-        let text = match (found, default) {
+        let mut piece = Piece {
+            literal: true,
+            ..Piece::new("", place)
+        };
+        match (found, default) {
             (Some(value), _) => {
                 if value.secret || is_secret_name(name) {
                     self.mask.hide(&value.text);
                 }
-                value.text
+                piece.text = value.text;
             }
-            (None, Some(default)) => default.to_owned(),
+            (None, Some(default)) => {
+                let place = Place {
+                    column: start.column + name.chars().count() + 2,
+                    ..start
+                };
+                piece.text = self.within(default, place, |reader| reader.flat())?;
+                piece.default = Some((default.to_owned(), place));
+            }
             (None, None) => {
                 let set = if is_secret_name(name) {
                     String::new()
@@ -340,16 +393,70 @@ impl Reader<'_, '_> {
                     format!("variable {name} has no value: give it {set}in the environment or as a file of that name in $CREDENTIALS_DIRECTORY, or write ${{{name}:-default}}"),
                 ));
             }
-        };
-        Ok(Piece {
-            text,
-            place,
-            literal: true,
-            quoted: false,
-        })
+        }
+        Ok(piece)
     }
 
-    fn finish(&mut self, start: Place, mut pieces: Vec<Piece>) {
+    /// What stands before the `}` that closes a `${`, other variables with theirs skipped.
+    fn braced(&mut self) -> Option<String> {
+        let rest = self.rest;
+        let mut depth = 1;
+        while let Some(c) = self.peek() {
+            if self.rest.starts_with("${") {
+                depth += 1;
+            } else if c == '}' {
+                depth -= 1;
+            }
+            self.next();
+            if depth == 0 {
+                return Some(rest[..rest.len() - self.rest.len() - 1].to_owned());
+            }
+        }
+        None
+    }
+
+    /// Reads `text`, which stands at `place`, by `read`.
+    fn within<T>(
+        &mut self,
+        text: &str,
+        place: Place,
+        read: impl FnOnce(&mut Reader) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let mut inner = Reader {
+            rest: text,
+            place,
+            words: Vec::new(),
+            mask: std::mem::take(&mut self.mask),
+            lookup: &mut *self.lookup,
+        };
+        let read = read(&mut inner);
+        self.mask = inner.mask;
+        read
+    }
+
+    /// The rest as it stands, variables replaced.
+    fn flat(&mut self) -> Result<String, Fault> {
+        let mut text = String::new();
+        while let Some(c) = self.peek() {
+            if self.rest.starts_with("${") {
+                text += &self.variable()?.text;
+            } else {
+                text.push(c);
+                self.next();
+            }
+        }
+        Ok(text)
+    }
+
+    /// The words of the rest.
+    fn all_words(&mut self) -> Result<Vec<Word>, Fault> {
+        while self.skip_blank() {
+            self.word()?;
+        }
+        Ok(std::mem::take(&mut self.words))
+    }
+
+    fn finish(&mut self, start: Place, mut pieces: Vec<Piece>) -> Result<(), Fault> {
         let full = pieces
             .iter()
             .filter(|piece| !piece.text.is_empty() || piece.literal)
@@ -358,24 +465,21 @@ impl Reader<'_, '_> {
             let quoted = pieces.iter().any(|piece| piece.quoted);
             if let Some(piece) = pieces.iter_mut().find(|piece| piece.literal) {
                 if !quoted {
-                    let text = std::mem::take(&mut piece.text);
-                    for word in text.split_whitespace() {
-                        self.add(
-                            start,
-                            &[Piece {
-                                text: word.into(),
-                                place: start,
-                                literal: false,
-                                quoted: false,
-                            }],
-                        );
+                    if let Some((text, place)) = piece.default.take() {
+                        let words = self.within(&text, place, |reader| reader.all_words())?;
+                        self.words.extend(words);
+                    } else {
+                        for word in piece.text.split_whitespace() {
+                            self.add(start, &[Piece::new(word, start)]);
+                        }
                     }
-                    return;
+                    return Ok(());
                 }
                 piece.literal = false;
             }
         }
         self.add(start, &pieces);
+        Ok(())
     }
 
     fn add(&mut self, place: Place, pieces: &[Piece]) {
@@ -437,12 +541,7 @@ fn push(pieces: &mut Vec<Piece>, c: char, place: Place) {
             }
             piece.text.push(c);
         }
-        _ => pieces.push(Piece {
-            text: c.into(),
-            place,
-            literal: false,
-            quoted: false,
-        }),
+        _ => pieces.push(Piece::new(c, place)),
     }
 }
 

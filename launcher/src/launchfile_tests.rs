@@ -95,6 +95,55 @@ fn a_variable_that_is_a_whole_word_may_hold_several() {
 }
 
 #[test]
+fn a_default_is_read_like_the_file_and_may_hold_variables() {
+    let text = "${NONE:-enc rate=${NO:-15}00 size=${W}\n  f=${FILE} \"a b\" !} x";
+    assert_eq!(
+        words(text),
+        [
+            "enc",
+            "rate=1500",
+            "size=640",
+            "f=/tmp/a b\"c'd\\e.mkv",
+            "a b",
+            "!",
+            "x"
+        ]
+    );
+    let places: Vec<String> = parse(text)
+        .unwrap()
+        .words
+        .iter()
+        .map(|word| format!("{} {}", word.place, word.value_place))
+        .collect();
+    assert_eq!(
+        places,
+        [
+            "1:9 1:9",
+            "1:13 1:18",
+            "1:30 1:35",
+            "2:3 2:5",
+            "2:13 2:13",
+            "2:19 2:19",
+            "2:22 2:22"
+        ]
+    );
+    assert_eq!(
+        words("topic=${NONE:-a/${NO:-${W}}} ${NONE:-${CAMERA}} \"${NONE:-x ${W}}\""),
+        [
+            "topic=a/640",
+            "v4l2src",
+            "device=/dev/video0",
+            "!",
+            "video/x-raw,width=640",
+            "x 640"
+        ]
+    );
+    assert_eq!(words("a ${W:-${NOPE}} b"), ["a", "640", "b"]);
+    let file = parse("a ${NONE:-x=${KEY}} b").unwrap();
+    assert_eq!(file.mask.apply("hunter2"), "***");
+}
+
+#[test]
 fn a_value_within_a_word_reaches_gstreamer_literally() {
     assert_eq!(
         launch("location=${FILE} x"),
@@ -147,7 +196,10 @@ fn faults_of_the_text_are_named_with_their_places() {
         ("a \"b", "1:3", "not closed"),
         ("a\n'b", "2:1", "not closed"),
         ("a ${W", "1:3", "without }"),
-        ("a ${W\n}", "1:3", "without }"),
+        ("a ${W:-${W}\nb", "1:3", "without }"),
+        ("a ${W\n}", "1:3", "name"),
+        ("a ${NONE:-b\n c=${NOPE}}", "2:4", "NOPE"),
+        ("a ${NONE:-b\n \"c}", "2:2", "not closed"),
         ("a=$HOME/x", "1:3", "${HOME}"),
         ("a ${}", "1:3", "name"),
         ("a ${../x}", "1:3", "name"),

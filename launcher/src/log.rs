@@ -1,39 +1,190 @@
-//! One line per event on stderr, with its level; secrets masked.
+//! One line per event on stderr, with its level; secrets masked. GStreamer's own log too.
 
-use std::io::Write;
+use std::{
+    env,
+    fmt::Write as _,
+    io::Write,
+    os::fd::AsFd,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use clap::ValueEnum;
+use serde_json::json;
 
 use crate::mask::Mask;
 
+/// How lines are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// LEVEL and the text
+    #[default]
+    Text,
+    /// One JSON object a line: time (RFC 3339, UTC), level (error, warning, info, debug), message;
+    /// of GStreamer also category, object, source
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Error,
+    Warning,
+    Info,
+    Debug,
+}
+
+impl Level {
+    fn as_str(self) -> &'static str {
+        match self {
+            Level::Error => "error",
+            Level::Warning => "warning",
+            Level::Info => "info",
+            Level::Debug => "debug",
+        }
+    }
+
+    /// Of syslog(3), as journald reads it in front of a line (sd-daemon(3)).
+    fn priority(self) -> u8 {
+        match self {
+            Level::Error => 3,
+            Level::Warning => 4,
+            Level::Info => 6,
+            Level::Debug => 7,
+        }
+    }
+}
+
+/// Clones write to the same place and hide the same secrets.
 #[derive(Clone, Default)]
-pub struct Log {
-    mask: Mask,
+pub struct Log(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    format: Format,
+    /// stderr is the journal.
+    journal: bool,
+    mask: RwLock<Mask>,
+}
+
+/// Where in GStreamer a line comes from.
+struct Origin<'a> {
+    category: &'a str,
+    object: Option<String>,
+    source: String,
 }
 
 impl Log {
-    pub fn new(mask: Mask) -> Self {
-        Log { mask }
+    pub fn new(format: Format) -> Self {
+        Log(Arc::new(Inner {
+            format,
+            journal: is_journal(),
+            mask: RwLock::default(),
+        }))
+    }
+
+    /// Hides these secrets as well from now on.
+    pub fn hide(&self, mask: &Mask) {
+        let mut known = self.0.mask.write().unwrap_or_else(PoisonError::into_inner);
+        known.add(mask);
     }
 
     pub fn error(&self, text: &str) {
-        self.line("ERROR", text);
+        self.line(Level::Error, text, None);
     }
 
     pub fn warning(&self, text: &str) {
-        self.line("WARNING", text);
+        self.line(Level::Warning, text, None);
     }
 
     pub fn info(&self, text: &str) {
-        self.line("INFO", text);
+        self.line(Level::Info, text, None);
     }
 
     /// `text` on one line, without its secrets.
     pub fn clean(&self, text: &str) -> String {
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
-        self.mask.apply(&lines.join("; "))
+        let mask = self.0.mask.read().unwrap_or_else(PoisonError::into_inner);
+        mask.apply(&lines.join("; "))
     }
 
-    fn line(&self, level: &str, text: &str) {
-        // With stderr gone there is nobody left to tell.
-        let _ = writeln!(std::io::stderr(), "{level} {}", self.clean(text));
+    /// Takes GStreamer's log over, as much of it as $GST_DEBUG asks for. To be called before
+    /// GStreamer is initialised; with $GST_DEBUG_FILE it is left alone.
+    pub fn bridge(&self) {
+        if env::var_os("GST_DEBUG_FILE").is_some() {
+            return;
+        }
+        gst::log::remove_default_log_function();
+        let log = self.clone();
+        gst::log::add_log_function(move |category, level, file, _, line, object, message| {
+            let level = match level {
+                gst::DebugLevel::None => return,
+                gst::DebugLevel::Error => Level::Error,
+                gst::DebugLevel::Warning => Level::Warning,
+                gst::DebugLevel::Fixme | gst::DebugLevel::Info => Level::Info,
+                _ => Level::Debug,
+            };
+            let origin = Origin {
+                category: category.name(),
+                object: object.map(|object| object.to_string()),
+                source: format!("{}:{line}", file.rsplit('/').next().unwrap_or_default()),
+            };
+            let message = message.get();
+            log.line(level, message.as_deref().unwrap_or_default(), Some(&origin));
+        });
     }
+
+    fn line(&self, level: Level, text: &str, origin: Option<&Origin>) {
+        let text = self.clean(text);
+        let object = origin
+            .and_then(|origin| origin.object.as_deref())
+            .map(|object| self.clean(object));
+        let mut line = String::new();
+        if self.0.journal {
+            let _ = write!(line, "<{}>", level.priority());
+        }
+        match self.0.format {
+            Format::Json => {
+                let mut fields = json!({
+                    "time": now(),
+                    "level": level.as_str(),
+                    "message": text,
+                });
+                if let Some(origin) = origin {
+                    fields["category"] = origin.category.into();
+                    fields["object"] = object.into();
+                    fields["source"] = origin.source.as_str().into();
+                }
+                let _ = write!(line, "{fields}");
+            }
+            Format::Text => {
+                let _ = write!(line, "{} ", level.as_str().to_ascii_uppercase());
+                if let Some(origin) = origin {
+                    let _ = write!(line, "{} {} ", origin.category, origin.source);
+                    if let Some(object) = object {
+                        let _ = write!(line, "{object} ");
+                    }
+                }
+                line.push_str(&text);
+            }
+        }
+        line.push('\n');
+        // With stderr gone there is nobody left to tell.
+        let _ = std::io::stderr().write_all(line.as_bytes());
+    }
+}
+
+/// Time of day in UTC, RFC 3339 with microseconds.
+fn now() -> String {
+    glib::DateTime::now_utc()
+        .and_then(|now| now.format("%Y-%m-%dT%H:%M:%S.%fZ"))
+        .map(String::from)
+        .unwrap_or_default()
+}
+
+/// Whether stderr leads to journald, which says so by the stream's device and inode.
+fn is_journal() -> bool {
+    let Some(stream) = env::var("JOURNAL_STREAM").ok() else {
+        return false;
+    };
+    rustix::fs::fstat(std::io::stderr().as_fd())
+        .is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }

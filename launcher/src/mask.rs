@@ -62,6 +62,11 @@ impl Mask {
         }
     }
 
+    /// Hides what `other` hides, too.
+    pub fn add(&mut self, other: &Mask) {
+        self.secrets.extend(other.secrets.iter().cloned());
+    }
+
     pub fn is_empty(&self) -> bool {
         self.secrets.is_empty()
     }

@@ -1,5 +1,7 @@
 //! What systemd is told over `$NOTIFY_SOCKET`; without one, nothing.
 
+use std::time::Duration;
+
 use sd_notify::NotifyState;
 
 use crate::log::Log;
@@ -7,6 +9,7 @@ use crate::log::Log;
 pub struct Notify {
     log: Log,
     ready: bool,
+    reloading: bool,
     status: String,
 }
 
@@ -15,29 +18,55 @@ impl Notify {
         Notify {
             log,
             ready: false,
+            reloading: false,
             status: String::new(),
         }
     }
 
-    /// Feeds systemd's watchdog, if it has one, from the main loop.
-    pub fn feed_watchdog(&self) {
-        if let Some(interval) = sd_notify::watchdog_enabled() {
-            glib::timeout_add_local(interval / 2, || {
-                // A watchdog that is not fed ends us; a lost socket cannot be helped here.
-                let _ = sd_notify::notify(&[NotifyState::Watchdog]);
-                glib::ControlFlow::Continue
-            });
-        }
+    /// How long systemd waits for [`Notify::alive`]; None: it has no watchdog.
+    pub fn watchdog(&self) -> Option<Duration> {
+        sd_notify::watchdog_enabled()
     }
 
-    /// The pipeline plays; told once.
+    /// Feeds the watchdog. One that is not fed ends us.
+    pub fn alive(&self) {
+        self.send(&[NotifyState::Watchdog]);
+    }
+
+    /// The pipeline plays; told once, and at the end of each reload.
     pub fn ready(&mut self) {
-        if !self.ready {
+        if !self.ready || self.reloading {
             self.ready = true;
+            self.reloading = false;
             self.send(&[NotifyState::Ready]);
         }
     }
 
+    /// A start takes this much longer than systemd may think; of no use once we were ready.
+    pub fn not_yet(&self, more: Duration) {
+        if !self.ready {
+            let more = u32::try_from(more.as_micros()).unwrap_or(u32::MAX);
+            self.send(&[NotifyState::ExtendTimeoutUsec(more)]);
+        }
+    }
+
+    /// A reload begins, at this moment of the clock that systemd knows it by.
+    pub fn reloading(&mut self) {
+        self.reloading = true;
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => self.send(&[NotifyState::Reloading, now]),
+            Err(_) => self.send(&[NotifyState::Reloading]),
+        }
+    }
+
+    /// The reload is over, well or not; `ready` is told again if it was before.
+    pub fn reloaded(&mut self) {
+        if std::mem::take(&mut self.reloading) && self.ready {
+            self.send(&[NotifyState::Ready]);
+        }
+    }
+
+    /// One line for `systemctl status`.
     pub fn status(&mut self, text: &str) {
         let text = self.log.clean(text);
         if text != self.status {

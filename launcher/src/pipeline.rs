@@ -2,7 +2,7 @@
 
 use gst::prelude::*;
 
-use crate::launchfile::{is_identifier, Fault, LaunchFile, Word};
+use crate::launchfile::{is_identifier, Fault, LaunchFile, Place, Word};
 
 /// Builds what `gst-launch-1.0` would build.
 pub fn build(file: &LaunchFile) -> Result<gst::Pipeline, Fault> {
@@ -26,6 +26,25 @@ pub fn elements(pipeline: &gst::Pipeline) -> usize {
         .flatten()
         .filter(|element| !element.is::<gst::Bin>())
         .count()
+}
+
+/// The factories that the line names, in its order, and where.
+pub fn factories(file: &LaunchFile) -> Vec<(&str, Place)> {
+    parts(&file.words)
+        .iter()
+        .map(|part| (part.factory, part.word.place))
+        .collect()
+}
+
+/// What the line sets a property of the element `name` to, as it is written there: an element does
+/// not give its secrets back. Never print it.
+pub fn property(file: &LaunchFile, name: &str, property: &str) -> Option<String> {
+    let parts = parts(&file.words);
+    let part = part_named(&parts, name)?;
+    let set = part.properties.iter().rev();
+    set.filter_map(|word| word.property())
+        .find(|(key, _)| *key == property)
+        .map(|(_, value)| value.trim_matches(['"', '\'']).to_owned())
 }
 
 fn parse(file: &LaunchFile, count: usize) -> Result<gst::Element, glib::Error> {

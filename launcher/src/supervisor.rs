@@ -3,11 +3,14 @@
 //! Everything that happens comes as an [`Event`] through one queue to one function on the
 //! main loop's thread; whatever may block is a [`Job`] on the [`Changer`]'s thread, with a
 //! deadline here. A failure climbs a ladder: the same pipeline again after a back-off,
-//! then a new pipeline, then the end of the process, for systemd to start it anew.
+//! then a new pipeline, then the end of the process, for systemd to start it anew. Whoever
+//! held the stream open holds it open on all steps but the last.
+
+mod look;
 
 use std::{
     cell::Cell,
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     rc::Rc,
     sync::mpsc,
     time::{Duration, Instant},
@@ -16,14 +19,23 @@ use std::{
 use droidrelay_wire::{backoff::jitter, Backoff};
 use gst::prelude::*;
 use rustix::process::Signal;
+use tokio::sync::{oneshot, watch};
 
 use crate::{
     changer::{Changer, Job, Outcome},
     cli::exit,
+    elements::Elements,
+    health::Health,
+    keep::Keeper,
     launchfile::LaunchFile,
     log::Log,
+    net::Net,
     notify::Notify,
     pipeline,
+    poll::{Follower, News},
+    report::{self, Counters},
+    source::Source,
+    trigger::{Trigger, Triggers},
 };
 
 /// Every so many failures in a row the pipeline is built anew.
@@ -44,18 +56,25 @@ pub struct Policy {
     pub restart_on_eos: bool,
     /// Exit after this many failures in a row; 0 = never.
     pub give_up_after: u32,
+    /// Media that stands still for this long where it should move is a failure; zero: it is not.
+    pub stall_timeout: Duration,
+    pub triggers: Vec<Trigger>,
 }
 
-enum Event {
+pub enum Event {
     /// A message of the run with this number.
     Message(u64, gst::Message),
     Done(Job, Outcome),
     Due(Timer, u64),
     Signal(Signal),
+    /// From the bridge.
+    Poll(News),
+    /// Somebody waits for the metrics.
+    Scrape(oneshot::Sender<String>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Timer {
+pub enum Timer {
     /// The running job has hung.
     Job,
     /// The back-off is over.
@@ -66,9 +85,13 @@ enum Timer {
     Eos,
     /// The end takes too long.
     End,
+    /// The elements are to be looked at.
+    Look,
+    /// systemd's watchdog waits.
+    Feed,
 }
 
-const TIMERS: usize = 5;
+const TIMERS: usize = 7;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
@@ -98,10 +121,15 @@ enum End {
 
 /// Puts events into the queue and wakes the main loop; clones go to other threads.
 #[derive(Clone)]
-struct Inbox(mpsc::Sender<Event>);
+pub struct Inbox(mpsc::Sender<Event>);
 
 impl Inbox {
-    fn put(&self, event: Event) {
+    pub fn new() -> (Self, mpsc::Receiver<Event>) {
+        let (sender, events) = mpsc::channel();
+        (Inbox(sender), events)
+    }
+
+    pub fn put(&self, event: Event) {
         // Without a supervisor there is nobody to tell.
         let _ = self.0.send(event);
         glib::MainContext::default().wakeup();
@@ -109,6 +137,7 @@ impl Inbox {
 }
 
 pub struct Supervisor {
+    source: Source,
     file: LaunchFile,
     policy: Policy,
     log: Log,
@@ -121,7 +150,10 @@ pub struct Supervisor {
     timers: [u64; TIMERS],
     armed: u64,
     pipeline: gst::Pipeline,
+    elements: Elements,
     watch: Option<gst::bus::BusWatchGuard>,
+    /// What the next start runs in place of this pipeline.
+    next: Option<(LaunchFile, gst::Pipeline)>,
     /// Counts the starts, so that a message of an earlier run is known as such.
     run: Rc<Cell<u64>>,
     phase: Phase,
@@ -131,17 +163,38 @@ pub struct Supervisor {
     buffering: bool,
     playing_since: Option<Instant>,
     failures: u32,
+    /// An element is of no more use: the next start needs a new pipeline.
+    broken: bool,
+    /// Why the pipeline does not play.
+    fault: Option<String>,
     backoff: Backoff,
+    health: Health,
+    triggers: Triggers,
+    follower: Follower,
+    counters: Counters,
+    /// What was logged last of each element and of the bridge.
+    told: HashMap<String, String>,
+    /// The robot's state on its way to the bridge.
+    states: watch::Sender<Option<String>>,
+    net: Net,
+    keeper: Option<Keeper>,
 }
 
 impl Supervisor {
-    pub fn new(file: LaunchFile, pipeline: gst::Pipeline, policy: Policy) -> Self {
-        let (sender, events) = mpsc::channel();
-        let inbox = Inbox(sender);
+    /// `log` hides the secrets of `file` already.
+    pub fn new(
+        source: Source,
+        (file, pipeline): (LaunchFile, gst::Pipeline),
+        policy: Policy,
+        log: Log,
+        (inbox, events): (Inbox, mpsc::Receiver<Event>),
+    ) -> Self {
         let done = inbox.clone();
-        let log = Log::new(file.mask.clone());
+        let mut policy = policy;
         let mut supervisor = Supervisor {
+            source,
             file,
+            triggers: Triggers::new(std::mem::take(&mut policy.triggers)),
             policy,
             notify: Notify::new(log.clone()),
             log,
@@ -151,8 +204,10 @@ impl Supervisor {
             jobs: VecDeque::new(),
             timers: [0; TIMERS],
             armed: 0,
+            elements: Elements::of(&pipeline),
             pipeline,
             watch: None,
+            next: None,
             run: Rc::default(),
             phase: Phase::Waiting,
             prerolled: false,
@@ -160,10 +215,50 @@ impl Supervisor {
             buffering: false,
             playing_since: None,
             failures: 0,
+            broken: false,
+            fault: None,
             backoff: Backoff::new(Duration::from_millis(500), Duration::from_secs(30)),
+            health: Health::default(),
+            follower: Follower::default(),
+            counters: Counters::default(),
+            told: HashMap::new(),
+            states: watch::Sender::new(None),
+            net: Net::default(),
+            keeper: None,
         };
         supervisor.watch_bus();
         supervisor
+    }
+
+    /// Serves and polls with `net` while it runs; a bridge is there if the poll is part of that.
+    pub fn with_net(mut self, net: Net, polls: bool) -> Self {
+        self.net = net;
+        self.counters.bridge = polls.then_some(false);
+        self
+    }
+
+    /// Keeps leases for a process that comes after this one, and takes those of the one before.
+    pub fn with_keeper(mut self, keeper: Option<Keeper>) -> Self {
+        self.keeper = keeper;
+        if let Some(keeper) = &mut self.keeper {
+            match keeper.restore(&self.elements) {
+                Ok(0) => {}
+                Ok(count) => self
+                    .log
+                    .info(&format!("leases of the process before: {count}")),
+                Err(text) => self.log.warning(&text),
+            }
+        }
+        self
+    }
+
+    /// The robot's state, the newest one, for the bridge.
+    pub fn states(&self) -> watch::Receiver<Option<String>> {
+        self.states.subscribe()
+    }
+
+    pub fn elements(&self) -> &Elements {
+        &self.elements
     }
 
     /// Runs until the end and returns the exit code.
@@ -175,7 +270,7 @@ impl Supervisor {
                 glib::ControlFlow::Continue
             });
         }
-        self.notify.feed_watchdog();
+        self.feed();
         self.start();
         let context = glib::MainContext::default();
         let end = loop {
@@ -188,8 +283,13 @@ impl Supervisor {
                 break end;
             }
         };
+        let asked = self.ending() || matches!(end, End::Exit(exit::OK));
+        if let Some(keeper) = self.keeper.as_ref().filter(|_| asked) {
+            keeper.forget();
+        }
         match end {
             End::Exit(code) => {
+                drop(self.net);
                 self.changer.join();
                 code
             }
@@ -209,12 +309,21 @@ impl Supervisor {
             Event::Due(timer, number) if self.timers[timer as usize] == number => self.due(timer),
             Event::Due(..) => None,
             Event::Signal(signal) => self.signal(signal),
+            Event::Poll(news) => {
+                self.poll(news);
+                None
+            }
+            Event::Scrape(answer) => {
+                // Whoever asked may have gone.
+                let _ = answer.send(self.metrics());
+                None
+            }
         }
     }
 
     fn signal(&mut self, signal: Signal) -> Option<End> {
         if signal == Signal::HUP {
-            self.log.info("SIGHUP: nothing to reload, ignored");
+            self.reload();
             return None;
         }
         if self.ending() {
@@ -224,6 +333,10 @@ impl Supervisor {
         self.log.info("ending: asked by a signal");
         self.notify.stopping();
         self.notify.status("stopping");
+        if let Some(state) = report::robot_state(&self.elements.valves(), None) {
+            self.tell_state(report::last_state(state));
+        }
+        self.net.stop();
         self.arm(Timer::End, END_DEADLINE);
         match self.phase {
             Phase::Starting | Phase::Playing => {
@@ -257,6 +370,9 @@ impl Supervisor {
                 let text = format!("{source}: {}", error.error().message());
                 let debug = error.debug().unwrap_or_default();
                 self.log.error(&format!("{text} ({debug})"));
+                // An element of Rust's that has panicked refuses everything from then on.
+                self.broken |= error.error().matches(gst::LibraryError::Failed)
+                    && error.error().message().starts_with("Panicked");
                 if running {
                     self.fail(&text);
                 } else if current && self.phase == Phase::Finishing {
@@ -292,9 +408,10 @@ impl Supervisor {
             {
                 self.phase = Phase::Playing;
                 self.playing_since = Some(Instant::now());
+                self.fault = None;
                 self.arm(Timer::Stable, STABLE);
                 self.log.info("playing");
-                self.notify.status("playing");
+                self.look();
                 self.notify.ready();
             }
             MessageView::ClockLost(_) if running => {
@@ -319,20 +436,43 @@ impl Supervisor {
                 }
             }
             MessageView::Element(_) if running => {
-                let valve = message
-                    .structure()
-                    .filter(|structure| structure.name() == "mqttvalve-state");
-                if let Some(structure) = valve {
-                    let field = |name| structure.get::<Option<String>>(name).ok().flatten();
-                    let state = field("state").unwrap_or_default();
-                    let cause = field("cause")
-                        .map(|cause| format!(" ({cause})"))
-                        .unwrap_or_default();
-                    self.log.info(&format!("{source}: {state}{cause}"));
-                    self.notify.status(&format!("{source}: {state}{cause}"));
+                if let Some(structure) = message.structure() {
+                    self.element_message(&source, structure);
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Reads the launch file again. The line that runs goes on where the new one is not right.
+    fn reload(&mut self) {
+        if self.ending() || matches!(self.phase, Phase::Down(Next::Exit(_))) {
+            self.log
+                .info("SIGHUP: the end has come, nothing is reloaded");
+            return;
+        }
+        self.notify.reloading();
+        self.log.info("SIGHUP: reading the launch file again");
+        let loaded = self.source.load(&self.log);
+        let (file, pipeline) = match loaded {
+            Ok(loaded) => loaded,
+            Err(failure) => {
+                let text = format!("not reloaded, the old line goes on: {}", failure.text);
+                self.log.error(&text);
+                self.notify.status(&text);
+                self.notify.reloaded();
+                return;
+            }
+        };
+        self.counters.reloads += 1;
+        self.next = Some((file, pipeline));
+        self.failures = 0;
+        self.backoff.reset();
+        match self.phase {
+            Phase::Starting | Phase::Playing => self.bring_down(Next::Start(Duration::ZERO)),
+            Phase::Down(_) => self.phase = Phase::Down(Next::Start(Duration::ZERO)),
+            Phase::Waiting => self.arm(Timer::Start, Duration::ZERO),
+            Phase::Finishing => {}
         }
     }
 
@@ -408,6 +548,8 @@ impl Supervisor {
                 self.backoff.reset();
             }
             Timer::Start => self.start_again(),
+            Timer::Look => self.look(),
+            Timer::Feed => self.feed(),
         }
         None
     }
@@ -418,19 +560,27 @@ impl Supervisor {
         self.live = false;
         self.buffering = false;
         self.playing_since = None;
+        self.counters.starts += 1;
         self.notify.status("starting");
+        self.notify.not_yet(UP_DEADLINE + UP_DEADLINE);
         self.prerolled = false;
         self.submit(Job::SetState(gst::State::Paused));
     }
 
-    /// After the back-off: with the same pipeline, or a new one every few failures.
+    /// After the back-off: with the same pipeline, or a new one where that is asked for, an
+    /// element is broken, or after every few failures.
     fn start_again(&mut self) {
-        if self.failures > 0 && self.failures.is_multiple_of(REBUILD_AFTER) {
+        let rebuild = self.failures > 0 && self.failures.is_multiple_of(REBUILD_AFTER);
+        if let Some((file, pipeline)) = self.next.take() {
+            self.log.info("starting the line that was read again");
+            self.file = file;
+            self.replace(pipeline);
+        } else if rebuild || self.broken {
             match pipeline::build(&self.file) {
                 Ok(pipeline) => {
                     self.log.info("starting a new pipeline");
-                    self.pipeline = pipeline;
-                    self.watch_bus();
+                    self.counters.rebuilds += 1;
+                    self.replace(pipeline);
                 }
                 Err(fault) => {
                     self.log.error(&fault.text);
@@ -440,12 +590,27 @@ impl Supervisor {
             }
         } else {
             self.log.info("starting again");
+            // To itself: what the broker keeps for it meanwhile is to be obeyed.
+            self.elements.hand_over(&self.elements);
         }
         self.start();
     }
 
+    /// Takes another pipeline, whose valves go on with the leases of the old one's.
+    fn replace(&mut self, pipeline: gst::Pipeline) {
+        let elements = Elements::of(&pipeline);
+        self.elements.hand_over(&elements);
+        self.elements = elements;
+        self.pipeline = pipeline;
+        self.broken = false;
+        self.watch_bus();
+    }
+
     fn fail(&mut self, reason: &str) {
         self.failures += 1;
+        self.counters.failures += 1;
+        self.fault = Some(reason.to_owned());
+        self.notify.reloaded();
         let limit = self.policy.give_up_after;
         if limit > 0 && self.failures >= limit {
             self.log.error(&format!(
@@ -469,7 +634,9 @@ impl Supervisor {
     fn bring_down(&mut self, next: Next) {
         self.disarm(Timer::Stable);
         self.disarm(Timer::Eos);
+        self.disarm(Timer::Look);
         self.phase = Phase::Down(next);
+        self.look();
         self.submit(Job::SetState(gst::State::Null));
     }
 

@@ -1,5 +1,5 @@
 //! Where the values of a launch file's variables come from: `--set`, the environment,
-//! `$CREDENTIALS_DIRECTORY`, in this order.
+//! `$CREDENTIALS_DIRECTORY`, in this order; [`NOW`] has one besides.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,6 +10,9 @@ use std::{
 use droidrelay_wire::Secret;
 
 use crate::{launchfile::Value, mask::is_secret_name};
+
+/// The time at which the file is read, UTC, for names of files: `20261125T081503Z`.
+const NOW: &str = "NOW";
 
 #[derive(Default)]
 pub struct Variables {
@@ -68,6 +71,14 @@ impl Variables {
                     secret: true,
                 }))
             }
+            _ if name == NOW => {
+                let now = glib::DateTime::now_utc().and_then(|now| now.format("%Y%m%dT%H%M%SZ"));
+                let text = now.map_err(|err| err.to_string())?.into();
+                Ok(Some(Value {
+                    text,
+                    secret: false,
+                }))
+            }
             _ => Ok(None),
         }
     }
@@ -94,6 +105,14 @@ mod tests {
         }
         assert!(Variables::new(&["hunter2".into()]).is_err());
         assert!(Variables::new(&["RTMP_PASSWORD_FILE=/etc/x".into()]).is_ok());
+    }
+
+    #[test]
+    fn now_is_a_time_unless_something_else_is_set() {
+        let now = Variables::default().look_up("NOW").unwrap().unwrap().text;
+        assert_eq!((now.len(), &now[8..9], &now[15..]), (16, "T", "Z"), "{now}");
+        let mut variables = Variables::new(&["NOW=x".into()]).unwrap();
+        assert_eq!(variables.look_up("NOW").unwrap().unwrap().text, "x");
     }
 
     #[test]

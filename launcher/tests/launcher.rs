@@ -1,115 +1,15 @@
-//! The launcher as a process, with elements that every GStreamer has.
+//! The launcher as a process, with real pipelines.
+
+mod common;
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
-    os::unix::net::UnixDatagram,
-    path::PathBuf,
-    process::{Child, Command, Output, Stdio},
-    sync::mpsc,
-    thread,
     time::{Duration, Instant},
 };
 
-use rustix::process::{kill_process, Pid, Signal};
+use rustix::process::Signal;
 
-/// Only ends a test that fails.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-struct Folder(tempfile::TempDir);
-
-impl Folder {
-    fn new() -> Self {
-        Folder(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn launch(&self, text: &str) -> PathBuf {
-        let path = self.path("line.launch");
-        fs::write(&path, text).unwrap();
-        path
-    }
-}
-
-fn droidrelay() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_droidrelay"));
-    for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "CREDENTIALS_DIRECTORY"] {
-        command.env_remove(name);
-    }
-    command
-}
-
-/// A running launcher whose log can be waited for; killed when dropped.
-struct Running {
-    child: Child,
-    lines: mpsc::Receiver<String>,
-    log: String,
-}
-
-impl Running {
-    fn start(command: &mut Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let stderr = child.stderr.take().unwrap();
-        let (sender, lines) = mpsc::channel();
-        thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Running {
-            child,
-            lines,
-            log: String::new(),
-        }
-    }
-
-    /// Waits for a line that contains `part`.
-    fn wait_for(&mut self, part: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let Ok(line) = self.lines.recv_timeout(left) else {
-                panic!("{part:?} does not come; the log:\n{}", self.log);
-            };
-            self.log.push_str(&line);
-            self.log.push('\n');
-            if line.contains(part) {
-                return line;
-            }
-        }
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-
-    /// Waits for the end; the exit code.
-    fn wait(&mut self) -> Option<i32> {
-        // The pipe ends with the process.
-        let deadline = Instant::now() + PATIENCE;
-        while let Ok(line) = self
-            .lines
-            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-        {
-            self.log.push_str(&line);
-            self.log.push('\n');
-        }
-        assert!(Instant::now() < deadline, "no end; the log:\n{}", self.log);
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use common::{droidrelay, said, Folder, Running, Systemd};
 
 fn check(text: &str) -> (Option<i32>, String) {
     let folder = Folder::new();
@@ -119,10 +19,6 @@ fn check(text: &str) -> (Option<i32>, String) {
         .output()
         .unwrap();
     (output.status.code(), said(&output))
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 #[test]
@@ -418,38 +314,9 @@ fn the_end_of_the_stream_ends_or_restarts_as_asked() {
 }
 
 #[test]
-fn sighup_changes_nothing() {
-    let folder = Folder::new();
-    let launch = folder.launch("videotestsrc is-live=true ! fakesink");
-    let mut running = Running::start(droidrelay().arg("run").arg(launch));
-    running.wait_for("playing");
-    running.signal(Signal::HUP);
-    running.wait_for("SIGHUP");
-    running.signal(Signal::TERM);
-    assert_eq!(running.wait(), Some(0), "{}", running.log);
-}
-
-#[test]
 fn systemd_hears_ready_status_watchdog_and_stopping() {
     let folder = Folder::new();
-    let socket = UnixDatagram::bind(folder.path("notify")).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let wait_for = |part: &str| {
-        let deadline = Instant::now() + PATIENCE;
-        let mut heard = String::new();
-        let mut buffer = [0; 4096];
-        while Instant::now() < deadline {
-            let length = socket
-                .recv(&mut buffer)
-                .unwrap_or_else(|err| panic!("{part} not heard: {err}; heard:\n{heard}"));
-            let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
-            if text.lines().any(|line| line == part) {
-                return;
-            }
-            heard.push_str(&text);
-        }
-        panic!("{part} not heard; heard:\n{heard}");
-    };
+    let systemd = Systemd::listen(&folder.path("notify"));
     let launch = folder.launch("videotestsrc is-live=true ! fakesink");
     let mut running = Running::start(
         droidrelay()
@@ -458,11 +325,12 @@ fn systemd_hears_ready_status_watchdog_and_stopping() {
             .env("NOTIFY_SOCKET", folder.path("notify"))
             .env("WATCHDOG_USEC", "200000"),
     );
-    wait_for("STATUS=playing");
-    wait_for("READY=1");
-    wait_for("WATCHDOG=1");
-    wait_for("WATCHDOG=1");
+    systemd.wait_for("EXTEND_TIMEOUT_USEC=");
+    systemd.wait_for("STATUS=playing");
+    systemd.wait_for("READY=1");
+    systemd.wait_for("WATCHDOG=1");
+    systemd.wait_for("WATCHDOG=1");
     running.signal(Signal::TERM);
-    wait_for("STOPPING=1");
+    systemd.wait_for("STOPPING=1");
     assert_eq!(running.wait(), Some(0), "{}", running.log);
 }

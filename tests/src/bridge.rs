@@ -84,6 +84,11 @@ password = "{hash}"
         Ok(bridge)
     }
 
+    /// Ends as by a power cut.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
     pub fn id(&self) -> u32 {
         self.process.id()
     }

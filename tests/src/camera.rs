@@ -7,10 +7,10 @@ use std::{
     process::Command,
 };
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use tempfile::TempDir;
 
-use crate::process::{program_of, text_of, Process};
+use crate::process::{program_of, text_of, Process, Signal};
 
 /// What the played camera gives.
 const CAPS: &str = "video/x-raw,format=I420,width=640,height=360,framerate=25/1";
@@ -56,11 +56,8 @@ impl Camera {
         let source = format!(
             "multifilesrc location={pictures}/%05d.jpg start-index=1 index=1 loop=true caps=image/jpeg,framerate=25/1 ! jpegdec ! videoconvert"
         );
-        Self::played(
-            format!("{}, over and over", clip.display()),
-            folder,
-            &source,
-        )
+        let name = clip.file_name().unwrap_or(clip.as_os_str()).display();
+        Self::played(format!("{name}, over and over"), folder, &source)
     }
 
     /// GStreamer's test picture.
@@ -92,6 +89,27 @@ impl Camera {
                 "shmsrc socket-path={} is-live=true do-timestamp=true ! {CAPS}",
                 player.socket().display()
             ),
+        }
+    }
+
+    /// Is unplugged.
+    pub fn lose(&mut self) -> Result<()> {
+        match &mut self.source {
+            Source::Device(path) => bail!("{} cannot be unplugged from here", path.display()),
+            Source::Player(player) => {
+                player.process.end(Signal::INT)?;
+                // The next one would take another name beside it.
+                let _ = fs::remove_file(player.socket());
+                Ok(())
+            }
+        }
+    }
+
+    /// Is plugged in again, where it was.
+    pub fn bring_back(&mut self) -> Result<()> {
+        match &mut self.source {
+            Source::Device(path) => bail!("{} cannot be plugged in from here", path.display()),
+            Source::Player(player) => player.restart(),
         }
     }
 
@@ -134,23 +152,24 @@ impl Probe {
 
 struct Player {
     process: Process,
+    source: String,
     folder: TempDir,
 }
 
 impl Player {
     fn start(folder: TempDir, source: &str) -> Result<Self> {
-        let socket = folder.path().join("camera");
-        let line = format!(
-            "-q {source} ! {CAPS},colorimetry=bt601 ! shmsink socket-path={} shm-size={MEMORY} wait-for-connection=false sync=true",
-            text_of(&socket)?
-        );
-        let mut command = Command::new(program_of("gst-launch-1.0", "gstreamer1.0-tools")?);
-        command.args(line.split_whitespace());
-        let mut process = Process::spawn("camera", &mut command)?;
-        process
-            .wait_ready(|| is_listened_at(&socket))
-            .context("the camera does not start")?;
-        Ok(Player { process, folder })
+        let source = source.to_owned();
+        let process = play(&folder.path().join("camera"), &source)?;
+        Ok(Player {
+            process,
+            source,
+            folder,
+        })
+    }
+
+    fn restart(&mut self) -> Result<()> {
+        self.process = play(&self.socket(), &self.source)?;
+        Ok(())
     }
 
     fn socket(&self) -> PathBuf {
@@ -161,6 +180,20 @@ impl Player {
     fn memory(&self) -> String {
         format!("/shmpipe.{:5}.", self.process.id())
     }
+}
+
+fn play(socket: &Path, source: &str) -> Result<Process> {
+    let line = format!(
+        "-q {source} ! {CAPS},colorimetry=bt601 ! shmsink socket-path={} shm-size={MEMORY} wait-for-connection=false sync=true",
+        text_of(socket)?
+    );
+    let mut command = Command::new(program_of("gst-launch-1.0", "gstreamer1.0-tools")?);
+    command.args(line.split_whitespace());
+    let mut process = Process::spawn("camera", &mut command)?;
+    process
+        .wait_ready(|| is_listened_at(socket))
+        .context("the camera does not start")?;
+    Ok(process)
 }
 
 /// Not tried by connecting: a client that leaves at once ends shmsink.
@@ -179,7 +212,7 @@ impl Drop for Player {
         // Ended by SIGINT it removes its memory; killed, it cannot.
         let name = self.memory();
         let memory = fs::read_dir("/dev/shm").into_iter().flatten().flatten();
-        let ended = self.process.end(crate::process::Signal::INT);
+        let ended = self.process.end(Signal::INT);
         for file in memory {
             if ended.is_ok() && file.path().to_string_lossy().contains(&name) {
                 // Gone already where all went well.

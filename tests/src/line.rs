@@ -20,11 +20,13 @@ use rustix::{
     fs::{open, Mode, OFlags},
 };
 
-use crate::netns::Place;
+use crate::{dice::Dice, netns::Place};
 
 /// The server's address on the line.
 pub const SERVER: &str = "10.99.0.2";
 const ROBOT: &str = "10.99.0.1";
+/// The robot's address after [`Line::change_address`].
+const ROAMING: &str = "10.99.0.3";
 /// Name of the device at each end.
 const DEVICE: &str = "line";
 /// Bytes that wait at the narrow place; what is beyond is lost.
@@ -41,6 +43,8 @@ pub struct Quality {
     pub loss: u32,
     /// Towards the server; back it is 10 ms.
     pub delay: Duration,
+    /// Each packet takes so much longer at most, in both directions, and may overtake others.
+    pub jitter: Duration,
 }
 
 impl Quality {
@@ -50,6 +54,7 @@ impl Quality {
             rate,
             loss: 0,
             delay: BASE,
+            jitter: Duration::ZERO,
         }
     }
 }
@@ -60,6 +65,7 @@ pub struct Line {
     pub robot: Place,
     pub server: Place,
     delay: Arc<AtomicU64>,
+    jitter: Arc<AtomicU64>,
     ended: Arc<AtomicBool>,
     directions: Vec<thread::JoinHandle<()>>,
 }
@@ -79,15 +85,21 @@ impl Line {
         })?;
         let delay = Arc::new(AtomicU64::new(0));
         let back = Arc::new(AtomicU64::new(BASE.as_micros() as u64));
+        let jitter = Arc::new(AtomicU64::new(0));
         let ended = Arc::new(AtomicBool::new(false));
         let directions = vec![
-            carry(here.try_clone()?, there.try_clone()?, delay.clone(), &ended)?,
-            carry(there, here, back, &ended)?,
+            carry(
+                [here.try_clone()?, there.try_clone()?],
+                [delay.clone(), jitter.clone()],
+                &ended,
+            )?,
+            carry([there, here], [back, jitter.clone()], &ended)?,
         ];
         let line = Line {
             robot,
             server,
             delay,
+            jitter,
             ended,
             directions,
         };
@@ -97,9 +109,16 @@ impl Line {
 
     /// From now on the line is like this.
     pub fn become_like(&self, quality: Quality) -> Result<()> {
-        let Quality { rate, loss, delay } = quality;
+        let Quality {
+            rate,
+            loss,
+            delay,
+            jitter,
+        } = quality;
         self.delay
             .store(delay.as_micros() as u64, Ordering::Relaxed);
+        self.jitter
+            .store(jitter.as_micros() as u64, Ordering::Relaxed);
         self.robot.run(move |network| {
             network.configure(
                 "tc",
@@ -110,6 +129,15 @@ impl Line {
             network.lose_percent(loss)
         })?;
         self.server.run(move |network| network.lose_percent(loss))
+    }
+
+    /// The robot has another address from now on, and the one before is nobody's: as when it
+    /// goes from one network to another.
+    pub fn change_address(&self) -> Result<()> {
+        self.robot.run(|network| {
+            network.configure("ip", &format!("addr del {ROBOT}/24 dev {DEVICE}"))?;
+            network.configure("ip", &format!("addr add {ROAMING}/24 dev {DEVICE}"))
+        })
     }
 }
 
@@ -150,17 +178,19 @@ fn tun() -> Result<File> {
     Ok(file)
 }
 
-/// Carries packets in their order, each `delay` (microseconds) after it came.
+/// Carries packets, each `delay` (microseconds) after it came and up to `jitter` later: without
+/// jitter in their order.
 fn carry(
-    mut from: File,
-    mut to: File,
-    delay: Arc<AtomicU64>,
+    [mut from, mut to]: [File; 2],
+    [delay, jitter]: [Arc<AtomicU64>; 2],
     ended: &Arc<AtomicBool>,
 ) -> Result<thread::JoinHandle<()>> {
     let ended = ended.clone();
     Ok(thread::Builder::new().name("line".into()).spawn(move || {
         let mut packet = [0; 2000];
+        // By the time at which each is due.
         let mut waiting: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
+        let mut dice = Dice::new(1);
         while !ended.load(Ordering::Relaxed) {
             while let Some((due, bytes)) = waiting.front() {
                 if *due > Instant::now() {
@@ -179,10 +209,17 @@ fn carry(
                 continue;
             }
             let delay = Duration::from_micros(delay.load(Ordering::Relaxed));
+            let jitter = jitter.load(Ordering::Relaxed);
             while let Ok(length) = from.read(&mut packet) {
                 let due = Instant::now() + delay;
-                let due = waiting.back().map_or(due, |(last, _)| due.max(*last));
-                waiting.push_back((due, packet[..length].to_vec()));
+                let (at, due) = if jitter == 0 {
+                    let due = waiting.back().map_or(due, |(last, _)| due.max(*last));
+                    (waiting.len(), due)
+                } else {
+                    let due = due + Duration::from_micros(dice.below(jitter));
+                    (waiting.partition_point(|(other, _)| *other <= due), due)
+                };
+                waiting.insert(at, (due, packet[..length].to_vec()));
             }
         }
     })?)

@@ -175,6 +175,30 @@ impl Network {
         self.nft(&format!("add rule {CHAIN} ip saddr {FAR} {packets} drop"))
     }
 
+    /// From now on the packets of all connections that there are to `port` at [`FAR`] are lost,
+    /// as when a router in between forgets them; new connections are well.
+    pub fn forget_connections(&self, port: u16) -> Result<()> {
+        let table = fs::read_to_string("/proc/thread-self/net/tcp")?;
+        let far: Ipv4Addr = FAR.parse()?;
+        let far = u32::from_ne_bytes(far.octets());
+        let remote = format!("{far:08X}:{port:04X}");
+        // "N: LOCAL:PORT REMOTE:PORT STATE ..." (proc(5)), in hexadecimal digits.
+        let locals = table.lines().filter_map(|line| {
+            let mut words = line.split_whitespace().skip(1);
+            let (local, to) = (words.next()?, words.next()?);
+            let (_, local) = local.split_once(':')?;
+            (to == remote).then(|| u16::from_str_radix(local, 16).ok())?
+        });
+        let locals: Vec<u16> = locals.collect();
+        ensure!(!locals.is_empty(), "no connection to port {port}");
+        for local in locals {
+            for end in ["sport", "dport"] {
+                self.nft(&format!("add rule {CHAIN} tcp {end} {local} drop"))?;
+            }
+        }
+        Ok(())
+    }
+
     /// No packet is lost any more.
     pub fn heal(&self) -> Result<()> {
         self.nft(&format!("flush chain {CHAIN}"))

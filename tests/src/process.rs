@@ -6,8 +6,8 @@ use std::{
     net::TcpListener,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
-    thread,
+    process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -25,6 +25,7 @@ pub struct Process {
     name: String,
     child: Child,
     log: Journal<String>,
+    keepers: Vec<JoinHandle<()>>,
 }
 
 impl Process {
@@ -35,13 +36,24 @@ impl Process {
 
     /// As [`Process::spawn`], into a log that the caller has made (to listen from the start).
     pub fn spawn_into(name: &str, command: &mut Command, log: Journal<String>) -> Result<Self> {
-        let (process, stdout) = Self::launch(name, command, log)?;
-        keep(stdout, process.log.clone());
+        command.stdin(Stdio::null());
+        let (mut process, stdout) = Self::launch(name, command, log)?;
+        process.keepers.push(keep(stdout, process.log.clone()));
         Ok(process)
+    }
+
+    /// As [`Process::spawn`]; the caller writes the program's standard input.
+    pub fn spawn_with_input(name: &str, command: &mut Command) -> Result<(Self, ChildStdin)> {
+        command.stdin(Stdio::piped());
+        let (mut process, stdout) = Self::launch(name, command, Journal::default())?;
+        process.keepers.push(keep(stdout, process.log.clone()));
+        let stdin = process.child.stdin.take().context("no standard input")?;
+        Ok((process, stdin))
     }
 
     /// As [`Process::spawn`]; the program's standard output is the caller's.
     pub fn spawn_with_output(name: &str, command: &mut Command) -> Result<(Self, ChildStdout)> {
+        command.stdin(Stdio::null());
         Self::launch(name, command, Journal::default())
     }
 
@@ -51,7 +63,6 @@ impl Process {
         log: Journal<String>,
     ) -> Result<(Self, ChildStdout)> {
         command
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             // A terminal's Ctrl-C goes to the owner alone, which ends its children in order.
@@ -64,12 +75,15 @@ impl Process {
         let mut child = command
             .spawn()
             .with_context(|| format!("cannot start {program}; install or build it"))?;
-        if let Some(stderr) = child.stderr.take() {
-            keep(stderr, log.clone());
-        }
+        let stderr = child.stderr.take().context("no standard error")?;
         let stdout = child.stdout.take().context("no standard output")?;
-        let name = name.to_owned();
-        Ok((Process { name, child, log }, stdout))
+        let process = Process {
+            name: name.to_owned(),
+            child,
+            keepers: vec![keep(stderr, log.clone())],
+            log,
+        };
+        Ok((process, stdout))
     }
 
     pub fn id(&self) -> u32 {
@@ -96,9 +110,15 @@ impl Process {
         self.child.try_wait().ok().flatten()
     }
 
-    /// Waits for the process to end by itself.
+    /// Waits for the process to end by itself; its log is whole then.
     pub fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
-        poll(patience, || self.has_ended())
+        let status = poll(patience, || self.has_ended())?;
+        // Not for ever: a child of its own may hold the pipes open.
+        poll(END, || {
+            let mut keepers = self.keepers.iter();
+            keepers.all(JoinHandle::is_finished).then_some(())
+        });
+        Some(status)
     }
 
     /// Ends it as a power cut would.
@@ -162,13 +182,13 @@ pub fn poll<T>(patience: Duration, mut look: impl FnMut() -> Option<T>) -> Optio
     }
 }
 
-fn keep(stream: impl Read + Send + 'static, log: Journal<String>) {
+fn keep(stream: impl Read + Send + 'static, log: Journal<String>) -> JoinHandle<()> {
     thread::spawn(move || {
         for line in BufReader::new(stream).split(b'\n') {
             let Ok(line) = line else { break };
             log.push(String::from_utf8_lossy(&line).into_owned());
         }
-    });
+    })
 }
 
 /// A TCP port on loopback that is free at this moment.

@@ -80,7 +80,7 @@ pub(crate) fn decode(
     mut look: impl FnMut(&[u8]) + Send + 'static,
 ) -> Result<Process> {
     let mut command = Command::new(program_of("ffmpeg", "ffmpeg")?);
-    command.args("-v error -nostdin -flags low_delay -threads 1".split(' '));
+    command.args("-v repeat+error -nostdin -flags low_delay -threads 1".split(' '));
     command.args("-probesize 32 -analyzeduration 0".split(' '));
     if url.starts_with("rtsp") {
         command.args(["-rtsp_transport", "tcp"]);

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use droidrelay_wire::StreamState;
 use tempfile::TempDir;
 
@@ -41,8 +41,12 @@ impl Rig {
     }
 
     pub fn start_with(kind: Kind, options: relay::Options) -> Result<Self> {
+        Self::start_on(Mosquitto::start()?, kind, options)
+    }
+
+    /// As [`Rig::start_with`], with a broker that runs already.
+    pub fn start_on(broker: Mosquitto, kind: Kind, options: relay::Options) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("secrets-").tempdir()?;
-        let broker = Mosquitto::start()?;
         let relay = Relay::start_with(kind, options)?;
         let bridge = Bridge::start(&broker, &relay)?;
         let observer = Observer::start(&broker)?;
@@ -57,8 +61,8 @@ impl Rig {
         Ok(rig)
     }
 
-    fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+    pub fn publisher_password_file(&self) -> PathBuf {
+        self.folder.path().join("rtmp.pass")
     }
 
     /// Gives the robot this password for the relay, right or wrong.
@@ -78,7 +82,7 @@ impl Rig {
             "rtmpauthsink location={} user={} password-file={}",
             self.relay.publish_url(),
             self.relay.publisher.user,
-            self.file("rtmp.pass").display()
+            self.publisher_password_file().display()
         )
     }
 
@@ -103,6 +107,16 @@ impl Rig {
         environment: &[(&str, &str)],
     ) -> Result<Robot> {
         self.observer.robot(runner, line, environment)
+    }
+
+    /// Waits for `event` at the relay.
+    pub fn relay_says(&self, mark: usize, event: relay::Event) -> Result<Instant> {
+        let events = self.relay.events();
+        let what = format!("{event:?} at {}", self.relay.kind());
+        let said = events.wait(mark, &what, |seen| *seen == event);
+        Ok(said
+            .with_context(|| format!("seen: {:?}", events.since(mark)))?
+            .0)
     }
 
     /// Waits for `event` at the relay; panics with the relay's log.

@@ -1,6 +1,6 @@
 //! The robot: one line, run by gst-launch-1.0 or by the launcher.
 
-use std::{fmt, fs, os::unix::fs::symlink, process::Command};
+use std::{ffi::OsStr, fmt, fs, os::unix::fs::symlink, path::PathBuf, process::Command};
 
 use anyhow::{ensure, Result};
 use tempfile::TempDir;
@@ -31,8 +31,39 @@ impl fmt::Display for Runner {
 pub struct Robot {
     process: Process,
     runner: Runner,
-    /// Plugin, registry, and whatever the line is told to write.
-    _folder: TempDir,
+    _plugins: Plugins,
+}
+
+/// A folder with nothing but the built plugin (GStreamer would search all of the build's), and
+/// the registry of it.
+pub struct Plugins(TempDir);
+
+impl Plugins {
+    pub fn new() -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("robot-").tempdir()?;
+        let plugins = Plugins(folder);
+        let library = "libgstdroidrelay.so";
+        fs::create_dir(plugins.folder())?;
+        symlink(artifact(library)?, plugins.folder().join(library))?;
+        Ok(plugins)
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.0.path().join("plugins")
+    }
+
+    /// `program`, which finds the plugin.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("GST_PLUGIN_PATH", self.folder())
+            .env("GST_REGISTRY", self.0.path().join("registry.bin"));
+        command
+    }
+
+    pub fn droidrelay(&self) -> Result<Command> {
+        Ok(self.command(artifact("droidrelay")?))
+    }
 }
 
 impl Robot {
@@ -41,35 +72,44 @@ impl Robot {
     }
 
     pub fn start_with(runner: Runner, line: &str, environment: &[(&str, &str)]) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("robot-").tempdir()?;
-        // A folder of its own: GStreamer would search all of the build's.
-        let plugins = folder.path().join("plugins");
-        fs::create_dir(&plugins)?;
-        let library = "libgstdroidrelay.so";
-        symlink(artifact(library)?, plugins.join(library))?;
+        let plugins = Plugins::new()?;
         let mut command = match runner {
             Runner::GstLaunch => {
-                let mut command = Command::new(program_of("gst-launch-1.0", "gstreamer1.0-tools")?);
+                let program = program_of("gst-launch-1.0", "gstreamer1.0-tools")?;
+                let mut command = plugins.command(program);
                 command.args(line.split_whitespace());
                 command
             }
             Runner::Droidrelay => {
-                let file = folder.path().join("robot.launch");
+                let file = plugins.0.path().join("robot.launch");
                 fs::write(&file, line.replace(" ! ", " !\n  ") + "\n")?;
-                let mut command = Command::new(artifact("droidrelay")?);
+                let mut command = plugins.droidrelay()?;
                 command.arg("run").arg(file);
                 command
             }
         };
-        command
-            .env("GST_PLUGIN_PATH", plugins)
-            .env("GST_REGISTRY", folder.path().join("registry.bin"))
-            .envs(environment.iter().copied());
-        let process = Process::spawn(&runner.to_string(), &mut command)?;
+        command.envs(environment.iter().copied());
+        Self::spawn(runner, plugins, &mut command)
+    }
+
+    /// `droidrelay run` with these arguments.
+    pub fn run<I: IntoIterator<Item = A>, A: AsRef<OsStr>>(
+        arguments: I,
+        environment: &[(&str, &str)],
+    ) -> Result<Self> {
+        let plugins = Plugins::new()?;
+        let mut command = plugins.droidrelay()?;
+        command.arg("run").args(arguments);
+        command.envs(environment.iter().copied());
+        Self::spawn(Runner::Droidrelay, plugins, &mut command)
+    }
+
+    fn spawn(runner: Runner, plugins: Plugins, command: &mut Command) -> Result<Self> {
+        let process = Process::spawn(&runner.to_string(), command)?;
         Ok(Robot {
             process,
             runner,
-            _folder: folder,
+            _plugins: plugins,
         })
     }
 

@@ -4,9 +4,7 @@
 use std::{env, thread};
 
 use droidrelay_tests::{
-    bench::usage::{descriptors, threads, Memory},
-    journal::DEADLINE,
-    process::poll,
+    growth::{Course, Usage},
     relay::{Event, Kind},
     rig::{Rig, ENCODER, TEST_PICTURE},
     robot::{Robot, Runner},
@@ -26,31 +24,6 @@ fn rounds() -> usize {
     rounds.expect("DROIDRELAY_ROUNDS is a number, 3 or more")
 }
 
-/// What a closed robot uses.
-#[derive(Debug, Clone, Copy)]
-struct Usage {
-    threads: usize,
-    descriptors: usize,
-    memory: Memory,
-}
-
-impl Usage {
-    fn of(robot: &Robot) -> Self {
-        Usage {
-            threads: threads(robot.id()).unwrap(),
-            descriptors: descriptors(robot.id()).unwrap(),
-            memory: Memory::of(robot.id()).unwrap(),
-        }
-    }
-}
-
-/// The middle one.
-fn median(usages: &[Usage], of: impl Fn(&Usage) -> u64) -> u64 {
-    let mut values: Vec<u64> = usages.iter().map(of).collect();
-    values.sort_unstable();
-    values[values.len() / 2]
-}
-
 /// A third of the rounds warms up; the last third uses no more than the one in between.
 fn leave_nothing(robot: &mut Robot, round: impl Fn()) {
     let thread = thread::current();
@@ -59,44 +32,14 @@ fn leave_nothing(robot: &mut Robot, round: impl Fn()) {
     let usages: Vec<Usage> = (0..rounds)
         .map(|_| {
             round();
-            Usage::of(robot)
+            Usage::of(robot.id()).unwrap()
         })
         .collect();
-    let third = rounds / 3;
-    let (before, after) = (&usages[third..rounds - third], &usages[rounds - third..]);
-    let most = |of: fn(&Usage) -> usize| before.iter().map(of).max().unwrap();
-    let (most_threads, most_descriptors) =
-        (most(|usage| usage.threads), most(|usage| usage.descriptors));
-    // What a round leaves behind is still on its way out when the state says idle.
-    let settled = poll(DEADLINE, || {
-        let now = Usage::of(robot);
-        (now.threads <= most_threads && now.descriptors <= most_descriptors).then_some(now)
-    });
-    for (name, of) in [
-        (
-            "anonymous KiB",
-            (|usage| usage.memory.anonymous) as fn(&Usage) -> u64,
-        ),
-        ("PSS KiB", |usage| usage.memory.pss),
-        ("threads", |usage| usage.threads as u64),
-        ("descriptors", |usage| usage.descriptors as u64),
-    ] {
-        let (warm, last) = (median(before, of), median(after, of));
-        eprintln!(
-            "{test}: {rounds} rounds: {name} {} after the first, then {warm}, {last}",
-            of(&usages[0])
-        );
+    let course = Course::of(&usages).unwrap();
+    for line in course.text().lines() {
+        eprintln!("{test}: {line}");
     }
-    assert!(
-        settled.is_some(),
-        "{:?}, then {:?}",
-        before,
-        Usage::of(robot)
-    );
-    // PSS depends on who else has mapped the libraries.
-    let anonymous = |usage: &Usage| usage.memory.anonymous;
-    let (warm, last) = (median(before, anonymous), median(after, anonymous));
-    assert!(last < warm + SLACK, "from {warm} to {last} KiB");
+    course.is_flat(robot.id(), SLACK).unwrap();
     robot.end().unwrap();
 }
 

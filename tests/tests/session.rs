@@ -91,7 +91,7 @@ fn a_viewer_starts_and_stops_the_robot_by_http(setup: Setup) {
         let started = Instant::now();
         rig.bridge.post("/stream/start").unwrap();
         rig.wait_relay(events, Event::Published);
-        // The seed, with a key frame each second, needs 1.06 s here and 3.08 s by MediaMTX.
+        // The Python scripts take longer, with a key frame each second (`tests/bench.sh start`).
         let first = reader.wait_frames(1).unwrap();
         assert!(
             first - started < Duration::from_secs(1),

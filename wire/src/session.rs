@@ -58,13 +58,13 @@ const STABLE: Duration = Duration::from_secs(10);
 /// Last publishes and DISCONNECT at a clean end. What is written by then is on its way: the
 /// kernel goes on sending it.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
-/// Messages that the broker may send ahead of our acknowledgements: all that Mosquitto queues
-/// (1000) and has in flight (20) by default. Mosquitto before 2.0.15 fills this window with expired
-/// messages as with others, and sends nothing where there is no other among them: the `stop`
-/// behind 20 expired `start` would not come (its issue 2609).
-const RECEIVE: u16 = 1024;
-/// Requests that wait for the event loop: DISCONNECT and publishes beside all acknowledgements.
-const CHANNEL: usize = RECEIVE as usize + 128;
+/// For [`Config::receive_maximum`]: all that Mosquitto queues (1000) and has in flight (20) by
+/// default. Mosquitto before 2.0.15 fills this window with expired messages as with others, and
+/// sends nothing where there is no other among them: the `stop` behind 20 expired `start` would
+/// not come (its issue 2609).
+pub const RECEIVE_MAXIMUM: u16 = 1024;
+/// Requests that wait for the event loop, beside all acknowledgements: DISCONNECT and publishes.
+const CHANNEL: usize = 128;
 /// Unacknowledged publishes; rumqttc reserves memory for this many.
 const INFLIGHT: u16 = 20;
 /// Announced to the broker, which then withholds larger packets instead of cutting us off.
@@ -88,6 +88,10 @@ pub struct Config {
     pub keep_alive: Duration,
     /// How long the broker keeps queued commands for this client. Zero: not at all.
     pub session_expiry: Duration,
+    /// Messages that the broker may send ahead of our acknowledgements; usually
+    /// [`RECEIVE_MAXIMUM`]. Of more retained values than this and 1000 together, Mosquitto drops
+    /// those beyond at a new subscription.
+    pub receive_maximum: u16,
     /// Topic and payload of the retained last will.
     pub will: Option<(String, String)>,
     /// Topic filters, QoS 1.
@@ -134,6 +138,8 @@ pub struct Properties {
     pub expiry: Option<Duration>,
     /// Handed to the receivers, who name the message by it.
     pub correlation: Option<Vec<u8>>,
+    /// The broker keeps the message as the topic's value.
+    pub retain: bool,
 }
 
 /// Why a publish was not acknowledged.
@@ -162,9 +168,28 @@ impl Session {
         config: Config,
         on_event: impl FnMut(Event) + Send + 'static,
     ) -> Self {
+        Self::launch(runtime, config, true, on_event)
+    }
+
+    /// As [`Session::spawn`], in place of a session with the same client id that has just ended:
+    /// what the broker has kept since then is not forgotten.
+    pub fn resume(
+        runtime: &Handle,
+        config: Config,
+        on_event: impl FnMut(Event) + Send + 'static,
+    ) -> Self {
+        Self::launch(runtime, config, false, on_event)
+    }
+
+    fn launch(
+        runtime: &Handle,
+        config: Config,
+        clean_start: bool,
+        on_event: impl FnMut(Event) + Send + 'static,
+    ) -> Self {
         let shared = Arc::new(Shared::default());
         let (stop, stopped) = oneshot::channel();
-        let task = runtime.spawn(run(config, shared.clone(), on_event, stopped));
+        let task = runtime.spawn(run(config, shared.clone(), clean_start, on_event, stopped));
         Session {
             shared,
             stop: Some(stop),
@@ -212,7 +237,7 @@ impl Session {
         }
     }
 
-    /// Publishes (QoS 1, not retained) and waits for the broker's PUBACK. Fails at once while
+    /// Publishes (QoS 1) and waits for the broker's PUBACK. Fails at once while
     /// the session is down, and when it goes down before the answer: nothing is sent later.
     pub async fn publish(
         &self,
@@ -223,7 +248,7 @@ impl Session {
         let answer =
             self.shared
                 .lock()
-                .publish(topic, payload.into(), false, properties, Waiter::caller)?;
+                .publish(topic, payload.into(), properties, Waiter::caller)?;
         answer
             .await
             .unwrap_or_else(|_| Err(PublishError("the MQTT session ended".into())))
@@ -305,7 +330,6 @@ impl State {
         &mut self,
         topic: &str,
         payload: Vec<u8>,
-        retain: bool,
         properties: Properties,
         waiter: impl FnOnce() -> (Waiter, T),
     ) -> Result<T, PublishError> {
@@ -313,6 +337,7 @@ impl State {
             .client
             .as_ref()
             .ok_or_else(|| PublishError("no connection to the MQTT broker".into()))?;
+        let retain = properties.retain;
         let properties = PublishProperties {
             message_expiry_interval: properties
                 .expiry
@@ -343,14 +368,12 @@ impl State {
                 continue;
             }
             let waiter = || (Waiter::Retained(topic.clone()), ());
+            let retained = Properties {
+                retain: true,
+                ..Properties::default()
+            };
             if self
-                .publish(
-                    topic,
-                    slot.payload.clone(),
-                    true,
-                    Properties::default(),
-                    waiter,
-                )
+                .publish(topic, slot.payload.clone(), retained, waiter)
                 .is_err()
             {
                 break;
@@ -451,6 +474,7 @@ fn extra_filter(path: &str) -> Filter {
 async fn run(
     config: Config,
     shared: Arc<Shared>,
+    mut clean_start: bool,
     mut on_event: impl FnMut(Event) + Send,
     mut stopped: oneshot::Receiver<Vec<(String, String)>>,
 ) {
@@ -459,9 +483,9 @@ async fn run(
     // this session lives is kept for it. Forgotten by a connection of its own, because
     // Mosquitto 2.0 does not store a session that began with a clean start: after a restart of
     // the broker it would not know of commands sent before we are back.
-    let mut clean_start = true;
     let mut tries = 0;
     let mut delivered = Delivered::default();
+    let channel = usize::from(config.receive_maximum) + CHANNEL;
     loop {
         let started = Instant::now();
         let connects = shared.lock().connects;
@@ -470,7 +494,7 @@ async fn run(
         let reason = match options(&config, clean_start, connect_timeout) {
             Err(reason) => reason,
             Ok(options) => {
-                let (client, mut events) = AsyncClient::new(options, CHANNEL);
+                let (client, mut events) = AsyncClient::new(options, channel);
                 let driven = drive(
                     &config,
                     &client,
@@ -530,7 +554,7 @@ impl Delivered {
         if publish.dup && self.0.contains(&message) {
             return true;
         }
-        if self.0.len() >= usize::from(RECEIVE) {
+        if self.0.len() >= usize::from(RECEIVE_MAXIMUM) {
             self.0.pop_front();
         }
         self.0.push_back(message);
@@ -813,7 +837,7 @@ fn options(
             u32::try_from(config.session_expiry.as_secs()).unwrap_or(u32::MAX),
         ))
         .set_clean_start(clean_start)
-        .set_receive_maximum(Some(RECEIVE))
+        .set_receive_maximum(Some(config.receive_maximum.max(1)))
         .set_manual_acks(true);
     if let Some((topic, payload)) = &config.will {
         options.set_last_will(LastWill::new(

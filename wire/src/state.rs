@@ -42,6 +42,18 @@ impl StreamState {
             StreamState::Error => "error",
         }
     }
+
+    /// How far from well: of several streams that are told as one, the gravest speaks.
+    pub fn gravity(self) -> u8 {
+        match self {
+            StreamState::Idle => 0,
+            StreamState::Live => 1,
+            StreamState::Starting => 2,
+            StreamState::Backoff => 3,
+            StreamState::Refused => 4,
+            StreamState::Error => 5,
+        }
+    }
 }
 
 /// What the sink says of its publishing session; part of the state as `publish`.

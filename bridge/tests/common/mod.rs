@@ -1,5 +1,8 @@
 //! A real Mosquitto, a scripted robot, the bridge as a process, and HTTP by hand.
 
+// Each test program uses a part of it.
+#![allow(dead_code)]
+
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
@@ -28,9 +31,12 @@ pub const BROKER_PASSWORD: &str = "canary-broker-1f6e";
 pub const VIEWER_PASSWORD: &str = "canary-viewer-93ab";
 pub const HUMAN_PASSWORD: &str = "canary-human-77d0";
 pub const TOKEN: &str = "canary-token-5c21";
+pub const ROBOT_TOKEN: &str = "canary-robot-2b40";
+pub const ROBOT_PASSWORD: &str = "canary-publish-9e11";
+pub const SERVER_PASSWORD: &str = "canary-server-d07c";
 
 /// A folder that is gone with its owner.
-pub struct Folder(PathBuf);
+pub struct Folder(pub PathBuf);
 
 impl Folder {
     pub fn new() -> Self {
@@ -56,7 +62,9 @@ impl Drop for Folder {
 }
 
 const ACL: &str = "user robot\ntopic readwrite robots/#\nuser bridge\n\
-    topic read robots/+/stream/state\ntopic read robots/+/stream/availability\n";
+    topic read robots/+/stream\ntopic readwrite robots/+/stream/state\n\
+    topic readwrite robots/+/stream/availability\ntopic readwrite robots/+/stream/wanted\n\
+    topic readwrite robots/+/stream/shares\n";
 
 pub struct Mosquitto {
     child: Child,
@@ -278,6 +286,15 @@ impl Robot {
         self.acknowledged.recv_timeout(DEADLINE).expect("PUBACK");
     }
 
+    /// Sends a command to another robot.
+    pub fn command(&self, name: &str, payload: &str) {
+        let topic = format!("robots/{name}/stream");
+        self.client
+            .publish(topic, QoS::AtLeastOnce, false, payload.to_owned())
+            .unwrap();
+        self.acknowledged.recv_timeout(DEADLINE).expect("PUBACK");
+    }
+
     pub fn next(&self) -> Heard {
         self.heard.recv_timeout(DEADLINE).expect("a command")
     }
@@ -296,10 +313,10 @@ impl Drop for Robot {
 /// The program itself; all that it ever writes is kept.
 pub struct Bridge {
     child: Child,
-    address: SocketAddr,
+    pub address: SocketAddr,
     log: Arc<Mutex<String>>,
     answers: Mutex<String>,
-    _folder: Folder,
+    pub folder: Folder,
 }
 
 impl Bridge {
@@ -308,7 +325,16 @@ impl Bridge {
     }
 
     pub fn start_with(broker_port: u16, environment: &[(&str, &str)]) -> Self {
-        let folder = Folder::new();
+        Self::start_in(Folder::new(), broker_port, "", environment)
+    }
+
+    /// With more tables in its configuration, whose files are in `folder`.
+    pub fn start_in(
+        folder: Folder,
+        broker_port: u16,
+        more: &str,
+        environment: &[(&str, &str)],
+    ) -> Self {
         folder.write("mqtt.pass", &format!("{BROKER_PASSWORD}\n"));
         let text = format!(
             r#"
@@ -334,10 +360,19 @@ impl Bridge {
             role = "admin"
             password = "{}"
             token = "{}"
+            [[user]]
+            name = "r1"
+            role = "robot"
+            robots = ["r1"]
+            token = "{}"
+            password = "{}"
+            {more}
             "#,
             hash(VIEWER_PASSWORD, &["--sha256"]),
             hash(HUMAN_PASSWORD, &[]),
             hash(TOKEN, &["--sha256"]),
+            hash(ROBOT_TOKEN, &["--sha256"]),
+            hash(ROBOT_PASSWORD, &["--sha256"]),
         );
         let config = folder.write("bridge.toml", &text);
         let mut child = program()
@@ -352,7 +387,8 @@ impl Bridge {
         let (kept, stderr) = (log.clone(), child.stderr.take().unwrap());
         thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                if let Some((_, address)) = line.split_once("listening on http://") {
+                if let Some((_, url)) = line.split_once("listening on http") {
+                    let address = url.trim_start_matches(['s', ':', '/']);
                     let _ = ready_in.send(address.parse().unwrap());
                 }
                 let mut kept = kept.lock().unwrap();
@@ -372,17 +408,29 @@ impl Bridge {
             address,
             log,
             answers: Mutex::default(),
-            _folder: folder,
+            folder,
         }
     }
 
     /// Sends one request; the answer's status, head and JSON.
     pub fn send(&self, method: &str, path: &str, authorization: &str) -> (u16, String, Value) {
+        self.send_body(method, path, authorization, "")
+    }
+
+    /// As [`Bridge::send`], with a body.
+    pub fn send_body(
+        &self,
+        method: &str,
+        path: &str,
+        authorization: &str,
+        body: &str,
+    ) -> (u16, String, Value) {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nhost: bridge\r\nauthorization: {authorization}\r\n\
-             content-length: 0\r\nconnection: close\r\n\r\n"
+             content-length: {}\r\nconnection: close\r\n\r\n{body}",
+            body.len()
         );
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
@@ -390,7 +438,26 @@ impl Bridge {
         self.answers.lock().unwrap().push_str(&answer);
         let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, head.to_owned(), serde_json::from_str(body).unwrap())
+        let json = match body {
+            "" => Value::Null,
+            body => serde_json::from_str(body).unwrap(),
+        };
+        (status, head.to_owned(), json)
+    }
+
+    /// Asks as the robot r1 what is wanted of it.
+    pub fn poll(&self, query: &str) -> (u16, Value) {
+        let path = format!("/robots/r1/stream{query}");
+        let (status, _, json) = self.send("GET", &path, &format!("Bearer {ROBOT_TOKEN}"));
+        (status, json)
+    }
+
+    /// Tells the state of the robot r1.
+    pub fn report(&self, state: &str) -> (u16, Value) {
+        let authorization = format!("Bearer {ROBOT_TOKEN}");
+        let (status, _, json) =
+            self.send_body("PUT", "/robots/r1/stream/state", &authorization, state);
+        (status, json)
     }
 
     pub fn post(&self, path: &str) -> (u16, Value) {
@@ -434,6 +501,56 @@ impl Bridge {
             assert!(Instant::now() < deadline, "the bridge does not end");
             thread::yield_now();
         }
+    }
+
+    /// Waits for something in the log; gives the line.
+    pub fn wait_log(&self, wanted: impl Fn(&str) -> bool) -> String {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let found = {
+                let log = self.log.lock().unwrap();
+                log.lines().find(|line| wanted(line)).map(str::to_owned)
+            };
+            if let Some(line) = found {
+                return line;
+            }
+            assert!(Instant::now() < deadline, "not in the log");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn metrics(&self) -> String {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let authorization = basic("viewer", VIEWER_PASSWORD);
+        write!(
+            stream,
+            "GET /metrics HTTP/1.1\r\nhost: b\r\nauthorization: {authorization}\r\nconnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        body.to_owned()
+    }
+
+    /// Waits until this metric, with its labels, has the value.
+    pub fn wait_metric(&self, name: &str, value: f64) {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let text = self.metrics();
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            if line.and_then(|line| line.trim().parse().ok()) == Some(value) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{name} is not {value}: {text}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Log and answers so far.

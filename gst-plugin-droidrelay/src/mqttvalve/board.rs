@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use droidrelay_wire::{RobotState, StreamState};
+use droidrelay_wire::RobotState;
 use once_cell::sync::Lazy;
 
 /// Broker and state topic.
@@ -125,7 +125,7 @@ fn voice(group: &BTreeMap<u64, Member>) -> Option<&RobotState> {
         .values()
         .filter_map(|member| member.said.as_ref())
         .reduce(|worst, said| {
-            if gravity(said.state) > gravity(worst.state) {
+            if said.state.gravity() > worst.state.gravity() {
                 said
             } else {
                 worst
@@ -133,20 +133,10 @@ fn voice(group: &BTreeMap<u64, Member>) -> Option<&RobotState> {
         })
 }
 
-fn gravity(state: StreamState) -> u8 {
-    match state {
-        StreamState::Idle => 0,
-        StreamState::Live => 1,
-        StreamState::Starting => 2,
-        StreamState::Backoff => 3,
-        StreamState::Refused => 4,
-        StreamState::Error => 5,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use droidrelay_wire::StreamState;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     fn state(state: StreamState) -> RobotState {

@@ -3,9 +3,11 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use droidrelay_wire::{PublishState, RobotState, StreamState};
+use droidrelay_wire::{
+    gate::{Cause, Change, Gate, Outcome},
+    PublishState, RobotState, StreamState,
+};
 
-use super::gate::{Cause, Change, Gate, Outcome};
 use crate::link;
 
 /// Viewers whose ids are listed in the state; all are counted.
@@ -164,11 +166,13 @@ impl Control {
         self.last_command_id = id.map(str::to_owned);
     }
 
-    /// The first buffer since the opening passes; returns the opening's number.
+    /// The first buffer since the opening passes, or the first one after a fault; returns the
+    /// opening's number.
     pub fn flowing(&mut self, now: Duration) -> u64 {
-        self.flowing = true;
         self.fault = None;
-        self.start_latency = self.opened_at.map(|at| now.saturating_sub(at));
+        if !std::mem::replace(&mut self.flowing, true) {
+            self.start_latency = self.opened_at.map(|at| now.saturating_sub(at));
+        }
         self.opening
     }
 
@@ -274,8 +278,7 @@ fn utc_after(after: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mqttvalve::gate::Origin;
-    use droidrelay_wire::Command;
+    use droidrelay_wire::{gate::Origin, Command};
 
     fn apply(control: &mut Control, command: Command) {
         let outcome = control

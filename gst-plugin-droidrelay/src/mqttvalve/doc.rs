@@ -46,7 +46,7 @@ pub const DOC: &[(&str, &str)] = &[
     commands, and whatever else comes, are refused: logged, counted, named in the state.
     Commands sent while the robot is away come when it is back, unless the sender gave them
     an MQTT 5 message expiry that has run out; commands from before the element was started
-    do not. The same commands are given on the robot itself by `drop` and the action signals
+    do not (see `leases` for one that goes on where another has ended). The same commands are given on the robot itself by `drop` and the action signals
     start(id: string or NULL, lease: uint, seconds, 0 = the property) -> boolean, is open, and
     stop(id: string or NULL = all) -> boolean, is closed; keyframe() -> boolean, is open. The
     last command wins.

@@ -9,6 +9,7 @@ use std::{
 use droidrelay_wire::{
     backoff::jitter,
     command,
+    gate::{Origin, Outcome},
     session::{Event, Message, Session},
     Backoff, Command, Secret, OFFLINE, ONLINE,
 };
@@ -21,8 +22,8 @@ use super::{
     board::Seat,
     control::Control,
     discovery::{self, Device},
-    gate::{Origin, Outcome},
     kept::Kept,
+    leases,
     settings::{
         Settings, Topics, DEFAULT_ACCEPT_RETAINED, DEFAULT_KEEP_ALIVE, DEFAULT_LEASE,
         DEFAULT_OFFLINE_TIMEOUT, DEFAULT_PREROLL_TIME, MAX_PREROLL_TIME,
@@ -162,6 +163,8 @@ pub struct MqttValve {
     /// Upstream is stopped, by us.
     released: AtomicBool,
     upstream_errors: Errors,
+    /// The next start goes on where another life of this valve has ended.
+    resume: AtomicBool,
     /// The elements behind the valve cannot take anything now.
     resetting: AtomicBool,
     /// An EOS that the standby thread is to push, because upstream cannot.
@@ -225,6 +228,27 @@ impl MqttValve {
         gst::warning!(CAT, imp = self, "command refused: {reason}");
         locked(&self.control).refuse(reason);
         self.announcer.wake();
+    }
+
+    /// Goes on with what another valve, or this one, has held.
+    fn take_up(&self, given: Vec<super::gate::Lease>) {
+        let now = self.now();
+        let changed = {
+            let mut control = locked(&self.control);
+            let outcome = control.gate.take_up(given, now);
+            let changed = control.decided(outcome, now);
+            if changed {
+                self.set_word(control.gate.is_open());
+            }
+            changed
+        };
+        if locked(&self.state).is_none() {
+            self.resume.store(true, Ordering::Relaxed);
+        }
+        self.announcer.wake();
+        if changed {
+            self.standby.wake();
+        }
     }
 
     // ---- MQTT -----------------------------------------------------------------------------
@@ -295,11 +319,7 @@ impl MqttValve {
             let settings = locked(&self.settings);
             (settings.offline_timeout, settings.standby)
         };
-        let standby = match standby {
-            Standby::Cold if self.cold.load(Ordering::Relaxed) => Standby::Cold,
-            Standby::Hot if self.media.load(Ordering::Relaxed) != media::RAW => Standby::Hot,
-            _ => Standby::Warm,
-        };
+        let standby = self.real_standby(standby);
         let (changes, said, news, keyframe, due, expired) = {
             let mut control = locked(&self.control);
             let outcome = control.gate.expire(offline_timeout, now);
@@ -385,6 +405,15 @@ impl MqttValve {
             let _ = self.obj().post_message(message);
         }
         due.map(|due| due.saturating_sub(self.now()))
+    }
+
+    /// What stands by, which may be less than was asked for.
+    fn real_standby(&self, asked: Standby) -> Standby {
+        match asked {
+            Standby::Cold if self.cold.load(Ordering::Relaxed) => Standby::Cold,
+            Standby::Hot if self.media.load(Ordering::Relaxed) != media::RAW => Standby::Hot,
+            _ => Standby::Warm,
+        }
     }
 
     /// Tells Home Assistant of the device, or takes it back, as `discovery-prefix` says.
@@ -549,7 +578,7 @@ impl MqttValve {
                 let target = self.target_state();
                 gst::debug!(CAT, imp = self, "starting what is upstream to {target:?}");
                 // What an earlier life posted says nothing about this one.
-                self.upstream_errors.take();
+                self.upstream_errors.clear();
                 self.released.store(false, Ordering::Relaxed);
                 self.obj().unset_element_flags(gst::ElementFlags::SOURCE);
                 match upstream.start(self.obj().upcast_ref(), target) {
@@ -581,14 +610,16 @@ impl MqttValve {
     fn camera_failed(&self, upstream: &Upstream, retry: &mut Retry) -> Duration {
         let error = self
             .upstream_errors
-            .take()
+            .first()
             .unwrap_or_else(|| "upstream failed".into());
         self.camera_lost(upstream, retry, error)
     }
 
     fn camera_lost(&self, upstream: &Upstream, retry: &mut Retry, error: String) -> Duration {
+        // Not before: by the error the end of the failed stream, which may just be on its way, is
+        // known as such.
         self.release(upstream);
-        self.upstream_errors.take();
+        self.upstream_errors.clear();
         let wait = retry.backoff.next(jitter());
         retry.at = self.now() + wait;
         gst::warning!(
@@ -597,7 +628,12 @@ impl MqttValve {
             "camera failed, next try in {} ms: {error}",
             wait.as_millis()
         );
-        locked(&self.control).fault(Some(error));
+        {
+            let mut control = locked(&self.control);
+            control.fault(Some(error));
+            // What comes next is a new beginning, and the end of the fault.
+            self.set_word(control.gate.is_open());
+        }
         self.announcer.wake();
         wait
     }
@@ -839,7 +875,7 @@ impl MqttValve {
             let broker = config.broker.to_string();
             let weak = self.obj().downgrade();
             let command_topic = topics.command.clone();
-            let session = Session::spawn(io.handle(), config, move |event| {
+            let on_event = move |event| {
                 if let Some(valve) = weak.upgrade() {
                     let imp = valve.imp();
                     gst::panic_to_error!(imp, (), {
@@ -851,7 +887,12 @@ impl MqttValve {
                         }
                     });
                 }
-            });
+            };
+            let session = if self.resume.load(Ordering::Relaxed) {
+                Session::resume(io.handle(), config, on_event)
+            } else {
+                Session::spawn(io.handle(), config, on_event)
+            };
             session.set_retained(&topics.availability, ONLINE);
             let announcer = self.announcer.clone();
             let seat = Seat::take(&broker, &topics.state, move || announcer.wake());
@@ -862,6 +903,7 @@ impl MqttValve {
             })
         });
 
+        self.resume.store(false, Ordering::Relaxed);
         let timers = io.handle();
         self.announcer.start(&self.obj(), timers.clone(), |valve| {
             let imp = valve.imp();
@@ -985,6 +1027,14 @@ impl MqttValve {
         serde_json::to_string(&said).unwrap_or_default()
     }
 
+    /// What the state topic says, or would say.
+    fn state_text(&self) -> String {
+        let standby = self.real_standby(locked(&self.settings).standby);
+        let now = self.now();
+        let said = locked(&self.control).robot_state(standby.as_str(), now);
+        serde_json::to_string(&said).unwrap_or_default()
+    }
+
     fn stats(&self) -> gst::Structure {
         let reconnects = {
             let state = locked(&self.state);
@@ -1092,6 +1142,7 @@ impl ObjectSubclass for MqttValve {
             cold: AtomicBool::new(false),
             released: AtomicBool::new(false),
             upstream_errors: Errors::default(),
+            resume: AtomicBool::new(false),
             resetting: AtomicBool::new(false),
             pending_eos: AtomicBool::new(false),
             announcer: Worker::new(),
@@ -1182,6 +1233,16 @@ impl ObjectImpl for MqttValve {
                     .blurb("Whether the session with the broker is up")
                     .read_only()
                     .build(),
+                glib::ParamSpecString::builder("state")
+                    .nick("State")
+                    .blurb("This valve's state as the state topic tells it, in JSON, without its broker too; element message mqttvalve-state says that it has changed")
+                    .read_only()
+                    .build(),
+                glib::ParamSpecBoxed::builder::<gst::Structure>("leases")
+                    .nick("Leases")
+                    .blurb("Who holds the valve open, as structure application/x-mqttvalve-leases. Setting what was read, from this valve or from one that it replaces, makes it go on: with these leases in place of its own and, if set before it starts, with the commands that the broker has kept meanwhile")
+                    .mutable_playing()
+                    .build(),
                 glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                     .nick("Statistics")
                     .blurb("Structure application/x-mqttvalve-stats with passed and dropped (buffers), opens, refused-commands, reconnects (counts), viewers (leases that live), start-latency (nanoseconds from the last opening to its first buffer)")
@@ -1248,6 +1309,12 @@ impl ObjectImpl for MqttValve {
             };
             return self.command(&command, Origin::Local, None);
         }
+        if name == "leases" {
+            return match leases::read(value) {
+                Ok(given) => self.take_up(given),
+                Err(reason) => gst::warning!(CAT, imp = self, "leases not taken up: {reason}"),
+            };
+        }
         let mut settings = locked(&self.settings);
         match name {
             "broker" => {
@@ -1298,6 +1365,12 @@ impl ObjectImpl for MqttValve {
             }
             "connected" => return self.connected.load(Ordering::Relaxed).to_value(),
             "stats" => return self.stats().to_value(),
+            "state" => return self.state_text().to_value(),
+            "leases" => {
+                let now = self.now();
+                let held = locked(&self.control).gate.hand_over(now);
+                return leases::write(held).to_value();
+            }
             _ => {}
         }
         let settings = locked(&self.settings);

@@ -7,9 +7,9 @@ mod board;
 mod control;
 mod discovery;
 mod doc;
-mod gate;
 mod imp;
 mod kept;
+mod leases;
 mod settings;
 mod standby;
 

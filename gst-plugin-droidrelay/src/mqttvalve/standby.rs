@@ -19,13 +19,17 @@ pub struct Upstream {
     errors: Errors,
 }
 
-/// The first error that upstream elements have posted since the last look.
+/// The first error that upstream elements have posted since they were last cleared.
 #[derive(Clone, Default)]
 pub struct Errors(Arc<Mutex<Option<String>>>);
 
 impl Errors {
-    pub fn take(&self) -> Option<String> {
-        self.lock().take()
+    pub fn first(&self) -> Option<String> {
+        self.lock().clone()
+    }
+
+    pub fn clear(&self) {
+        self.lock().take();
     }
 
     pub fn is_empty(&self) -> bool {
@@ -130,7 +134,7 @@ impl Upstream {
             if element.set_state(state).is_err() {
                 return Err(self
                     .errors
-                    .take()
+                    .first()
                     .unwrap_or_else(|| format!("{}: cannot start", element.name())));
             }
         }

@@ -76,10 +76,13 @@ impl Encoder {
 }
 
 impl Way {
+    /// A property comes first: Jetson's encoders have one, whatever controls they show besides.
     fn of(element: &gst::Element) -> Option<Self> {
-        if controls::has(element) {
-            return Some(Way::Control);
-        }
+        let by_control = || controls::has(element).then_some(Way::Control);
+        Way::by_property(element).or_else(by_control)
+    }
+
+    fn by_property(element: &gst::Element) -> Option<Self> {
         let property = element.find_property(PROPERTY)?;
         let is_number = glib::Value::type_transformable(property.value_type(), u64::static_type());
         if !property.flags().contains(glib::ParamFlags::WRITABLE) || !is_number {
@@ -137,6 +140,61 @@ mod tests {
             .contains("no video encoder"));
         let (_line, pad) = end_of("videotestsrc ! vp8enc name=vp8");
         assert!(Encoder::upstream(&pad).unwrap_err().contains("vp8"));
+    }
+
+    mod jetson {
+        use gst::{prelude::*, subclass::prelude::*};
+        use once_cell::sync::Lazy;
+
+        /// Has controls and a bitrate.
+        #[derive(Default)]
+        pub struct Imp;
+
+        glib::wrapper! {
+            pub struct Encoder(ObjectSubclass<Imp>) @extends gst::Element, gst::Object;
+        }
+
+        #[glib::object_subclass]
+        impl ObjectSubclass for Imp {
+            const NAME: &'static str = "TestJetsonEncoder";
+            type Type = Encoder;
+            type ParentType = gst::Element;
+        }
+
+        impl ObjectImpl for Imp {
+            fn properties() -> &'static [glib::ParamSpec] {
+                static PROPERTIES: Lazy<Vec<glib::ParamSpec>> = Lazy::new(|| {
+                    vec![
+                        glib::ParamSpecBoxed::builder::<gst::Structure>("extra-controls").build(),
+                        glib::ParamSpecUInt::builder("bitrate")
+                            .blurb("In kbit/s")
+                            .build(),
+                    ]
+                });
+                &PROPERTIES
+            }
+        }
+
+        impl GstObjectImpl for Imp {}
+
+        impl ElementImpl for Imp {
+            fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+                static METADATA: Lazy<gst::subclass::ElementMetadata> = Lazy::new(|| {
+                    gst::subclass::ElementMetadata::new("Encoder", "Test", "None", "Nobody")
+                });
+                Some(&METADATA)
+            }
+        }
+    }
+
+    #[test]
+    fn a_bitrate_comes_before_controls() {
+        gst::init().unwrap();
+        let kind = jetson::Encoder::static_type();
+        gst::Element::register(None, "nvv4l2h264enc", gst::Rank::NONE, kind).unwrap();
+        let element = gst::ElementFactory::make("nvv4l2h264enc").build().unwrap();
+        assert!(controls::has(&element));
+        assert_eq!(Way::of(&element), Some(Way::Property(1)));
     }
 
     mod v4l2 {

@@ -230,8 +230,10 @@ impl Publisher {
     pub fn valve(&self, track: Track, session: Session) {
         let mut inner = self.lock();
         let wanted = &mut inner.wanted[index(track)];
-        *wanted = wanted.after(session);
-        if let (Wanted::Yes(_), Session::Begins(_, history)) = (*wanted, session) {
+        let before = std::mem::replace(wanted, wanted.after(session));
+        let begins = *wanted != before;
+        // Being sticky, it may come once more.
+        if let (true, Session::Begins(_, history)) = (begins, session) {
             inner.queue.expect_history(history.nseconds() as i64);
         }
         if !inner.is_wanted() {

@@ -9,7 +9,7 @@ use droidrelay_wire::StreamState;
 
 use super::{
     print_table,
-    subscriber::Subscriber,
+    subscriber::{self, Subscriber},
     usage::{family, threads, Cpu, Memory},
     Installed,
 };
@@ -127,8 +127,13 @@ fn gstreamer(options: &Options, installed: &Installed) -> Result<Row> {
 }
 
 fn python(options: &Options, installed: &Installed, rig: &Rig) -> Result<Row> {
-    let seed = Subscriber::start(installed, rig, TEST_PICTURE, ENCODER)?;
-    let process = &seed.process;
+    let environment = installed.environment()?;
+    let environment = environment
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_str()));
+    let line = subscriber::line(rig, TEST_PICTURE, ENCODER);
+    let subscriber = Subscriber::start(rig, &line, &environment)?;
+    let process = &subscriber.process;
     let mut sessions = 0;
     let events = rig.relay.events();
     let row = measure(options, "Python, paho-mqtt", process.id(), || {

@@ -1,19 +1,27 @@
 //! What Droidrelay costs, beside what does the same without it, as Markdown tables.
 
 mod idle;
+mod latency;
+mod plot;
 mod start;
-mod subscriber;
+mod stream;
+pub mod subscriber;
 pub mod usage;
 mod valve;
 pub mod valves;
 
-use std::{os::unix::fs::symlink, process::Command};
+use std::{fs, os::unix::fs::symlink, path::PathBuf, process::Command};
 
 use anyhow::{ensure, Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use tempfile::TempDir;
 
-use crate::process::{artifact, program_of, text_of};
+use plot::Strip;
+
+use crate::{
+    camera::Camera,
+    process::{artifact, program_of, text_of},
+};
 
 /// Measures what Droidrelay costs; everything where no command is given.
 #[derive(Debug, Clone, Parser)]
@@ -21,14 +29,53 @@ use crate::process::{artifact, program_of, text_of};
 pub struct Options {
     #[command(subcommand)]
     what: Option<What>,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// What all of them are told.
+#[derive(Debug, Clone, Args)]
+struct Common {
+    /// The camera shows this video file, over and over; without it, a test picture
+    #[arg(long, global = true, value_name = "FILE")]
+    clip: Option<PathBuf>,
+    /// Folder for plots, performance-NAME.svg
+    #[arg(long, global = true, value_name = "FOLDER")]
+    plots: Option<PathBuf>,
+}
+
+impl Common {
+    /// Plays in a process of its own.
+    fn camera(&self) -> Result<Camera> {
+        match &self.clip {
+            Some(clip) => Camera::clip(clip),
+            None => Camera::test_picture(),
+        }
+    }
+
+    /// Writes a plot, where they are wanted, and shows it on the page.
+    fn plot(&self, name: &str, title: &str, unit: &str, strips: &[Strip]) -> Result<()> {
+        if let Some(folder) = &self.plots {
+            let file = format!("performance-{name}.svg");
+            fs::create_dir_all(folder)?;
+            fs::write(folder.join(&file), plot::strips(title, unit, strips))?;
+            println!("![{title}]({file})");
+            println!();
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug, Clone, Subcommand)]
 enum What {
     /// A closed robot: CPU time and memory, before the first session and after the last one
     Idle(idle::Options),
-    /// From `start` to the first picture at a reader who waits
+    /// From the camera to the decoded picture at a viewer
+    Latency(latency::Options),
+    /// From `start` to the publisher and to the first picture at a reader who waits; from `stop`
     Start(start::Options),
+    /// A robot that streams: CPU time and memory
+    Stream(stream::Options),
     /// Instructions per buffer, open and closed, by callgrind
     Valve(valve::Options),
     /// A thousand valves in one process: threads, memory, and whether each one obeys
@@ -36,15 +83,20 @@ enum What {
 }
 
 pub fn run(options: &Options) -> Result<()> {
+    let common = &options.common;
     match &options.what {
         Some(What::Idle(options)) => idle::run(options),
-        Some(What::Start(options)) => start::run(options),
+        Some(What::Latency(options)) => latency::run(options, common),
+        Some(What::Start(options)) => start::run(options, common),
+        Some(What::Stream(options)) => stream::run(options, common),
         Some(What::Valve(options)) => valve::run(options),
         Some(What::Valves(options)) => valves::run(options),
         None => {
-            valve::run(&valve::Options::default())?;
+            start::run(&start::Options::default(), common)?;
+            latency::run(&latency::Options::default(), common)?;
+            stream::run(&stream::Options::default(), common)?;
             idle::run(&idle::Options::default())?;
-            start::run(&start::Options::default())?;
+            valve::run(&valve::Options::default())?;
             valves::run(&valves::Options::default())
         }
     }

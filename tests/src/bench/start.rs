@@ -1,16 +1,22 @@
-//! How long a viewer who waits at the server looks at nothing: from `start` to the first decoded
-//! picture.
+//! How long a viewer who waits at the server looks at nothing: from `start` to the accepted
+//! publisher and to the first decoded picture; and from `stop` until the server has seen the
+//! publisher go.
 
 use std::{thread, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::{print_table, subscriber::Subscriber, Installed};
+use super::{
+    plot::{figure, median},
+    print_table,
+    subscriber::{self, Subscriber},
+    Common, Installed,
+};
 use crate::{
     reader::Reader,
     relay::{Event, Kind},
-    rig::{Rig, ENCODER, TEST_PICTURE},
+    rig::{Rig, ENCODER},
     robot::Runner,
 };
 
@@ -45,7 +51,12 @@ enum Way {
     Subscriber(&'static str),
 }
 
-const WAYS: [(&str, Way); 7] = [
+const WAYS: [(&str, Way); 8] = [
+    ("Python scripts, as posted", Way::Subscriber(AS_POSTED)),
+    (
+        "Python scripts, key frame each second",
+        Way::Subscriber(ENCODER),
+    ),
     ("cold", ours("cold", "", false)),
     ("cold, key frame by hook", ours("cold", "", true)),
     (
@@ -54,15 +65,10 @@ const WAYS: [(&str, Way); 7] = [
     ),
     ("warm", ours("warm", "", false)),
     ("warm, key frame by hook", ours("warm", "", true)),
-    (
-        "subscriber, rtmp2sink, key frame each second",
-        Way::Subscriber(ENCODER),
-    ),
-    (
-        "subscriber, rtmp2sink, as posted",
-        Way::Subscriber(AS_POSTED),
-    ),
+    ("hot", ours("hot", "", false)),
 ];
+/// Of [`WAYS`]: what the others are compared with.
+const PEER: usize = 1;
 
 const fn ours(standby: &'static str, sink: &'static str, hook: bool) -> Way {
     Way::Ours {
@@ -72,43 +78,77 @@ const fn ours(standby: &'static str, sink: &'static str, hook: bool) -> Way {
     }
 }
 
-pub fn run(options: &Options) -> Result<()> {
+/// Milliseconds since the command.
+#[derive(Clone, Copy)]
+struct Times {
+    accepted: f64,
+    picture: f64,
+    stopped: f64,
+}
+
+pub fn run(options: &Options, common: &Common) -> Result<()> {
+    let camera = common.camera()?;
     for kind in [Kind::Nginx, Kind::MediaMtx] {
         if kind.notice_if_absent() {
             continue;
         }
-        println!(
-            "### From `start` to the first decoded picture at a reader who waits at {kind}, ms"
-        );
+        println!("### From the command to what comes of it, at {kind}, ms");
         println!();
         println!(
-            "{} starts of each; ffmpeg reads, `{TEST_PICTURE}` and `{ENCODER}` where nothing else \
-             is said. In brackets the ratio to the subscriber with a key frame each second.",
-            options.rounds
+            "{} starts and stops of each: median, fastest to slowest; in brackets the median's ratio \
+             to the Python scripts with a key frame each second. A reader (ffmpeg) waits at the \
+             server. Camera: {}; `{ENCODER}`, but as posted `{AS_POSTED}`.",
+            options.rounds,
+            camera.name()
         );
         let rig = Rig::start(kind)?;
         let installed = Installed::new()?;
         let mut rows = Vec::new();
         for (name, way) in &WAYS {
-            let mut times = measure(options, &rig, &installed, way)
+            let times = measure(options, &rig, &installed, &camera.line(), way)
                 .with_context(|| format!("{name}\n{}", rig.relay.text()))?;
-            times.sort_unstable();
             rows.push((*name, times));
         }
-        let median = |times: &[Duration]| times[times.len() / 2].as_secs_f64() * 1e3;
-        let peer = median(&rows[5].1);
-        let head = ["", "median", "fastest", "slowest"];
+        let head = ["", "publisher accepted", "first picture", "stop"];
         let mut table = vec![head.map(str::to_owned).to_vec()];
+        let columns: [fn(&Times) -> f64; 3] = [
+            |times| times.accepted,
+            |times| times.picture,
+            |times| times.stopped,
+        ];
+        let sorted = |times: &[Times], of: fn(&Times) -> f64| {
+            let mut values: Vec<f64> = times.iter().map(of).collect();
+            values.sort_by(f64::total_cmp);
+            values
+        };
         for (name, times) in &rows {
-            let millis = |time: &Duration| format!("{:.0}", time.as_secs_f64() * 1e3);
-            table.push(vec![
-                name.to_string(),
-                format!("{:.0} ({:.3})", median(times), median(times) / peer),
-                millis(&times[0]),
-                millis(&times[times.len() - 1]),
-            ]);
+            let cells = columns.map(|of| {
+                let values = sorted(times, of);
+                let peer = median(&sorted(&rows[PEER].1, of));
+                let (first, last) = (values[0], values[values.len() - 1]);
+                format!(
+                    "{}, {} to {} ({:.3})",
+                    figure(median(&values)),
+                    figure(first),
+                    figure(last),
+                    median(&values) / peer
+                )
+            });
+            let mut row = vec![name.to_string()];
+            row.extend(cells);
+            table.push(row);
         }
         print_table(&table)?;
+        let strips: Vec<_> = rows
+            .iter()
+            .map(|(name, times)| (name.to_string(), sorted(times, columns[1])))
+            .collect();
+        common.plot(
+            &format!("start-{}", kind.to_string().to_lowercase()),
+            &format!("From start to the first picture at {kind}"),
+            "ms",
+            &strips,
+        )?;
     }
     Ok(())
 }
@@ -117,8 +157,9 @@ fn measure(
     options: &Options,
     rig: &Rig,
     installed: &Installed,
+    camera: &str,
     way: &Way,
-) -> Result<Vec<Duration>> {
+) -> Result<Vec<Times>> {
     let environment = installed.environment()?;
     let environment = environment
         .each_ref()
@@ -129,28 +170,31 @@ fn measure(
             sink,
             hook,
         } => {
-            let line = format!(
-                "{TEST_PICTURE} ! {} standby={standby} ! queue ! {ENCODER} ! {} {sink}",
-                rig.valve(),
-                rig.sink()
-            );
+            let line = ours_line(rig, camera, standby, sink);
             let mut robot = rig.robot_with(Runner::GstLaunch, &line, &environment)?;
-            let times = (0..options.rounds)
-                .map(|_| first_picture(rig, *hook))
-                .collect();
+            let times = (0..options.rounds).map(|_| session(rig, *hook)).collect();
             robot.end()?;
             times
         }
         Way::Subscriber(encoder) => {
-            let _subscriber = Subscriber::start(installed, rig, TEST_PICTURE, encoder)?;
-            (0..options.rounds)
-                .map(|_| first_picture(rig, false))
-                .collect()
+            let line = subscriber::line(rig, camera, encoder);
+            let _subscriber = Subscriber::start(rig, &line, &environment)?;
+            (0..options.rounds).map(|_| session(rig, false)).collect()
         }
     }
 }
 
-fn first_picture(rig: &Rig, hook: bool) -> Result<Duration> {
+/// The robot's line, with the valve where this standby wants it.
+pub fn ours_line(rig: &Rig, camera: &str, standby: &str, sink: &str) -> String {
+    let valve = format!("{} standby={standby}", rig.valve());
+    let middle = match standby {
+        "hot" => format!("queue ! {ENCODER} ! {valve}"),
+        _ => format!("{valve} ! queue ! {ENCODER}"),
+    };
+    format!("{camera} ! {middle} ! {} {sink}", rig.sink())
+}
+
+fn session(rig: &Rig, hook: bool) -> Result<Times> {
     let events = rig.relay.events();
     let mark = events.mark();
     let reader = Reader::start(&rig.relay.viewer_url(), None)?;
@@ -161,11 +205,19 @@ fn first_picture(rig: &Rig, hook: bool) -> Result<Duration> {
         events.wait(waiting, "the reader reads", |event| *event == Event::Reader)?;
         rig.observer.send("keyframe")?;
     }
-    let time = reader.wait_frames(1)?.duration_since(began);
+    let picture = reader.wait_frames(1)?;
+    let accepted = rig.relay_says(waiting, Event::Published)?;
     drop(reader);
     let mark = events.mark();
-    rig.observer.send("stop")?;
-    events.wait(mark, "unpublished", |event| *event == Event::Unpublished)?;
+    let asked = rig.observer.send("stop")?;
+    let stopped = rig.relay_says(mark, Event::Unpublished)?;
     thread::sleep(PAUSE);
-    Ok(time)
+    let millis = |later: std::time::Instant, earlier| {
+        later.saturating_duration_since(earlier).as_secs_f64() * 1e3
+    };
+    Ok(Times {
+        accepted: millis(accepted, began),
+        picture: millis(picture, began),
+        stopped: millis(stopped, asked),
+    })
 }

@@ -139,7 +139,10 @@ pub fn family(id: u32) -> Result<Vec<u32>> {
     let processes = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     // Others may end while we look.
     let parents: Vec<(u32, u32)> = processes
-        .filter_map(|id| Some((id, stat(id).ok()?.parent)))
+        .filter_map(|id| {
+            let stat = stat(id).ok()?;
+            (!stat.is_zombie).then_some((id, stat.parent))
+        })
         .collect();
     let mut next = 0;
     while let Some(&parent) = members.get(next) {
@@ -150,8 +153,19 @@ pub fn family(id: u32) -> Result<Vec<u32>> {
     Ok(members)
 }
 
+/// Children of `id` that have ended and that it has not asked after.
+pub fn zombies(id: u32) -> Result<usize> {
+    let processes = fs::read_dir("/proc")?.flatten();
+    let processes = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let stats = processes.filter_map(|id| stat(id).ok());
+    Ok(stats
+        .filter(|stat| stat.parent == id && stat.is_zombie)
+        .count())
+}
+
 struct Stat {
     parent: u32,
+    is_zombie: bool,
     /// User and system time in ticks; that of the children that were waited for.
     times: [u64; 4],
 }
@@ -165,6 +179,7 @@ fn stat(id: u32) -> Result<Stat> {
     let ticks = |number| Ok::<_, anyhow::Error>(field(number)?.parse::<u64>()?);
     Ok(Stat {
         parent: field(4)?.parse()?,
+        is_zombie: *field(3)? == "Z",
         times: [ticks(14)?, ticks(15)?, ticks(16)?, ticks(17)?],
     })
 }

@@ -39,7 +39,11 @@ fn phases() -> [Phase; 8] {
     let phase = |name, seconds, rate, loss, delay| Phase {
         name,
         seconds,
-        quality: Quality { rate, loss, delay },
+        quality: Quality {
+            loss,
+            delay,
+            ..Quality::rate(rate)
+        },
     };
     [
         phase("2 Mbit/s", 10, 2000, 0, BASE),
@@ -193,7 +197,9 @@ fn csv(all: &[Seen]) -> String {
     }
     for (phase, begin, end) in spans() {
         for at in (begin..end).step_by(1000) {
-            let Quality { rate, loss, delay } = phase.quality;
+            let Quality {
+                rate, loss, delay, ..
+            } = phase.quality;
             let _ = write!(csv, "\n{},{rate},{loss},{}", at / 1000, delay.as_millis());
             for seen in all {
                 let latencies = seen.latencies(at, at + 1000);

@@ -4,12 +4,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use droidrelay_wire::Command;
+use crate::Command;
 
 /// Holders that are counted; a `start` beyond them is refused.
 pub const MAX_HOLDERS: usize = 1000;
 /// Holder of a `start` without id that came by MQTT.
-const ANYBODY: &str = "*";
+pub const ANYBODY: &str = "*";
 /// Holder of a local `start` without id, and of `drop=false`.
 const LOCAL: &str = "local";
 
@@ -80,6 +80,15 @@ struct Holder {
     until: Option<Duration>,
 }
 
+/// One holder's, as it goes from one gate to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    pub id: String,
+    pub origin: Origin,
+    /// None: until a stop.
+    pub left: Option<Duration>,
+}
+
 /// All leases.
 #[derive(Debug, Default)]
 pub struct Gate {
@@ -97,6 +106,13 @@ impl Gate {
         self.holders.keys().map(String::as_str)
     }
 
+    /// Each id that holds the gate open, and until when; None: until a stop.
+    pub fn leases(&self) -> impl ExactSizeIterator<Item = (&str, Option<Duration>)> {
+        self.holders
+            .iter()
+            .map(|(id, holder)| (id.as_str(), holder.until))
+    }
+
     /// When the last lease ends; None where the gate is closed or held until a stop.
     pub fn open_until(&self) -> Option<Duration> {
         self.holders
@@ -106,6 +122,19 @@ impl Gate {
                 until.map(|until| Some(latest.map_or(until, |latest| latest.max(until))))
             })
             .flatten()
+    }
+
+    /// A gate that holds these leases, as [`Gate::leases`] told them; what is beyond
+    /// [`MAX_HOLDERS`] is left out.
+    pub fn with_leases(
+        leases: impl IntoIterator<Item = (String, Option<Duration>)>,
+        origin: Origin,
+    ) -> Self {
+        let holder = |(id, until)| (id, Holder { origin, until });
+        Gate {
+            holders: leases.into_iter().take(MAX_HOLDERS).map(holder).collect(),
+            offline_since: None,
+        }
     }
 
     /// Obeys one command. A `start` without a lease takes `default_lease`; zero holds until a stop.
@@ -146,6 +175,37 @@ impl Gate {
             Command::Keyframe if self.is_open() => Outcome::Keyframe,
             Command::Keyframe => Outcome::Same,
         }
+    }
+
+    /// What is held at `now`, to be taken up by another gate, whose clock may be another one.
+    pub fn hand_over(&self, now: Duration) -> Vec<Lease> {
+        self.holders
+            .iter()
+            .map(|(id, holder)| Lease {
+                id: id.clone(),
+                origin: holder.origin,
+                left: holder.until.map(|until| until.saturating_sub(now)),
+            })
+            .collect()
+    }
+
+    /// Holds what [`Gate::hand_over`] gave, in place of all that it held.
+    pub fn take_up(&mut self, leases: Vec<Lease>, now: Duration) -> Outcome {
+        let was_open = self.is_open();
+        let cause = leases
+            .first()
+            .map_or(Cause::Local, |lease| lease.origin.into());
+        self.holders = leases
+            .into_iter()
+            .filter(|lease| lease.left.is_none_or(|left| !left.is_zero()))
+            .take(MAX_HOLDERS)
+            .map(|lease| {
+                let until = lease.left.map(|left| now + left);
+                let origin = lease.origin;
+                (lease.id, Holder { origin, until })
+            })
+            .collect();
+        self.outcome(was_open, cause, None)
     }
 
     /// Tells whether the broker is in reach.
@@ -295,6 +355,28 @@ mod tests {
     }
 
     #[test]
+    fn leases_go_on_in_another_gate_with_their_origin_and_what_is_left() {
+        let mut gate = Gate::default();
+        apply(&mut gate, &start("a", 30), 10);
+        apply(&mut gate, &start("over", 5), 10);
+        gate.apply(&start("", 0), Origin::Local, NEVER, at(10));
+        let leases = gate.hand_over(at(20));
+        let mut heir = Gate::default();
+        assert_eq!(
+            heir.take_up(leases, at(1000)),
+            changed(true, Cause::Mqtt, None)
+        );
+        assert_eq!(heir.holders().collect::<Vec<_>>(), ["a", "local"]);
+        heir.link(false, at(1000));
+        assert_eq!(heir.next_deadline(at(120)), Some(at(1020)));
+        assert_eq!(heir.expire(at(120), at(1020)), Outcome::Same);
+        assert_eq!(
+            heir.take_up(Vec::new(), at(1021)).clone(),
+            changed(false, Cause::Local, None)
+        );
+    }
+
+    #[test]
     fn a_lost_broker_ends_what_came_from_it_and_nothing_else() {
         let mut gate = Gate::default();
         apply(&mut gate, &start("a", 0), 0);
@@ -326,6 +408,18 @@ mod tests {
         let mut gate = Gate::default();
         gate.apply(&Command::start(), Origin::Mqtt, at(20), at(5));
         assert_eq!(gate.open_until(), Some(at(25)));
+    }
+
+    #[test]
+    fn a_gate_that_is_made_of_its_leases_goes_on_as_before() {
+        let mut gate = Gate::default();
+        apply(&mut gate, &start("a", 30), 0);
+        apply(&mut gate, &start("", 0), 0);
+        let leases = gate.leases().map(|(id, until)| (id.to_owned(), until));
+        let mut again = Gate::with_leases(leases, Origin::Mqtt);
+        assert!(again.leases().eq(gate.leases()));
+        assert_eq!(again.expire(NEVER, at(30)), Outcome::Same);
+        assert_eq!(again.holders().collect::<Vec<_>>(), ["*"]);
     }
 
     #[test]

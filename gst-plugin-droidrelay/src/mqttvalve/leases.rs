@@ -1,0 +1,109 @@
+//! Leases on their way from one valve to the next: `application/x-mqttvalve-leases` with
+//! `leases`, an array of structures `lease` with `id` (string), `origin` (`mqtt` or `local`) and
+//! `left` (uint64, nanoseconds; absent: until a stop).
+
+use std::time::Duration;
+
+use gst::prelude::*;
+
+use super::gate::{Lease, Origin};
+
+const NAME: &str = "application/x-mqttvalve-leases";
+const MQTT: &str = "mqtt";
+const LOCAL: &str = "local";
+
+pub fn write(leases: Vec<Lease>) -> gst::Structure {
+    let leases = leases.into_iter().map(|lease| {
+        let origin = match lease.origin {
+            Origin::Mqtt => MQTT,
+            Origin::Local => LOCAL,
+        };
+        let left = lease
+            .left
+            .map(|left| u64::try_from(left.as_nanos()).unwrap_or(u64::MAX));
+        gst::Structure::builder("lease")
+            .field("id", lease.id)
+            .field("origin", origin)
+            .field_if_some("left", left)
+            .build()
+            .to_send_value()
+    });
+    gst::Structure::builder(NAME)
+        .field("leases", gst::Array::from_values(leases))
+        .build()
+}
+
+/// Reads what [`write`] made.
+pub fn read(value: &glib::Value) -> Result<Vec<Lease>, String> {
+    let structure = value
+        .get::<Option<gst::Structure>>()
+        .ok()
+        .flatten()
+        .filter(|structure| structure.name() == NAME)
+        .ok_or_else(|| format!("not a structure {NAME}: set what was read from a valve"))?;
+    let leases = structure
+        .get::<gst::Array>("leases")
+        .map_err(|err| format!("{NAME}: {err}"))?;
+    leases
+        .iter()
+        .map(|lease| lease_of(lease).map_err(|err| format!("{NAME}: {err}")))
+        .collect()
+}
+
+fn lease_of(value: &glib::Value) -> Result<Lease, String> {
+    let lease = value
+        .get::<gst::Structure>()
+        .map_err(|err| err.to_string())?;
+    let text = |name| {
+        lease
+            .get::<String>(name)
+            .map_err(|err| format!("{name}: {err}"))
+    };
+    let origin = match text("origin")?.as_str() {
+        MQTT => Origin::Mqtt,
+        LOCAL => Origin::Local,
+        other => return Err(format!("origin {other:?} is neither mqtt nor local")),
+    };
+    let left = lease
+        .get_optional::<u64>("left")
+        .map_err(|err| format!("left: {err}"))?;
+    Ok(Lease {
+        id: text("id")?,
+        origin,
+        left: left.map(Duration::from_nanos),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leases_read_back_as_they_were() {
+        gst::init().unwrap();
+        let leases = vec![
+            Lease {
+                id: "phone 7, \"x\"".into(),
+                origin: Origin::Mqtt,
+                left: Some(Duration::from_millis(1500)),
+            },
+            Lease {
+                id: "local".into(),
+                origin: Origin::Local,
+                left: None,
+            },
+        ];
+        assert_eq!(read(&write(leases.clone()).to_value()), Ok(leases));
+        assert_eq!(read(&write(Vec::new()).to_value()), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn what_is_no_list_of_leases_is_refused() {
+        gst::init().unwrap();
+        let other = gst::Structure::new_empty("other");
+        assert!(read(&other.to_value()).unwrap_err().contains(NAME));
+        assert!(read(&None::<gst::Structure>.to_value()).is_err());
+        let empty = gst::Structure::new_empty(NAME);
+        assert!(read(&empty.to_value()).unwrap_err().contains("leases"));
+    }
+}

@@ -1,0 +1,195 @@
+//! What a launch file's line needs.
+
+use std::{path::Path, time::Duration};
+
+use gst::prelude::*;
+
+use super::{machine, server, Report};
+use crate::{elements::Elements, launchfile::LaunchFile, pipeline};
+
+/// How long opening a device may take.
+const OPEN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Packages of Debian with elements that lines for robots have.
+const PACKAGES: [(&str, &[&str]); 9] = [
+    ("gstreamer1.0-droidrelay", &["mqttvalve", "rtmpauthsink"]),
+    ("gstreamer1.0-plugins-ugly", &["x264enc"]),
+    ("gstreamer1.0-libcamera", &["libcamerasrc"]),
+    (
+        "gstreamer1.0-plugins-good",
+        &[
+            "v4l2",
+            "jpeg",
+            "multifile",
+            "splitmux",
+            "matroska",
+            "flv",
+            "level",
+            "autovideo",
+        ],
+    ),
+    (
+        "gstreamer1.0-plugins-bad",
+        &[
+            "h264parse",
+            "h265parse",
+            "va",
+            "openh264",
+            "nvh264",
+            "tsdemux",
+            "mpegts",
+            "fdkaac",
+            "voaac",
+            "rtmp2",
+        ],
+    ),
+    ("gstreamer1.0-libav", &["avdec", "avenc"]),
+    ("gstreamer1.0-opencv", &["motioncells"]),
+    ("gstreamer1.0-alsa", &["alsa"]),
+    (
+        "gstreamer1.0-plugins-base",
+        &["video", "audio", "decodebin", "uridecodebin"],
+    ),
+];
+
+/// Every element of the line that is not there, not only the first.
+pub fn elements(file: &LaunchFile, report: &mut Report) {
+    let factories = pipeline::factories(file);
+    let mut missing = 0;
+    for (name, place) in &factories {
+        if gst::ElementFactory::find(name).is_some() {
+            continue;
+        }
+        missing += 1;
+        let package = PACKAGES
+            .iter()
+            .find(|(_, prefixes)| prefixes.iter().any(|prefix| name.starts_with(prefix)));
+        let remedy = match package {
+            _ if name.starts_with("nvv4l2") => {
+                "it comes with NVIDIA's software for the Jetson".to_owned()
+            }
+            Some((package, _)) => {
+                format!("install {package}; if it is, this machine lacks the hardware for it")
+            }
+            None => "look for a typing error, or install the plugin that has it".to_owned(),
+        };
+        report.missing(&format!("element {name} at {place}"), "not found", &remedy);
+    }
+    if missing == 0 {
+        report.ok(
+            "elements",
+            &format!("all {} of the line are there", factories.len()),
+        );
+    }
+}
+
+/// Everything behind the elements of the line: devices, broker, server.
+pub fn pipeline(file: &LaunchFile, pipeline: &gst::Pipeline, publish: bool, report: &mut Report) {
+    let all: Vec<gst::Element> = pipeline.iterate_recurse().into_iter().flatten().collect();
+    for element in &all {
+        let Some(factory) = element.factory() else {
+            continue;
+        };
+        let class = factory.metadata("klass").unwrap_or_default();
+        if class.contains("Source") {
+            source(element, report);
+        } else if class.contains("Encoder") && class.contains("Video") {
+            let kind = if machine::is_hardware(&factory) {
+                "hardware"
+            } else {
+                "software"
+            };
+            open(
+                element,
+                &format!("encoder {}", factory.name()),
+                kind,
+                report,
+            );
+        }
+    }
+    let elements = Elements::of(pipeline);
+    if !elements.has_valves() {
+        report.note(
+            "valve",
+            "there is no mqttvalve in the line",
+            "the stream is always on",
+        );
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(err) => return report.missing("network", &err.to_string(), ""),
+    };
+    for valve in elements.valve_elements() {
+        runtime.block_on(server::broker(file, valve, report));
+    }
+    for sink in elements.sink_elements() {
+        let reached = runtime.block_on(server::rtmp(sink, report));
+        match (reached, publish) {
+            (true, true) => server::publish(sink, report),
+            (true, false) => report.note(
+                &format!("{}: credentials", sink.name()),
+                "not tried, since a stream that is being published could be cut off",
+                "stop the robot and try with --publish",
+            ),
+            (false, _) => {}
+        }
+    }
+    // Names that are still being looked up hold nobody up.
+    runtime.shutdown_background();
+}
+
+fn source(source: &gst::Element, report: &mut Report) {
+    let name = source
+        .factory()
+        .map(|factory| factory.name().to_string())
+        .unwrap_or_default();
+    let mut what = format!("source {name}");
+    if source
+        .find_property("device")
+        .is_some_and(|spec| spec.value_type() == glib::Type::STRING)
+    {
+        if let Some(device) = source.property::<Option<String>>("device") {
+            what = format!("{what} {device}");
+            let is_file = device.starts_with("/dev/");
+            if is_file && !machine::device_rights(Path::new(&device), "", report) {
+                return;
+            }
+        }
+    }
+    open(source, &what, "opens", report);
+}
+
+/// Opens the device behind an element, and closes it again.
+fn open(element: &gst::Element, what: &str, saw: &str, report: &mut Report) {
+    let bus = gst::Bus::new();
+    element.set_bus(Some(&bus));
+    // A device that hangs is left to its thread.
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let opened = element.clone();
+    std::thread::spawn(move || {
+        let ready = opened.set_state(gst::State::Ready);
+        let _ = opened.set_state(gst::State::Null);
+        let _ = sender.send(ready.is_ok());
+    });
+    match receiver.recv_timeout(OPEN_DEADLINE) {
+        Ok(true) => report.ok(what, saw),
+        Ok(false) => {
+            let error = bus
+                .pop_filtered(&[gst::MessageType::Error])
+                .and_then(|message| match message.view() {
+                    gst::MessageView::Error(error) => Some(error.error().message().to_owned()),
+                    _ => None,
+                })
+                .unwrap_or_else(|| "it does not open".into());
+            report.missing(what, &error, "if the robot runs at this moment, it is the one that has it; else look at the device and its driver (dmesg)");
+        }
+        Err(_) => report.missing(
+            what,
+            &format!("opening it hangs for {} s", OPEN_DEADLINE.as_secs()),
+            "its driver hangs: unplug the device, or restart the machine",
+        ),
+    }
+}

@@ -1,0 +1,208 @@
+//! What a machine has, whatever line it runs.
+
+use std::{
+    fs, io,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::Path,
+    time::SystemTime,
+};
+
+use gst::prelude::*;
+
+use super::Report;
+
+const ELEMENTS: [&str; 2] = ["mqttvalve", "rtmpauthsink"];
+
+/// Our own plugin: found, and loadable.
+pub fn plugin(report: &mut Report) {
+    let remedy = "install gstreamer1.0-droidrelay, or set GST_PLUGIN_PATH to the folder of libgstdroidrelay.so";
+    let Some(plugin) = gst::Registry::get().find_plugin("droidrelay") else {
+        return report.missing("plugin droidrelay", "not found", remedy);
+    };
+    let file = plugin
+        .filename()
+        .map(|file| file.display().to_string())
+        .unwrap_or_default();
+    let saw = format!("{} in {file}", plugin.version());
+    for name in ELEMENTS {
+        if let Err(err) = gst::ElementFactory::make(name).build() {
+            let saw = format!("{saw}, but {name} cannot be made: {err}");
+            return report.missing(
+                "plugin droidrelay",
+                &saw,
+                "install it anew, for this machine's architecture and GStreamer 1.22 or newer",
+            );
+        }
+    }
+    report.ok("plugin droidrelay", &saw);
+}
+
+/// Encoders for H.264, those in hardware first.
+pub fn encoders(report: &mut Report) {
+    let caps = gst::Caps::new_empty_simple("video/x-h264");
+    let all = gst::ElementFactory::factories_with_type(
+        gst::ElementFactoryType::VIDEO_ENCODER,
+        gst::Rank::NONE,
+    );
+    let mut hardware = Vec::new();
+    let mut software = Vec::new();
+    // Of libav's encoders, those for H.264 wrap what is not there on any of these machines.
+    let usable = |one: &&gst::ElementFactory| {
+        one.can_src_any_caps(&caps) && !one.name().starts_with("avenc_")
+    };
+    for factory in all.iter().filter(usable) {
+        let name = factory.name().to_string();
+        if is_hardware(factory) {
+            hardware.push(name);
+        } else {
+            software.push(name);
+        }
+    }
+    match (hardware.is_empty(), software.is_empty()) {
+        (true, true) => report.missing(
+            "encoders for H.264",
+            "none",
+            "install gstreamer1.0-plugins-ugly (x264enc); a camera that delivers H.264 needs none",
+        ),
+        (false, _) => report.ok("encoders for H.264 in hardware", &hardware.join(", ")),
+        (true, false) => report.note("encoders for H.264 in hardware", "none", ""),
+    }
+    if !software.is_empty() {
+        report.ok("encoders for H.264 in software", &software.join(", "));
+    }
+}
+
+/// Whether a chip does the work.
+pub fn is_hardware(factory: &gst::ElementFactory) -> bool {
+    let name = factory.name();
+    let class = factory.metadata("klass").unwrap_or_default();
+    class.contains("Hardware")
+        || ["v4l2", "nvv4l2", "omx"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+}
+
+/// Video devices and the right to open them, for a machine without a line.
+pub fn cameras(report: &mut Report) {
+    let mut devices: Vec<String> = fs::read_dir("/sys/class/video4linux")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.starts_with("video"))
+        .collect();
+    devices.sort();
+    if devices.is_empty() {
+        report.warning(
+            "cameras",
+            "no /dev/video*",
+            "plug one in; for the camera of a Raspberry Pi look at its cable and at camera_auto_detect=1 in config.txt",
+        );
+    }
+    for device in devices {
+        let name = fs::read_to_string(format!("/sys/class/video4linux/{device}/name"));
+        let name = name.unwrap_or_default().trim().to_owned();
+        device_rights(Path::new("/dev").join(device).as_path(), &name, report);
+    }
+    if gst::ElementFactory::find("libcamerasrc").is_some() {
+        report.ok("cameras by libcamera", "libcamerasrc is there");
+    } else {
+        report.note(
+            "cameras by libcamera",
+            "no libcamerasrc",
+            "for the camera of a Raspberry Pi install gstreamer1.0-libcamera",
+        );
+    }
+}
+
+/// Whether `device` is there and we may open it. Opening alone starts nothing.
+pub fn device_rights(device: &Path, name: &str, report: &mut Report) -> bool {
+    let what = if name.is_empty() {
+        device.display().to_string()
+    } else {
+        format!("{} ({name})", device.display())
+    };
+    let opened = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(device);
+    match opened {
+        Ok(_) => {
+            report.ok(&what, "may be opened");
+            true
+        }
+        Err(err) if err.kind() == io::ErrorKind::PermissionDenied => {
+            let group = fs::metadata(device)
+                .ok()
+                .and_then(|file| name_in("/etc/group", file.gid()))
+                .unwrap_or_else(|| "video".into());
+            let user = name_in("/etc/passwd", rustix::process::getuid().as_raw())
+                .unwrap_or_else(|| "USER".into());
+            let remedy = format!("it belongs to the group {group}: usermod -aG {group} {user}, then log in again; for a service SupplementaryGroups={group}");
+            report.forbidden(&what, &format!("no right to open it as {user}"), &remedy);
+            false
+        }
+        Err(err) if err.kind() == io::ErrorKind::NotFound => {
+            report.missing(&what, "not there", "plug the camera in, or name another device (ls /dev/video*); /dev/v4l/by-id/ has names that stay");
+            false
+        }
+        Err(err) => {
+            report.missing(&what, &err.to_string(), "look at dmesg");
+            false
+        }
+    }
+}
+
+/// The name that `file`, /etc/passwd or /etc/group, gives to a number.
+fn name_in(file: &str, number: u32) -> Option<String> {
+    let number = number.to_string();
+    fs::read_to_string(file).ok()?.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == number).then(|| name.to_owned())
+    })
+}
+
+/// A clock that is wrong makes certificates and leases wrong; a Raspberry Pi has none that runs
+/// while it is off.
+pub fn clock(report: &mut Report) {
+    let remedy = "timedatectl set-ntp true, and a network that lets NTP (UDP 123) through";
+    let now = SystemTime::now();
+    let built = fs::metadata("/proc/self/exe").and_then(|file| file.modified());
+    let shown = glib::DateTime::now_utc()
+        .and_then(|now| now.format("%Y-%m-%d %H:%M:%S UTC"))
+        .map(String::from)
+        .unwrap_or_default();
+    if built.is_ok_and(|built| now < built) {
+        let saw =
+            format!("{shown}, before this program was installed: no certificate will be valid");
+        return report.missing("clock", &saw, remedy);
+    }
+    match is_synchronised() {
+        true => report.ok("clock", &format!("{shown}, kept by NTP")),
+        false => report.warning("clock", &format!("{shown}, not kept by NTP"), remedy),
+    }
+}
+
+/// Whether the kernel has been told that its clock is right.
+fn is_synchronised() -> bool {
+    // SAFETY: without modes it only reads, into a structure of ours; all zeros is one.
+    let (state, status) = unsafe {
+        let mut clock: libc::timex = std::mem::zeroed();
+        (libc::adjtimex(&mut clock), clock.status)
+    };
+    state >= 0 && state != libc::TIME_ERROR && status & libc::STA_UNSYNC == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_and_groups_are_known_by_their_numbers() {
+        assert_eq!(name_in("/etc/passwd", 0).as_deref(), Some("root"));
+        assert_eq!(name_in("/etc/group", 0).as_deref(), Some("root"));
+        assert_eq!(name_in("/etc/group", u32::MAX - 7), None);
+    }
+}

@@ -1,0 +1,249 @@
+//! `droidrelay doctor` against a real broker and a real server, well and ill.
+
+mod common;
+
+use droidrelay_tests::{
+    certs::{Authority, Validity},
+    mosquitto::{self, Mosquitto, TOPIC},
+    relay::{Event, Kind},
+    rig::{Rig, ENCODER},
+};
+
+use common::{droidrelay_with_plugins, Folder};
+
+/// Exit code and lines of a look at `line`.
+fn doctor(line: &str, options: &[&str]) -> (i32, Vec<String>) {
+    let folder = Folder::new();
+    let output = droidrelay_with_plugins()
+        .arg("doctor")
+        .arg(folder.launch(line))
+        .args(options)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let lines = said.lines().map(str::to_owned).collect();
+    (output.status.code().unwrap(), lines)
+}
+
+fn find<'a>(lines: &'a [String], begin: &str, part: &str) -> &'a str {
+    lines
+        .iter()
+        .find(|line| line.starts_with(begin) && line.contains(part))
+        .unwrap_or_else(|| panic!("no {begin} … {part} in\n{}", lines.join("\n")))
+}
+
+fn line(rig: &Rig) -> String {
+    format!(
+        "videotestsrc is-live=true ! {} ! {ENCODER} ! {}",
+        rig.valve(),
+        rig.sink()
+    )
+}
+
+#[test]
+fn a_healthy_robot_passes_and_what_runs_is_not_disturbed() {
+    let rig = Rig::start(Kind::Nginx).unwrap();
+    let seen = rig.observer.seen().mark();
+    let (code, lines) = doctor(&line(&rig), &[]);
+    assert_eq!(code, 0, "{}", lines.join("\n"));
+    for (begin, part) in [
+        (
+            "ok",
+            concat!("plugin droidrelay: ", env!("CARGO_PKG_VERSION")),
+        ),
+        ("ok", "encoders for H.264 in software: "),
+        ("ok", "elements: all 4"),
+        ("ok", "encoder x264enc: software"),
+        ("ok", "source videotestsrc: opens"),
+        ("ok", ": name: 127.0.0.1 is 127.0.0.1"),
+        ("ok", ": login: as robot1"),
+        ("ok", &format!("subscribe to {TOPIC}")),
+        ("ok", ": RTMP: it speaks RTMP"),
+        ("note", "credentials: not tried"),
+    ] {
+        find(&lines, begin, part);
+    }
+    assert!(lines.iter().any(|line| line.contains("clock: 20")));
+    // Neither the broker's topics nor the server have heard of it.
+    let said = rig.observer.seen().since(seen);
+    assert!(said.is_empty(), "{said:?}");
+    assert!(rig.relay.events().all().is_empty());
+}
+
+#[test]
+fn credentials_are_tried_by_publishing_where_that_is_asked_for() {
+    let rig = Rig::start(Kind::Nginx).unwrap();
+    let (code, lines) = doctor(&line(&rig), &["--publish"]);
+    find(&lines, "ok", "the server has accepted a test picture");
+    assert_eq!(code, 0, "{}", lines.join("\n"));
+    rig.wait_relay(0, Event::Published);
+    rig.wait_relay(0, Event::Unpublished);
+
+    rig.write_publisher_password("a-wrong-one").unwrap();
+    let (code, lines) = doctor(&line(&rig), &["--publish"]);
+    let refused = find(&lines, "FAILED", "rtmpauthsink0: credentials: ");
+    assert!(refused.contains("password"), "{refused}");
+    assert_eq!(code, 77, "{}", lines.join("\n"));
+    assert!(!lines.join("\n").contains("a-wrong-one"));
+}
+
+#[test]
+fn each_fault_has_its_line_with_the_remedy_and_its_exit_code() {
+    let rig = Rig::start(Kind::Nginx).unwrap();
+    let good = line(&rig);
+    let port = rig.broker.port().to_string();
+    for (bad, code, part, remedy) in [
+        (
+            good.replace(
+                "videotestsrc",
+                "v4l2src device=/dev/no-such-video !  identity silent=true ! videotestsrc",
+            ),
+            65,
+            "line.launch:1:",
+            "",
+        ),
+        (
+            good.replace(
+                "videotestsrc is-live=true",
+                "v4l2src device=/dev/no-such-video",
+            ),
+            69,
+            "/dev/no-such-video: not there",
+            "/dev/v4l/by-id/",
+        ),
+        (
+            good.replace("x264enc", "nvv4l2h264enc").replace(
+                " tune=zerolatency speed-preset=ultrafast bitrate=1500 key-int-max=30",
+                "",
+            ),
+            69,
+            "element nvv4l2h264enc at 1:",
+            "NVIDIA",
+        ),
+        (
+            good.replace(&format!("127.0.0.1:{port}"), "nobody.invalid"),
+            69,
+            "broker mqtt://nobody.invalid:1883: name: ",
+            "DNS",
+        ),
+        (
+            good.replace(&format!("127.0.0.1:{port}"), "127.0.0.1:1"),
+            69,
+            "TCP: cannot connect",
+            "port",
+        ),
+        (
+            good.replace("username=robot1", "username=stranger"),
+            77,
+            "login as stranger: ",
+            "check username and password",
+        ),
+        (
+            good.replace(
+                &format!("rtmp://127.0.0.1:{}", rig.relay.rtmp_port()),
+                &format!("rtmp://127.0.0.1:{port}"),
+            ),
+            69,
+            "does not speak RTMP",
+            "check the port",
+        ),
+        (
+            good.replace("password-file=", "password-file=/nonexistent"),
+            78,
+            "cannot open secret file /nonexistent",
+            "create it",
+        ),
+        (
+            "videotestsrc ! ${NOBODY}".into(),
+            78,
+            "NOBODY",
+            "--set NOBODY",
+        ),
+    ] {
+        let (got, lines) = doctor(&bad, &[]);
+        let found = find(&lines, "FAILED", part);
+        assert!(found.contains(remedy), "{found}");
+        assert_eq!(got, code, "{bad}\n{}", lines.join("\n"));
+        assert!(!lines.join("\n").contains(&rig.broker.robot.password));
+    }
+}
+
+#[test]
+fn a_certificate_that_does_not_hold_is_named_with_the_remedy() {
+    let folder = Folder::new();
+    let authority = Authority::new().unwrap();
+    let ca = authority.write(folder.0.path()).unwrap();
+    for (validity, is_trusted, code, part) in [
+        (Validity::Now, true, 0, "the certificate is valid"),
+        (Validity::Now, false, 69, "set ca-file"),
+        (Validity::NotYet, true, 69, "clock"),
+        (Validity::Expired, true, 69, "renew it"),
+    ] {
+        let broker = Mosquitto::start_with(mosquitto::Options {
+            tls: Some(authority.server(&["localhost"], validity).unwrap()),
+            ..mosquitto::Options::default()
+        })
+        .unwrap();
+        let trust = if is_trusted {
+            format!("ca-file={}", ca.display())
+        } else {
+            String::new()
+        };
+        let valve = broker.valve().replace(
+            &broker.url(),
+            &format!("mqtts://localhost:{}", broker.tls_port()),
+        );
+        let (got, lines) = doctor(
+            &format!("videotestsrc is-live=true ! {valve} {trust} ! fakesink"),
+            &[],
+        );
+        let begin = if code == 0 { "ok" } else { "FAILED" };
+        let found = find(&lines, begin, ": TLS: ");
+        assert!(found.contains(part), "{found}");
+        assert_eq!(got, code, "{}", lines.join("\n"));
+    }
+}
+
+#[test]
+fn a_broker_that_refuses_the_subscription_is_named() {
+    let broker = Mosquitto::start_with(mosquitto::Options {
+        dynamic: true,
+        ..mosquitto::Options::default()
+    })
+    .unwrap();
+    let user = broker.robot.user.as_str();
+    for rights in [
+        &["createRole", "deaf"][..],
+        &["addRoleACL", "deaf", "subscribeLiteral", TOPIC, "deny", "1"],
+        &["addClientRole", user, "deaf", "1"],
+    ] {
+        broker.set_rights(rights).unwrap();
+    }
+    let line = format!("videotestsrc is-live=true ! {} ! fakesink", broker.valve());
+    let (code, lines) = doctor(&line, &[]);
+    let found = find(&lines, "FAILED", "refuses the subscription");
+    assert!(found.contains("access rights"), "{found}");
+    assert_eq!(code, 77);
+}
+
+#[test]
+fn a_machine_is_looked_at_without_a_line() {
+    let output = droidrelay_with_plugins().arg("doctor").output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    for part in ["plugin droidrelay", "clock", "encoders", "libcamera"] {
+        assert!(said.contains(part), "{part} in\n{said}");
+    }
+    let output = droidrelay_with_plugins()
+        .arg("doctor")
+        .env("GST_PLUGIN_PATH", "/nonexistent")
+        .env("GST_REGISTRY", Folder::new().path("registry"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert!(
+        said.contains("FAILED  plugin droidrelay: not found -> install gstreamer1.0-droidrelay"),
+        "{said}"
+    );
+}

@@ -1,0 +1,16 @@
+//! Hours of a robot's life with faults at random; `tests/soak.sh` builds and runs it.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use droidrelay_tests::soak::{self, Options};
+
+fn main() -> ExitCode {
+    match soak::run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            eprintln!("soak: {err:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! The launch files as they stand in `pipelines/`: each is checked, and each is run in the way in
+//! which its own comments say that it can be tried without its hardware.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
+
+use droidrelay_tests::{
+    mosquitto::TOPIC,
+    observer::Seen,
+    process::{program_of, text_of, Process},
+    reader::{packets, Reader},
+    relay::{Event, Kind, PATH},
+    rig::Rig,
+    robot::{Plugins, Robot},
+};
+use droidrelay_wire::{StreamState, ONLINE};
+
+/// A launch file.
+struct Line {
+    path: PathBuf,
+    text: String,
+}
+
+/// Name and value for `--set`.
+type Setting = (String, String);
+
+impl Line {
+    fn all() -> Vec<Self> {
+        let mut paths: Vec<_> = fs::read_dir(folder())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|end| end == "launch"))
+            .collect();
+        paths.sort_unstable();
+        paths.into_iter().map(Line::read).collect()
+    }
+
+    fn named(name: &str) -> Self {
+        Line::read(folder().join(name).with_extension("launch"))
+    }
+
+    fn read(path: PathBuf) -> Self {
+        let text = fs::read_to_string(&path).unwrap();
+        Line { path, text }
+    }
+
+    fn name(&self) -> &str {
+        self.path.file_name().unwrap().to_str().unwrap()
+    }
+
+    fn comments(&self) -> impl Iterator<Item = &str> {
+        self.text.lines().filter(|line| line.starts_with('#'))
+    }
+
+    /// What the comments say to set where the hardware is not there.
+    fn substitutes(&self) -> Vec<Setting> {
+        self.comments()
+            .filter_map(|line| line.strip_prefix("#   --set "))
+            .map(|setting| {
+                let (name, value) = setting.split_once('=').expect("--set NAME=VALUE");
+                (name.to_owned(), value.trim_matches('\'').to_owned())
+            })
+            .collect()
+    }
+
+    /// What `droidrelay check` holds against it.
+    fn faults(&self, plugins: &Plugins, settings: &[Setting]) -> Option<String> {
+        let mut command = plugins.droidrelay().unwrap();
+        command.arg("check").arg(&self.path);
+        for (name, value) in settings {
+            command.arg("--set").arg(format!("{name}={value}"));
+        }
+        let output = command.output().unwrap();
+        (!output.status.success()).then(|| String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+fn folder() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../pipelines"))
+}
+
+/// What is not here is said past the test harness's capture.
+#[test]
+fn each_line_is_right_or_lacks_only_an_element_that_its_comments_name() {
+    let plugins = Plugins::new().unwrap();
+    for line in Line::all() {
+        let (name, all) = (line.name(), line.substitutes());
+        assert_eq!(line.faults(&plugins, &all), None, "{name} with {all:?}");
+        // As it stands, and with all substitutes but one: that shows the next missing element.
+        let one_less = (0..all.len()).map(|without| {
+            let mut settings = all.clone();
+            settings.remove(without);
+            settings
+        });
+        let mut missing = Vec::new();
+        for settings in [Vec::new()].into_iter().chain(one_less) {
+            let Some(fault) = line.faults(&plugins, &settings) else {
+                continue;
+            };
+            let element = fault
+                .split_once("no element \"")
+                .and_then(|(_, rest)| rest.split('"').next())
+                .unwrap_or_else(|| panic!("{fault}"));
+            let named = line.comments().any(|comment| comment.contains(element));
+            assert!(named, "{name} does not say that it needs {element}");
+            if !missing.contains(&element.to_owned()) {
+                missing.push(element.to_owned());
+            }
+        }
+        if !missing.is_empty() {
+            let missing = missing.join(", ");
+            let note = format!("NOTE {name}: needs {missing}, not here; run with its substitutes");
+            let _ = writeln!(io::stderr(), "{note}");
+        }
+    }
+}
+
+/// Where the second camera is published.
+const SECOND: &str = "live/second";
+
+struct Scene {
+    // Goes before what it depends on.
+    robot: Robot,
+    line: Line,
+    rig: Rig,
+}
+
+impl Scene {
+    /// The line runs and is idle. `settings` win over what its comments say to set.
+    fn start(name: &str, settings: &[(&str, &str)]) -> Self {
+        let rig = Rig::start(Kind::Nginx).unwrap();
+        let line = Line::named(name);
+        let robot = run(&rig, &line, settings);
+        Scene { robot, line, rig }
+    }
+
+    /// Opens it, calls `look`, closes it.
+    fn session(&self, look: impl FnOnce(&Rig)) {
+        let Scene { rig, robot, .. } = self;
+        let (seen, events) = (rig.observer.seen().mark(), rig.relay.events().mark());
+        rig.observer.send("start").unwrap();
+        let live = rig.observer.wait_state(seen, StreamState::Live);
+        live.unwrap_or_else(|err| panic!("{err:#}\n{}", robot.text()));
+        look(rig);
+        rig.observer.send("stop").unwrap();
+        rig.wait_relay(events, Event::Unpublished);
+        rig.wait_now(StreamState::Idle);
+    }
+
+    /// The standby that the file asks for is the one that there is, and nothing had to be begun
+    /// anew.
+    fn end(mut self) {
+        let (_, asked) = self.line.text.split_once("${STANDBY:-").unwrap();
+        let (asked, _) = asked.split_once('}').unwrap();
+        let seen = self.rig.observer.seen().all();
+        let state = seen.iter().rev().find_map(Seen::state).unwrap();
+        assert_eq!(state.standby, asked, "{}", self.robot.text());
+        assert_eq!(state.last_error, None, "{}", self.robot.text());
+        self.robot.end().unwrap();
+        let text = self.robot.text();
+        assert!(!text.contains("failure"), "{text}");
+    }
+}
+
+/// `droidrelay run` with the line, small; back when it is idle.
+fn run(rig: &Rig, line: &Line, settings: &[(&str, &str)]) -> Robot {
+    let is_set = |name: &str| settings.iter().any(|&(other, _)| other == name);
+    let others = line.substitutes().into_iter();
+    let others = others.filter(|(name, _)| !is_set(name));
+    let settings = settings
+        .iter()
+        .map(|&(name, value)| (name.into(), value.into()));
+    let mut arguments = vec![line.path.clone().into_os_string()];
+    for (name, value) in settings.chain(others) {
+        arguments.extend(["--set".into(), format!("{name}={value}").into()]);
+    }
+    let location = rig.relay.publish_url();
+    let environment = [
+        ("BROKER", rig.broker.url()),
+        ("MQTT_USER", rig.broker.robot.user.clone()),
+        (
+            "MQTT_PASSWORD_FILE",
+            text_of(&rig.broker.robot_password_file()).unwrap().into(),
+        ),
+        ("LOCATION_2", location.replace(PATH, SECOND)),
+        ("LOCATION", location),
+        ("RTMP_USER", rig.relay.publisher.user.clone()),
+        (
+            "RTMP_PASSWORD_FILE",
+            text_of(&rig.publisher_password_file()).unwrap().into(),
+        ),
+        ("WIDTH", "320".into()),
+        ("HEIGHT", "180".into()),
+    ];
+    let environment: Vec<_> = environment
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    let mark = rig.observer.seen().mark();
+    let robot = Robot::run(arguments, &environment).unwrap();
+    rig.observer
+        .wait_available(mark, ONLINE)
+        .and_then(|_| rig.observer.wait_state(mark, StreamState::Idle))
+        .unwrap_or_else(|err| panic!("{err:#}\n{}", robot.text()));
+    // That it is online and idle is said by the first valve that is.
+    let valves = line
+        .text
+        .lines()
+        .filter(|line| *line == "mqttvalve")
+        .count();
+    rig.broker
+        .wait_subscribers(valves, |filter| filter == TOPIC)
+        .unwrap();
+    robot
+}
+
+/// Somebody sees it, and what he sees is what browsers play.
+fn assert_seen(rig: &Rig, url: &str) {
+    let reader = Reader::start(url, None).unwrap();
+    if let Err(err) = reader.wait_frames(20) {
+        let events = rig.relay.events().all();
+        panic!("{err:#}; {:?}; {events:?}", rig.observer.seen().last());
+    }
+    assert_eq!(reader.complaints(), [""; 0]);
+    drop(reader);
+    let mut command = Command::new(program_of("ffprobe", "ffmpeg").unwrap());
+    command.args("-v error -probesize 32 -analyzeduration 0 -select_streams v".split(' '));
+    command.args(["-show_entries", "stream=codec_name,pix_fmt"]);
+    command.args(["-of", "csv=p=0", url]);
+    let process = Process::spawn("ffprobe", &mut command).unwrap();
+    // With the j, JPEG's full range of brightness.
+    let is_played = |line: &String| ["h264,yuv420p", "h264,yuvj420p"].contains(&line.trim());
+    process.log().wait(0, "H.264 4:2:0", is_played).unwrap();
+}
+
+/// Twice, because a second session is not the first.
+fn is_seen_in_two_sessions(name: &str) {
+    let scene = Scene::start(name, &[]);
+    for _ in 0..2 {
+        scene.session(|rig| assert_seen(rig, &rig.relay.viewer_url()));
+    }
+    scene.end();
+}
+
+#[test]
+fn pi4_is_seen() {
+    is_seen_in_two_sessions("pi4");
+}
+
+#[test]
+fn pi5_is_seen() {
+    is_seen_in_two_sessions("pi5");
+}
+
+#[test]
+fn a_usb_camera_is_seen() {
+    is_seen_in_two_sessions("usb-camera");
+}
+
+#[test]
+fn a_usb_camera_with_jpeg_is_seen() {
+    is_seen_in_two_sessions("usb-mjpeg");
+}
+
+#[test]
+fn a_usb_camera_with_h264_is_seen() {
+    is_seen_in_two_sessions("usb-h264");
+}
+
+#[test]
+fn a_jetson_is_seen() {
+    is_seen_in_two_sessions("jetson");
+}
+
+#[test]
+fn a_laptop_is_seen() {
+    is_seen_in_two_sessions("vaapi");
+}
+
+#[test]
+fn the_test_picture_is_seen() {
+    is_seen_in_two_sessions("test-picture");
+}
+
+#[test]
+fn motion_is_seen() {
+    is_seen_in_two_sessions("motion");
+}
+
+#[test]
+fn a_file_is_seen_over_and_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let clip = folder.path().join("clip.ts");
+    let clip = text_of(&clip).unwrap();
+    let made = Command::new(program_of("ffmpeg", "ffmpeg").unwrap())
+        .args("-v error -f lavfi -i testsrc=size=320x180:rate=30:duration=1".split(' '))
+        .args("-c:v libx264 -preset ultrafast -pix_fmt yuv420p".split(' '))
+        .arg(clip)
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let scene = Scene::start("file", &[("FILE", clip)]);
+    scene.session(|rig| {
+        assert_seen(rig, &rig.relay.viewer_url());
+        let reader = Reader::start(&rig.relay.viewer_url(), None).unwrap();
+        reader.wait_frames(45).unwrap();
+    });
+    scene.end();
+}
+
+#[test]
+fn two_cameras_open_together_each_at_its_place() {
+    let scene = Scene::start("two-cameras", &[]);
+    scene.session(|rig| {
+        let url = rig.relay.viewer_url();
+        assert_seen(rig, &url);
+        assert_seen(rig, &url.replace(PATH, SECOND));
+    });
+    scene.end();
+}
+
+#[test]
+fn the_microphone_is_heard_beside_the_camera() {
+    let scene = Scene::start("microphone", &[]);
+    for _ in 0..2 {
+        scene.session(|rig| {
+            let url = rig.relay.viewer_url();
+            assert_seen(rig, &url);
+            let packets = packets(&url, 1).unwrap();
+            let sound = packets.iter().filter(|(kind, _)| kind == "audio").count();
+            // Of 1024 samples each.
+            assert!(sound > 20, "{sound} packets of sound");
+        });
+    }
+    scene.end();
+}
+
+/// Seconds of video in the files of `folder`, in the order of their names.
+fn recorded(folder: &Path) -> Vec<f64> {
+    let mut paths: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .collect();
+    paths.sort_unstable();
+    let duration = |path: &PathBuf| {
+        let output = Command::new(program_of("ffprobe", "ffmpeg").unwrap())
+            .args("-v error -count_packets -select_streams v".split(' '))
+            .args("-show_entries stream=nb_read_packets -of csv=p=0".split(' '))
+            .arg(path)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let packets = text.lines().next().and_then(|line| line.parse().ok());
+        packets.unwrap_or(0.0) / 30.0
+    };
+    paths.iter().map(duration).collect()
+}
+
+/// The recording goes on through sessions, and what is there outlives a run that begins again.
+#[test]
+fn the_recording_is_whole_whoever_looks() {
+    let folder = tempfile::tempdir().unwrap();
+    let recordings = text_of(folder.path()).unwrap();
+    let mut before = 0.0;
+    // With the same NOW, as in a run whose pipeline begins anew.
+    let settings = [("RECORDINGS", recordings), ("NOW", "run")];
+    for run in 1..=2 {
+        let mut scene = Scene::start("recording", &settings);
+        let began = Instant::now();
+        scene.session(|rig| assert_seen(rig, &rig.relay.viewer_url()));
+        scene.session(|rig| assert_seen(rig, &rig.relay.viewer_url()));
+        let took = began.elapsed().as_secs_f64();
+        if run == 1 {
+            // A power cut.
+            scene.robot.kill();
+        } else {
+            scene.end();
+        }
+        let recorded = recorded(folder.path());
+        let [whole] = recorded[..] else {
+            panic!("{recorded:?}");
+        };
+        // The two seconds or so of a start count too.
+        assert!(
+            whole - before > 0.5 * took,
+            "run {run}: {whole} s, {before} before, in {took} s"
+        );
+        before = whole;
+    }
+}
