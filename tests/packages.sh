@@ -54,8 +54,12 @@ TEXT
 -rwxr-xr-x ./usr/bin/droidrelay
 -rw-r--r-- ./usr/lib/systemd/system/droidrelay@.service
 -rw-r--r-- ./usr/lib/sysusers.d/droidrelay.conf
+-rw-r--r-- ./usr/share/bash-completion/completions/droidrelay.bash
 -rw-r--r-- ./usr/share/doc/droidrelay/changelog.gz
 -rw-r--r-- ./usr/share/doc/droidrelay/copyright
+-rw-r--r-- ./usr/share/fish/vendor_completions.d/droidrelay.fish
+-rw-r--r-- ./usr/share/man/man1/droidrelay.1.gz
+-rw-r--r-- ./usr/share/zsh/vendor-completions/_droidrelay
 TEXT
     expect "files of droidrelay-bridge" "$(contents droidrelay-bridge "$arch")" <<TEXT
 -rw-r--r-- ./etc/droidrelay-bridge/droidrelay-bridge.toml
