@@ -231,7 +231,7 @@ impl MqttValve {
     }
 
     /// Goes on with what another valve, or this one, has held.
-    fn take_up(&self, given: Vec<super::gate::Lease>) {
+    fn take_up(&self, given: Vec<droidrelay_wire::gate::Lease>) {
         let now = self.now();
         let changed = {
             let mut control = locked(&self.control);
