@@ -1,6 +1,6 @@
 #!/bin/bash
 # Measures what Droidrelay costs, beside what does the same without it; prints Markdown tables.
-#   tests/bench.sh [valve|idle|start|valves] [OPTION]...     all of them by default; --help names the options
+#   tests/bench.sh [valve|idle|start|valves|bridge] [OPTION]...     all of them by default; --help names the options
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 "$root/scripts/install-deps.sh" tests

@@ -1,5 +1,6 @@
 //! What Droidrelay costs, beside what does the same without it, as Markdown tables.
 
+mod bridge;
 mod idle;
 mod start;
 mod subscriber;
@@ -25,6 +26,8 @@ pub struct Options {
 
 #[derive(Debug, Clone, Subcommand)]
 enum What {
+    /// The bridge under load: start requests, ten thousand robots, a hundred listeners
+    Bridge(bridge::Options),
     /// A closed robot: CPU time and memory, before the first session and after the last one
     Idle(idle::Options),
     /// From `start` to the first picture at a reader who waits
@@ -37,6 +40,7 @@ enum What {
 
 pub fn run(options: &Options) -> Result<()> {
     match &options.what {
+        Some(What::Bridge(options)) => bridge::run(options),
         Some(What::Idle(options)) => idle::run(options),
         Some(What::Start(options)) => start::run(options),
         Some(What::Valve(options)) => valve::run(options),
@@ -45,7 +49,8 @@ pub fn run(options: &Options) -> Result<()> {
             valve::run(&valve::Options::default())?;
             idle::run(&idle::Options::default())?;
             start::run(&start::Options::default())?;
-            valves::run(&valves::Options::default())
+            valves::run(&valves::Options::default())?;
+            bridge::run(&bridge::Options::default())
         }
     }
 }
