@@ -157,6 +157,9 @@ impl Bridge {
             Command::Keyframe => "keyframe",
         };
         self.metrics.command(what, published.is_ok());
+        if published.is_ok() {
+            self.fleet.sent_command();
+        }
         published
     }
 

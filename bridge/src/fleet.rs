@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
         Arc, Mutex, MutexGuard, PoisonError,
     },
     time::{Duration, SystemTime},
@@ -32,6 +32,8 @@ use crate::{
 /// Retained topics arrive right behind the subscription; after this a silent robot is one
 /// that the broker knows nothing of.
 const SETTLE: Duration = Duration::from_millis(500);
+/// More commands than are on their way back from the broker when nothing is wrong.
+const UNHEARD: u32 = 25;
 /// In a connection so young, commands of the time before it may only be known from notes.
 const YOUNG: Duration = Duration::from_secs(2);
 
@@ -76,6 +78,7 @@ pub struct Sums {
 /// All robots' views, fed by the MQTT session.
 pub struct Fleet {
     pub directory: Directory,
+    /// Locked ahead of what is wanted, where both are.
     views: Mutex<HashMap<String, watch::Sender<View>>>,
     link: watch::Sender<Link>,
     /// What is wanted of the robots.
@@ -88,6 +91,8 @@ pub struct Fleet {
     pub alarms: Option<Alarms>,
     watch_urls: Watch,
     was_up: AtomicBool,
+    /// Commands that the broker has taken since it last gave one back.
+    unheard: AtomicU32,
     started: Instant,
 }
 
@@ -104,6 +109,7 @@ impl Fleet {
             alarms: None,
             watch_urls,
             was_up: AtomicBool::new(false),
+            unheard: AtomicU32::new(0),
             started: Instant::now(),
         }
     }
@@ -220,6 +226,7 @@ impl Fleet {
         if message.retained {
             return;
         }
+        self.unheard.store(0, Ordering::Relaxed);
         match Command::parse(&message.payload) {
             Ok(command) => {
                 let online = self.view(name).online;
@@ -262,6 +269,13 @@ impl Fleet {
                 robot = name,
                 "revoked links that cannot be read, ignored: {err}"
             ),
+        }
+    }
+
+    /// The broker has acknowledged a command of ours, which it then gives back to us as well.
+    pub fn sent_command(&self) {
+        if self.unheard.fetch_add(1, Ordering::Relaxed) + 1 == UNHEARD {
+            warn!("the broker gives no command back: without the right to read the command topics, robots that poll are told nothing, and at MediaMTX no robot may publish");
         }
     }
 

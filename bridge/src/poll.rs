@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::{json, Value};
 use tokio::{
     select,
-    time::{sleep, sleep_until, timeout_at, Instant},
+    time::{interval, sleep_until, timeout_at, Instant},
 };
 use tracing::{info, warn};
 
@@ -149,6 +149,7 @@ fn retained() -> Properties {
 pub async fn keep(bridge: Arc<Bridge>) {
     let fleet = &bridge.fleet;
     let mut link = fleet.watch_link();
+    let mut look = interval(LOOK);
     loop {
         // While the broker is away, nobody is told anything.
         if link
@@ -167,7 +168,7 @@ pub async fn keep(bridge: Arc<Bridge>) {
             }
         };
         select! {
-            () = sleep(LOOK) => {
+            _ = look.tick() => {
                 let is_live = |name: &str| fleet.view(name).is_live();
                 bridge.views.end_dark(is_live, fleet.now().wall);
             }

@@ -186,6 +186,10 @@ impl Mosquitto {
         Ok(broker)
     }
 
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     pub fn port(&self) -> u16 {
         self.ports[0]
     }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use droidrelay_wire::{
     broker::split_port,
-    session::{Config, Event, Session},
+    session::{Config, Event, Session, RECEIVE_MAXIMUM},
     tls::TlsFiles,
     BrokerUrl, Secret,
 };
@@ -133,6 +133,7 @@ pub async fn broker(file: &LaunchFile, valve: &gst::Element, report: &mut Report
         session_expiry: Duration::ZERO,
         will: None,
         subscriptions: vec![topic.clone()],
+        receive_maximum: RECEIVE_MAXIMUM,
     };
     let (sender, mut events) = mpsc::unbounded_channel();
     let session = Session::spawn(&tokio::runtime::Handle::current(), config, move |event| {

@@ -1,5 +1,6 @@
 //! What Droidrelay costs, beside what does the same without it, as Markdown tables.
 
+mod bridge;
 mod idle;
 mod latency;
 mod plot;
@@ -68,6 +69,8 @@ impl Common {
 
 #[derive(Debug, Clone, Subcommand)]
 enum What {
+    /// The bridge under load: start requests, ten thousand robots, a hundred listeners
+    Bridge(bridge::Options),
     /// A closed robot: CPU time and memory, before the first session and after the last one
     Idle(idle::Options),
     /// From the camera to the decoded picture at a viewer
@@ -85,6 +88,7 @@ enum What {
 pub fn run(options: &Options) -> Result<()> {
     let common = &options.common;
     match &options.what {
+        Some(What::Bridge(options)) => bridge::run(options),
         Some(What::Idle(options)) => idle::run(options),
         Some(What::Latency(options)) => latency::run(options, common),
         Some(What::Start(options)) => start::run(options, common),
@@ -97,7 +101,8 @@ pub fn run(options: &Options) -> Result<()> {
             stream::run(&stream::Options::default(), common)?;
             idle::run(&idle::Options::default())?;
             valve::run(&valve::Options::default())?;
-            valves::run(&valves::Options::default())
+            valves::run(&valves::Options::default())?;
+            bridge::run(&bridge::Options::default())
         }
     }
 }
