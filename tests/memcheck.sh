@@ -2,7 +2,8 @@
 # Runs the plugin's tests under valgrind's memcheck; exits 1 where one of them reads or writes what
 # it must not, or loses memory for good.
 #   tests/memcheck.sh [TEST]...     of a test program's name; all of them by default
-# tests/memcheck.supp says what is known and not ours.
+# tests/memcheck.supp says what is known and not ours. Left out are tests that measure a time, which
+# is another one here.
 set -uo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 "$root/scripts/install-deps.sh" tests || exit 1
@@ -17,6 +18,12 @@ glib=/usr/share/glib-2.0/valgrind/glib.supp
 [ ! -e $glib ] || suppressions+=(--suppressions=$glib)
 # In which the tests find their files.
 cd gst-plugin-droidrelay || exit 1
+skip=(
+    --skip a_hot_valve_begins_with_what_was_before_the_opening
+    --skip history_comes_faster_than_real_time
+    # Reading the system's certificates takes longer than its deadline.
+    --skip a_location_with_tls_is_never_published_to_without
+)
 failed=0
 while read -r program; do
     name=$(basename "$program")
@@ -29,7 +36,7 @@ while read -r program; do
     if G_SLICE=always-malloc G_DEBUG=gc-friendly CARGO_MANIFEST_DIR=$PWD valgrind -q \
         --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite \
         --error-exitcode=99 --num-callers=30 --fair-sched=yes "${suppressions[@]}" \
-        "$program" --test-threads=1 >"$log" 2>&1; then
+        "$program" --test-threads=1 "${skip[@]}" >"$log" 2>&1; then
         echo "$name: $(grep '^test result' "$log"); nothing found"
     else
         failed=1
