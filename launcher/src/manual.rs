@@ -24,7 +24,9 @@ sections! {
     "Launch files": "  A # at the start of a word makes a comment to the end of the line. '...' and \"...\" hold
   words together, \\ takes the next character literally.
   ${NAME} and ${NAME:-default} are replaced by variables: from --set, else the environment,
-  else the file of that name in $CREDENTIALS_DIRECTORY (systemd's LoadCredential=).
+  else the file of that name in $CREDENTIALS_DIRECTORY (systemd's LoadCredential=). ${NOW}
+  is the time at which the file is read (UTC, 20261125T081503Z). A default is read like the
+  file: it may hold variables in turn, and go over several lines.
   A secret is never taken from --set: everybody on a machine can read a process's arguments."
     "Exit status": "  0   ended as asked, or nothing has failed
   64  the command line is wrong

@@ -2,6 +2,7 @@
 //! which its own comments say that it can be tried without its hardware.
 
 use std::{
+    ffi::OsString,
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
@@ -169,6 +170,22 @@ impl Scene {
 
 /// `droidrelay run` with the line, small; back when it is idle.
 fn run(rig: &Rig, line: &Line, settings: &[(&str, &str)]) -> Robot {
+    let mark = rig.observer.seen().mark();
+    let robot = launch(rig, line, settings, "");
+    rig.observer
+        .wait_available(mark, ONLINE)
+        .and_then(|_| rig.observer.wait_state(mark, StreamState::Idle))
+        .unwrap_or_else(|err| panic!("{err:#}\n{}", robot.text()));
+    // That it is online and idle is said by the first valve that is.
+    let valves = line.text.lines().filter(|line| *line == "mqttvalve");
+    rig.broker
+        .wait_subscribers(valves.count(), |filter| filter == TOPIC)
+        .unwrap();
+    robot
+}
+
+/// As [`run`], with further options; at once.
+fn launch(rig: &Rig, line: &Line, settings: &[(&str, &str)], options: &str) -> Robot {
     let is_set = |name: &str| settings.iter().any(|&(other, _)| other == name);
     let others = line.substitutes().into_iter();
     let others = others.filter(|(name, _)| !is_set(name));
@@ -201,22 +218,8 @@ fn run(rig: &Rig, line: &Line, settings: &[(&str, &str)]) -> Robot {
         .iter()
         .map(|(name, value)| (*name, value.as_str()))
         .collect();
-    let mark = rig.observer.seen().mark();
-    let robot = Robot::run(arguments, &environment).unwrap();
-    rig.observer
-        .wait_available(mark, ONLINE)
-        .and_then(|_| rig.observer.wait_state(mark, StreamState::Idle))
-        .unwrap_or_else(|err| panic!("{err:#}\n{}", robot.text()));
-    // That it is online and idle is said by the first valve that is.
-    let valves = line
-        .text
-        .lines()
-        .filter(|line| *line == "mqttvalve")
-        .count();
-    rig.broker
-        .wait_subscribers(valves, |filter| filter == TOPIC)
-        .unwrap();
-    robot
+    arguments.extend(options.split_whitespace().map(OsString::from));
+    Robot::run(arguments, &environment).unwrap()
 }
 
 /// Somebody sees it, and what he sees is what browsers play.
@@ -338,6 +341,23 @@ fn the_microphone_is_heard_beside_the_camera() {
         });
     }
     scene.end();
+}
+
+/// The line as its comments say to run it: nobody asks for the stream, something moves.
+#[test]
+fn motion_opens_the_stream() {
+    let rig = Rig::start(Kind::Nginx).unwrap();
+    let line = Line::named("motion");
+    let command = "droidrelay run motion.launch ";
+    let told = line.comments().find_map(|line| line.split_once(command));
+    let (_, options) = told.expect("how to run it");
+    let mut robot = launch(&rig, &line, &[], options);
+    let live = rig.observer.wait_where(0, "live by motion", |state| {
+        state.state == StreamState::Live && state.viewers == ["motion"]
+    });
+    live.unwrap_or_else(|err| panic!("{err:#}\n{}", robot.text()));
+    assert_seen(&rig, &rig.relay.viewer_url());
+    robot.end().unwrap();
 }
 
 /// Seconds of video in the files of `folder`, in the order of their names.
