@@ -79,6 +79,8 @@ pub struct Config {
     /// Whose word on who asks is believed.
     pub proxies: Vec<Network>,
     pub tls: Option<Tls>,
+    /// Where TLS is spoken, and plain HTTP at `listen`. None: TLS there, if at all.
+    pub tls_listen: Option<SocketAddr>,
     pub(crate) mediamtx: Option<mediamtx::Settings>,
     pub(crate) share_key: Option<hmac::Key>,
     pub(crate) webhooks: Vec<Webhook>,
@@ -145,6 +147,21 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// The host that the first of them names, without port.
+    pub fn host(&self) -> Option<String> {
+        let url = [&self.rtsp, &self.webrtc, &self.hls]
+            .into_iter()
+            .flatten()
+            .next()?;
+        let (_, rest) = url.0.split_once("://")?;
+        let authority = rest.split('/').next()?;
+        let host = match authority.rsplit_once(':') {
+            Some((host, port)) if port.chars().all(|c| c.is_ascii_digit()) => host,
+            _ => authority,
+        };
+        (!host.is_empty() && !host.contains('{')).then(|| host.to_owned())
+    }
+
     /// The URLs of one robot's stream, by the way to watch it.
     pub fn fill(&self, robot: &Robot) -> serde_json::Map<String, serde_json::Value> {
         let ways = [
@@ -165,6 +182,11 @@ impl Watch {
 pub struct WatchUrl(String);
 
 impl WatchUrl {
+    /// As it stands in the configuration.
+    pub fn template(&self) -> &str {
+        &self.0
+    }
+
     pub fn fill(&self, robot: &Robot) -> String {
         self.0
             .replace("{path}", &robot.path)
@@ -229,6 +251,7 @@ impl Default for File {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct TlsTable {
+    listen: Option<Spanned<Listen>>,
     cert_file: Spanned<PathBuf>,
     key_file: PathBuf,
 }
@@ -508,12 +531,19 @@ impl File {
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Config, Refusal> {
         let listen = self.listen.get_ref().0;
-        if self.users.is_empty() && !listen.ip().is_loopback() {
+        let tls_listen = self.tls.as_ref().and_then(|tls| tls.listen.as_ref());
+        let far = [Some(&self.listen), tls_listen]
+            .into_iter()
+            .flatten()
+            .find(|listen| !listen.get_ref().0.ip().is_loopback());
+        if let (true, Some(far)) = (self.users.is_empty(), far) {
+            let listen = far.get_ref().0;
             return Err(at(
-                &self.listen,
+                far,
                 format!("listen {listen} is reachable from other hosts, but nobody would need a credential: add a [[user]], or listen on 127.0.0.1"),
             ));
         }
+        let tls_listen = tls_listen.map(|listen| listen.get_ref().0);
         if *self.failures.burst.get_ref() == 0 {
             return Err(at(
                 &self.failures.burst,
@@ -548,6 +578,7 @@ impl File {
             watch: self.watch,
             proxies: self.trusted_proxies,
             tls: tls.transpose()?,
+            tls_listen,
             mediamtx,
             share_key: share_key.transpose()?,
             webhooks,
@@ -945,6 +976,11 @@ mod tests {
         for (text, position, reason) in [
             ("listen = 'here'", "1:10:", "ADDRESS:PORT"),
             ("\nlisten = '0.0.0.0:80'", "2:10:", "add a [[user]]"),
+            (
+                "[tls]\nlisten = '0.0.0.0:443'\ncert-file = 'x'\nkey-file = 'x'",
+                "2:10:",
+                "add a [[user]]",
+            ),
             ("[mqtt]\nbrocker = 'x'", "2:1:", "unknown field `brocker`"),
             ("[mqtt]\nbroker = 'h:1883'", "2:10:", "mqtt://"),
             ("[mqtt]\nkeep-alive = 1", "2:14:", "from 5 to 3600"),

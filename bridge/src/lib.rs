@@ -15,6 +15,7 @@ pub mod hook;
 mod mediamtx;
 mod metrics;
 mod poll;
+pub mod robot_add;
 pub mod robots;
 pub mod serve;
 mod share;

@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand};
 use droidrelay_bridge::{
     app,
     auth::Hash,
-    config, hook,
+    config, hook, robot_add,
     serve::{serve, Tls},
     Bridge, Config,
 };
@@ -21,6 +21,7 @@ use tokio::{
     net::TcpListener,
     runtime::{Builder, Handle, Runtime},
     signal::unix::{signal, SignalKind},
+    task::JoinSet,
     time::interval,
 };
 use tracing::{error, info, warn, Level};
@@ -68,6 +69,20 @@ enum Subcommands {
     },
     /// Tell the bridge what happens at MediaMTX, which runs this as runOnDemand and its kin.
     Hook(hook::Options),
+    /// Give a robot all that it needs on the server, or take it away.
+    Robot {
+        #[command(subcommand)]
+        what: RobotCommand,
+    },
+}
+
+#[derive(Subcommand)]
+enum RobotCommand {
+    /// Make the robot's broker user with its rights and its publisher's credential; print the
+    /// robot's line.
+    Add(robot_add::Options),
+    /// Take away what `add` gave.
+    Remove(robot_add::Options),
 }
 
 fn main() -> ExitCode {
@@ -83,6 +98,13 @@ fn main() -> ExitCode {
                 told
             });
             return report(told, ExitCode::FAILURE);
+        }
+        Some(Subcommands::Robot { what }) => {
+            let told = match what {
+                RobotCommand::Add(options) => robot_add::add(&options, &arguments.config),
+                RobotCommand::Remove(options) => robot_add::remove(&options, &arguments.config),
+            };
+            return report(told.and_then(|told| print(&told)), ExitCode::FAILURE);
         }
         None => {}
     }
@@ -174,30 +196,29 @@ async fn run(path: PathBuf, mut config: Config) -> Result<(), String> {
     let mut terminate = signal(SignalKind::terminate()).map_err(cannot_hear)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot_hear)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(cannot_hear)?;
-    let listen = config.listen;
-    let listener = TcpListener::bind(listen)
-        .await
-        .map_err(|err| format!("cannot listen on {listen}: {err}"))?;
-    let address = listener
-        .local_addr()
-        .map_err(|err| format!("cannot listen on {listen}: {err}"))?;
-    let (scheme, tls) = match config.tls.take() {
-        Some(tls) => ("https", Some(Arc::new(tls))),
-        None => ("http", None),
+    let tls = config.tls.take().map(Arc::new);
+    let doors = match (config.tls_listen, &tls) {
+        (Some(listen), Some(tls)) => vec![(config.listen, None), (listen, Some(tls.clone()))],
+        _ => vec![(config.listen, tls.clone())],
     };
-    if tls.is_none() && !address.ip().is_loopback() {
-        warn!("credentials come in the clear: set [tls], or put a proxy with TLS in front");
+    let mut listeners = Vec::new();
+    for (listen, tls) in doors {
+        let cannot_listen = |err| format!("cannot listen on {listen}: {err}");
+        let listener = TcpListener::bind(listen).await.map_err(cannot_listen)?;
+        let address = listener.local_addr().map_err(cannot_listen)?;
+        if tls.is_none() && !address.ip().is_loopback() {
+            warn!("credentials come in the clear: set [tls], or put a proxy with TLS in front");
+        }
+        listeners.push((listener, address, tls));
     }
     let bridge = Bridge::start(config, &Handle::current())?;
-    let closing = bridge.closing();
-    let mut server = tokio::spawn(serve(
-        listener,
-        tls.clone(),
-        app(bridge.clone()),
-        closing,
-        DRAIN,
-    ));
-    info!("listening on {scheme}://{address}");
+    let mut servers = JoinSet::new();
+    for (listener, address, tls) in listeners {
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let (app, closing) = (app(bridge.clone()), bridge.closing());
+        servers.spawn(serve(listener, tls, app, closing, DRAIN));
+        info!("listening on {scheme}://{address}");
+    }
     let mut look = interval(LOOK);
     let name = loop {
         tokio::select! {
@@ -209,13 +230,13 @@ async fn run(path: PathBuf, mut config: Config) -> Result<(), String> {
                     reload_tls(tls);
                 }
             }
-            ended = &mut server => return Err(format!("the server ended: {ended:?}")),
+            Some(ended) = servers.join_next() => return Err(format!("a server ended: {ended:?}")),
         }
     };
     info!("{name}: ending");
     bridge.begin_close();
-    // Ends by itself, within the drain.
-    let _ = server.await;
+    // They end by themselves, within the drain.
+    while servers.join_next().await.is_some() {}
     bridge.close().await;
     Ok(())
 }
