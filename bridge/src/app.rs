@@ -9,15 +9,12 @@ use std::{
 use axum::{
     extract::{ConnectInfo, Path, Request, State},
     http::{
-        header::{
-            ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST,
-            RETRY_AFTER, WWW_AUTHENTICATE,
-        },
+        header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, RETRY_AFTER, WWW_AUTHENTICATE},
         uri::Authority,
         HeaderMap, HeaderName, HeaderValue, StatusCode,
     },
     middleware::{self, Next},
-    response::{Html, IntoResponse, Response},
+    response::{IntoResponse, Response},
     routing::{delete, get, post, put, MethodRouter},
     Extension, Json, Router,
 };
@@ -44,7 +41,7 @@ use crate::{
     fleet::{Fleet, Link},
     mediamtx::{self, Demands},
     metrics::{self, Metrics},
-    poll,
+    page, poll,
     robots::Robot,
     share::{self, Shares},
     views::Views,
@@ -274,17 +271,10 @@ pub fn app(bridge: Arc<Bridge>) -> Router {
         .with_state(bridge)
 }
 
-/// The page for a browser, the published system's words for everybody else.
-async fn index(headers: HeaderMap) -> Response {
-    const PAGE: &str = include_str!("../page/index.html");
-    // All that it needs is in it; pictures come from the media server.
-    const POLICY: &str =
-        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
-        img-src * data: blob:; media-src * blob:; connect-src *; frame-ancestors 'none'; \
-        base-uri 'none'; form-action 'none'";
-    let accepts = |value: &HeaderValue| value.to_str().is_ok_and(|text| text.contains("text/html"));
-    if headers.get(ACCEPT).is_some_and(accepts) {
-        return ([(CONTENT_SECURITY_POLICY, POLICY)], Html(PAGE)).into_response();
+/// A greeting for apps; for people, the page.
+async fn index(State(bridge): State<Arc<Bridge>>, headers: HeaderMap) -> Response {
+    if page::is_wanted(&headers) {
+        return page::answer(bridge.fleet.watch_templates());
     }
     Json(json!({ "msg": "Media bridge service running!" })).into_response()
 }
@@ -734,7 +724,7 @@ mod tests {
         let bench = Bench::new();
         let mut browser = request("GET", "/", None);
         let accept = HeaderValue::from_static("text/html,application/xhtml+xml,*/*;q=0.8");
-        browser.headers_mut().insert(ACCEPT, accept);
+        browser.headers_mut().insert("accept", accept);
         let (status, json, head) = bench.send(browser).await;
         assert_eq!((status, json), (StatusCode::OK, Value::Null));
         assert!(head.headers()[CONTENT_TYPE]

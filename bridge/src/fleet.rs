@@ -284,6 +284,11 @@ impl Fleet {
         self.was_up.load(Ordering::Relaxed)
     }
 
+    /// Where streams are, for a robot to be filled in.
+    pub fn watch_templates(&self) -> &Watch {
+        &self.watch_urls
+    }
+
     /// Where players find the robot's stream.
     pub fn watch_urls(&self, robot: &Robot) -> Map<String, Value> {
         self.watch_urls.fill(robot)

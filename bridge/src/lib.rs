@@ -14,6 +14,7 @@ pub mod fleet;
 pub mod hook;
 mod mediamtx;
 mod metrics;
+pub mod page;
 mod poll;
 pub mod robot_add;
 pub mod robots;

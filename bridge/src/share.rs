@@ -38,6 +38,9 @@ const HEAD: usize = 1 + 8 + 8 + 8;
 const MAC: usize = 32;
 const DEFAULT_FOR: u64 = 3600;
 const MAX_FOR: u64 = 365 * 86_400;
+/// As long a link whoever may look makes for himself: his player can send no credentials but in
+/// its URL, and needs them only to begin.
+const MOMENT: u64 = 60;
 /// Links of one robot that are revoked one by one; beyond it, all that were made before are.
 const MAX_REVOKED: usize = 200;
 /// Shorter keys could be guessed.
@@ -230,8 +233,13 @@ pub async fn share(
     PathOf(name): PathOf<String>,
     query: Parameters<ShareQuery>,
 ) -> Result<Json<Value>, Failure> {
-    let robot = bridge.robot(&user, Right::Share, &name)?;
     let lasts = parameters(query)?.lasts.unwrap_or(DEFAULT_FOR);
+    let right = if lasts > MOMENT {
+        Right::Share
+    } else {
+        Right::Look
+    };
+    let robot = bridge.robot(&user, right, &name)?;
     if !(1..=MAX_FOR).contains(&lasts) {
         return Err(Failure::bad_request(format!(
             "for {lasts}: give whole seconds from 1 to {MAX_FOR}"
