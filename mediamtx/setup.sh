@@ -1,55 +1,115 @@
 #!/bin/bash
-# Makes a folder from which MediaMTX and Mosquitto run, with passwords of its own.
-#   mediamtx/setup.sh FOLDER
-# Run again, it keeps the passwords in FOLDER/secrets, and what it replaces as FILE.old.
+# Makes a folder from which Mosquitto, MediaMTX and droidrelay-bridge run, with passwords and a
+# certificate of its own.
+#   mediamtx/setup.sh FOLDER HOST [ROBOT...]
+# HOST: the name or address at which robots and viewers reach this server. ROBOT: added as by
+# `droidrelay-bridge robot add ROBOT`. BRIDGE=FILE: where droidrelay-bridge is, if not in PATH.
+# Run again, it keeps passwords, users, robots and certificates, and what it replaces as FILE.old.
 set -euo pipefail
 umask 077
 source=$(cd "$(dirname "$0")" && pwd)
-[ $# = 1 ] || { sed -n '2,4s/^# //p' "$0" >&2; exit 64; }
+usage() { sed -n '2,7s/^# //p' "$0" >&2; exit 64; }
+[ $# -ge 2 ] || usage
+host=$2
+[[ $host =~ ^[A-Za-z0-9.-]+$ ]] || { echo "$host: not a host's name or IPv4 address" >&2; exit 64; }
 for tool in openssl mosquitto_passwd; do
     command -v $tool >/dev/null || { echo "$tool is missing: apt-get install openssl mosquitto" >&2; exit 69; }
 done
-mkdir -p "$1/secrets" "$1/data"
+bridge=$(command -v "${BRIDGE:-droidrelay-bridge}") || {
+    echo "droidrelay-bridge is missing: install its package, or give BRIDGE=FILE" >&2
+    exit 69
+}
+bridge=$(realpath "$bridge")
+mkdir -p "$1/secrets" "$1/data" "$1/tls"
 folder=$(cd "$1" && pwd)
-case $folder in *[[:space:]\|\&\\]*) echo "$folder: take a folder without blanks and | & \\" >&2; exit 64 ;; esac
+case $folder$bridge in *[[:space:]\|\&\\\"\$]*) echo "$folder: take folders without blanks and | & \\ \" \$" >&2; exit 64 ;; esac
 
 # Letters and digits only, because RTMP clients disagree about everything else.
-for name in rtmp viewer mqtt bridge-mqtt; do
+for name in owner bridge-mqtt mediamtx share; do
     [ -s "$folder/secrets/$name.pass" ] || openssl rand -hex 24 >"$folder/secrets/$name.pass"
 done
-secret() { head -n 1 "$folder/secrets/$1.pass" | tr -d '\r\n'; }
-sha256() { echo "sha256:$(secret "$1" | openssl dgst -binary -sha256 | openssl base64)"; }
 
-for file in mediamtx.yml mosquitto.conf acl; do
-    [ ! -e "$folder/$file" ] || mv "$folder/$file" "$folder/$file.old"
+# Whoever has a certificate of a public authority puts it in the place of server.crt and
+# server.key, and takes ca.crt away.
+if [ ! -e "$folder/tls/server.crt" ]; then
+    kind=DNS
+    [[ $host =~ ^[0-9.]+$ ]] && kind=IP
+    (
+        cd "$folder/tls"
+        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 \
+            -subj "/CN=Droidrelay of $host" -keyout ca.key -out ca.crt \
+            -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign,cRLSign
+        openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
+            -subj "/CN=$host" -keyout server.key -out server.csr
+        openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 3650 -out server.crt \
+            -extfile <(printf 'subjectAltName=%s:%s\nextendedKeyUsage=serverAuth\nbasicConstraints=CA:FALSE\n' $kind "$host")
+        rm server.csr
+    ) 2>"$folder/tls/log" || { cat "$folder/tls/log" >&2; exit 70; }
+    rm -f "$folder/tls/log"
+fi
+
+hash() { "$bridge" hash-password --sha256 <"$folder/secrets/$1.pass"; }
+fill() {
+    [ ! -e "$folder/$2" ] || cp -p "$folder/$2" "$folder/$2.old"
+    # The secrets by standard input, because everybody may see a command line.
+    sed -f - "$source/$1" >"$folder/$2.new" <<SED
+s|%FOLDER%|$folder|g
+s|%HOST%|$host|g
+s|%BRIDGE%|$bridge|g
+s|%PAGE%|https://$host:8443|g
+s|%OWNER-HASH%|$(hash owner)|
+s|%MEDIAMTX-HASH%|$(hash mediamtx)|
+s|%MEDIAMTX%|$(cat "$folder/secrets/mediamtx.pass")|
+SED
+    mv "$folder/$2.new" "$folder/$2"
+}
+fill mediamtx.yml mediamtx.yml
+fill mosquitto/mosquitto.conf mosquitto.conf
+# These hold robots and users that came later.
+[ -e "$folder/acl" ] || cp "$source/mosquitto/acl" "$folder/acl"
+[ -e "$folder/bridge.toml" ] || fill bridge.toml bridge.toml
+if [ ! -e "$folder/passwd" ]; then
+    # Hashed in the file, so that no command line shows the password.
+    echo "bridge:$(cat "$folder/secrets/bridge-mqtt.pass")" >"$folder/passwd"
+    mosquitto_passwd -U "$folder/passwd"
+fi
+"$bridge" --config "$folder/bridge.toml" --check
+for robot in "${@:3}"; do
+    [ -e "$folder/secrets/robots/$robot" ] || "$bridge" --config "$folder/bridge.toml" robot add "$robot"
 done
 
-awk -v publisher="$(sha256 rtmp)" -v viewer="$(sha256 viewer)" '
-    /^  - user:/ { user = $3 }
-    /^    pass:/ && user == "mypublisher" { sub(/sha256:UNSET/, publisher) }
-    /^    pass:/ && user == "myviewer" { sub(/sha256:UNSET/, viewer) }
-    { print }
-' "$source/mediamtx.yml" >"$folder/mediamtx.yml"
-
-sed "s|%FOLDER%|$folder|" "$source/mosquitto/mosquitto.conf" >"$folder/mosquitto.conf"
-cp "$source/mosquitto/acl" "$folder/acl"
-# Hashed in the file, so that no command line shows a password.
-printf '%s:%s\n' robot1 "$(secret mqtt)" bridge "$(secret bridge-mqtt)" >"$folder/passwd"
-mosquitto_passwd -U "$folder/passwd"
-
-# Started by root, Mosquitto gives root up before it reads these.
-if [ "$(id -u)" = 0 ] && id mosquitto >/dev/null 2>&1; then
-    chmod 711 "$folder"
-    chown -R mosquitto: "$folder/data" "$folder/passwd" "$folder/acl"
+# Run by root, each server has a user of its own, who reads what it needs and no more.
+has() { id "$1" >/dev/null 2>&1; }
+if [ "$(id -u)" = 0 ]; then
+    # MediaMTX watches the folders of its configuration and certificate.
+    chmod 755 "$folder" "$folder/tls"
+    chmod 711 "$folder/secrets"
+    chmod 644 "$folder/mosquitto.conf" "$folder"/tls/*.crt
+    ! has mosquitto || chown -R mosquitto: "$folder/data" "$folder/passwd" "$folder/acl"
+    give() {
+        local user=$1 file
+        ! has "$user" || for file in "${@:2}"; do
+            chgrp "$user" "$folder/$file"
+            chmod 640 "$folder/$file"
+        done
+    }
+    give droidrelay-media mediamtx.yml secrets/mediamtx.pass
+    give droidrelay-bridge bridge.toml secrets/bridge-mqtt.pass secrets/share.pass
+    for group in droidrelay-tls mosquitto; do
+        if getent group $group >/dev/null; then
+            chgrp $group "$folder/tls/server.key"
+            chmod 640 "$folder/tls/server.key"
+            break
+        fi
+    done
 fi
 
 cat <<TEXT
 $folder is ready. Start the servers with
   mosquitto -c $folder/mosquitto.conf
   mediamtx $folder/mediamtx.yml
-The passwords are in $folder/secrets:
-  mqtt.pass         robot1 at Mosquitto       -> to the robot, mqttvalve password-file
-  rtmp.pass         mypublisher at MediaMTX   -> to the robot, rtmpauthsink password-file
-  bridge-mqtt.pass  bridge at Mosquitto       -> droidrelay-bridge, password-file in [mqtt]
-  viewer.pass       myviewer at MediaMTX      -> to whoever watches
+  $bridge --config $folder/bridge.toml
+The page is https://$host:8443/: sign in as owner, with the password in
+  $folder/secrets/owner.pass
+Robots: $bridge --config $folder/bridge.toml robot add NAME
 TEXT
