@@ -17,7 +17,7 @@ wanted=(
 # cargo-web is the current Rust in Debian's security suite; Debian's own is too old.
 rust_is_new_enough || wanted+=(cargo-web rustc-web)
 if [ "${1:-}" = tests ]; then
-    wanted+=(g++ gstreamer1.0-libcamera iproute2 libnginx-mod-stream nftables python3-paho-mqtt valgrind)
+    wanted+=(chromium-headless-shell g++ gstreamer1.0-libcamera iproute2 libnginx-mod-stream nftables python3-paho-mqtt valgrind)
     cargo fmt --version >/dev/null 2>&1 || wanted+=(rustfmt-web)
     cargo clippy --version >/dev/null 2>&1 || wanted+=(rust-web-clippy)
 fi

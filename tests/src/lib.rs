@@ -3,8 +3,10 @@
 
 pub mod bench;
 pub mod bridge;
+pub mod browser;
 pub mod camera;
 pub mod certs;
+pub mod cloud;
 pub mod demo;
 pub mod http;
 pub mod journal;
@@ -18,6 +20,7 @@ pub mod reader;
 pub mod relay;
 pub mod rig;
 pub mod robot;
+pub mod rtsp;
 pub mod secrets;
 pub mod silence;
 pub mod stamps;

@@ -185,10 +185,15 @@ impl Observer {
         Ok(now)
     }
 
+    /// Retains `payload` on `topic`, soon.
+    pub fn set_retained(&self, topic: &str, payload: &str) -> Result<()> {
+        self.parts()?.0.set_retained(topic, payload);
+        Ok(())
+    }
+
     /// Takes back what is retained on `topic`.
     pub fn clear(&self, topic: &str) -> Result<()> {
-        self.parts()?.0.set_retained(topic, "");
-        Ok(())
+        self.set_retained(topic, "")
     }
 
     /// Makes `command` the retained message of the command topic.

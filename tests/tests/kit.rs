@@ -1,0 +1,365 @@
+//! `mediamtx/` as it is: setup.sh makes a folder, the three servers run from it on their own
+//! ports, in a network of the test's own, and the robot runs the line that it was given.
+
+use std::{
+    fs::{self, Permissions},
+    net::TcpStream,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use droidrelay_tests::{
+    browser::{Browser, Screen},
+    http,
+    journal::DEADLINE,
+    netns::isolated,
+    process::{artifact, poll, program_of, Process, Signal},
+    reader::Reader,
+    relay::{find_mediamtx, Kind},
+    rig::TEST_PICTURE,
+    robot::{Robot, Runner},
+    secrets::Login,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Not loopback: what is for the servers among themselves must be closed there.
+const HOST: &str = "192.0.2.1";
+
+/// Gives the machine that address in the test's network.
+fn connect() {
+    for words in [
+        "link add lan type veth peer name far",
+        "address add 192.0.2.1/24 dev lan",
+        "link set lan up",
+        "link set far up",
+        "route add default dev lan",
+    ] {
+        let ip = program_of("ip", "iproute2").unwrap();
+        let done = Command::new(ip).args(words.split(' ')).status().unwrap();
+        assert!(done.success(), "ip {words}");
+    }
+}
+
+struct Kit {
+    broker: Process,
+    media: Process,
+    bridge: Process,
+    owner: Login,
+    folder: TempDir,
+}
+
+impl Kit {
+    /// The folder that setup.sh makes, with one robot; what it tells of that.
+    fn set_up() -> (TempDir, String) {
+        let folder = tempfile::Builder::new().prefix("kit-").tempdir().unwrap();
+        // The servers give up root.
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../mediamtx/setup.sh");
+        let made = Command::new(script)
+            .arg(folder.path())
+            .args([HOST, "robot1"])
+            .env("BRIDGE", artifact("droidrelay-bridge").unwrap())
+            .output()
+            .unwrap();
+        let told = String::from_utf8(made.stdout).unwrap();
+        assert!(
+            made.status.success(),
+            "{told}{}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+        (folder, told)
+    }
+
+    fn start() -> (Self, String) {
+        let (folder, told) = Self::set_up();
+        let file = |name: &str| folder.path().join(name);
+        let spawn = |name: &str, program: PathBuf, arguments: &[&str], config: &str| {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(file(config));
+            Process::spawn(name, &mut command).unwrap()
+        };
+        let password = fs::read_to_string(file("secrets/owner.pass")).unwrap();
+        let mosquitto = program_of("mosquitto", "mosquitto").unwrap();
+        let kit = Kit {
+            broker: spawn("mosquitto", mosquitto, &["-c"], "mosquitto.conf"),
+            media: spawn("mediamtx", find_mediamtx().unwrap(), &[], "mediamtx.yml"),
+            bridge: spawn(
+                "droidrelay-bridge",
+                artifact("droidrelay-bridge").unwrap(),
+                &["--config"],
+                "bridge.toml",
+            ),
+            owner: Login {
+                user: "owner".into(),
+                password: password.trim_end().into(),
+            },
+            folder,
+        };
+        let ready = poll(DEADLINE, || {
+            let all = [8443, 8883, 1936, 8322, 8888, 8889];
+            let open = all.into_iter().all(listens);
+            (open && kit.request("GET", "/healthz").0 == 200).then_some(())
+        });
+        assert!(ready.is_some(), "{}", kit.text());
+        (kit, told)
+    }
+
+    fn request(&self, method: &str, path: &str) -> (u16, Value) {
+        let address = ([127, 0, 0, 1], 8080).into();
+        match http::request(address, method, path, &self.owner.basic()) {
+            Ok(answer) => (
+                answer.status,
+                serde_json::from_str(&answer.body).unwrap_or_default(),
+            ),
+            Err(_) => (0, Value::Null),
+        }
+    }
+
+    /// Asks until the robot is as wanted.
+    fn wait_robot(&self, name: &str, wanted: impl Fn(&Value) -> bool) {
+        let mut last = Value::Null;
+        let found = poll(DEADLINE, || {
+            last = self.request("GET", &format!("/robots/{name}")).1;
+            wanted(&last).then_some(())
+        });
+        assert!(found.is_some(), "{name}: {last}\n{}", self.text());
+    }
+
+    fn robot_command(&self, verb: &str, name: &str) -> String {
+        let done = Command::new(artifact("droidrelay-bridge").unwrap())
+            .arg("--config")
+            .arg(self.folder.path().join("bridge.toml"))
+            .args(["robot", verb, name])
+            .output()
+            .unwrap();
+        assert!(
+            done.status.success(),
+            "{}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+        self.broker.signal(Signal::HUP);
+        self.bridge.signal(Signal::HUP);
+        String::from_utf8(done.stdout).unwrap()
+    }
+
+    /// Starts the robot by the line in what `robot add` told, with a test picture for a camera.
+    fn robot(&self, name: &str, told: &str) -> Robot {
+        let (_, line) = told.split_once("gst-launch-1.0 ").unwrap();
+        let (line, _) = line
+            .split_once(&format!("robots/{name}/rtmp.pass"))
+            .unwrap_or((line, ""));
+        let line: Vec<&str> = line
+            .lines()
+            .take_while(|line| !line.contains(" is ready."))
+            .collect();
+        let line = line.join(" ").replace('\\', " ");
+        let (_, behind_camera) = line.split_once("mqttvalve").unwrap();
+        let here = |name: &str| self.folder.path().join(name).display().to_string();
+        let line = format!("{TEST_PICTURE} ! mqttvalve{behind_camera}")
+            .replace("/etc/droidrelay/ca.crt", &here("tls/ca.crt"))
+            .replace(
+                "/etc/droidrelay/",
+                &here(&format!("secrets/robots/{name}/")),
+            );
+        let robot = Robot::start(Runner::GstLaunch, &line).unwrap();
+        self.wait_robot(name, |robot| robot["online"] == true);
+        robot
+    }
+
+    fn url(&self, name: &str) -> String {
+        let Login { user, password } = &self.owner;
+        format!("rtsps://{user}:{password}@{HOST}:8322/robots/{name}")
+    }
+
+    fn text(&self) -> String {
+        [&self.broker, &self.media, &self.bridge]
+            .map(Process::text)
+            .join("\n")
+    }
+}
+
+fn listens(port: u16) -> bool {
+    TcpStream::connect((HOST, port)).is_ok()
+}
+
+fn is(state: &'static str) -> impl Fn(&Value) -> bool {
+    move |robot| robot["state"]["state"] == state
+}
+
+#[test]
+fn setup_keeps_what_is_there_and_shows_no_secret() {
+    let (folder, told) = Kit::set_up();
+    let file = |name: &str| folder.path().join(name);
+    let keep = [
+        "passwd",
+        "acl",
+        "bridge.toml",
+        "tls/server.crt",
+        "secrets/owner.pass",
+        "secrets/robots/robot1/rtmp.pass",
+    ];
+    let texts = || keep.map(|name| fs::read_to_string(file(name)).unwrap());
+    let before = texts();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../mediamtx/setup.sh");
+    let again = Command::new(script)
+        .arg(folder.path())
+        .args([HOST, "robot1"])
+        .env("BRIDGE", artifact("droidrelay-bridge").unwrap())
+        .output()
+        .unwrap();
+    assert!(
+        again.status.success(),
+        "{}",
+        String::from_utf8_lossy(&again.stderr)
+    );
+    assert_eq!(texts(), before);
+    for name in [
+        "owner",
+        "bridge-mqtt",
+        "mediamtx",
+        "share",
+        "robots/robot1/mqtt",
+        "robots/robot1/rtmp",
+    ] {
+        let path = file(&format!("secrets/{name}.pass"));
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o007,
+            0,
+            "{name}"
+        );
+        let secret = fs::read_to_string(&path).unwrap();
+        assert!(!told.contains(secret.trim_end()), "{name}");
+        let mut open = ["passwd", "acl", "bridge.toml", "mosquitto.conf"].to_vec();
+        if name != "mediamtx" {
+            open.push("mediamtx.yml");
+        }
+        for other in open {
+            let text = fs::read_to_string(file(other)).unwrap();
+            assert!(!text.contains(secret.trim_end()), "{name} in {other}");
+        }
+    }
+}
+
+#[test]
+fn the_kit_runs_as_it_is() {
+    if Kind::MediaMtx.notice_if_absent() {
+        return;
+    }
+    isolated(|_| {
+        connect();
+        let (mut kit, told) = Kit::start();
+        // Nothing that is sent as it is, and nothing of the servers among themselves.
+        for closed in [1883, 1935, 8080, 8554, 9997, 9998] {
+            assert!(!listens(closed), "{closed}");
+        }
+        let robot = kit.robot("robot1", &told);
+        kit.wait_robot("robot1", is("idle"));
+
+        // Looking starts it, over TLS all the way.
+        let reader = Reader::start(&kit.url("robot1"), None).unwrap();
+        reader
+            .wait_frames(30)
+            .unwrap_or_else(|err| panic!("{err:#}\n{}", kit.text()));
+        kit.wait_robot("robot1", is("live"));
+        drop(reader);
+        kit.wait_robot("robot1", is("idle"));
+
+        // So does the page, from the same sign-in.
+        let browser = Browser::start().unwrap();
+        let page = browser
+            .open(&format!("https://{HOST}:8443/"), Screen::DESKTOP)
+            .unwrap();
+        page.wait("!document.getElementById('sign-in').hidden")
+            .unwrap();
+        page.fill("#name", &kit.owner.user).unwrap();
+        page.fill("#password", &kit.owner.password).unwrap();
+        page.press("Enter").unwrap();
+        page.wait("!document.getElementById('stage').hidden")
+            .unwrap();
+        page.click("#go").unwrap();
+        page.wait("document.getElementById('screen').classList.contains('shows')")
+            .unwrap_or_else(|err| panic!("{err:#}\n{}", kit.text()));
+        page.click("#go").unwrap();
+        kit.wait_robot("robot1", is("idle"));
+        assert_eq!(page.complaints(), Vec::<String>::new());
+
+        // Each robot has its own path and its own topics.
+        let second = kit.robot_command("add", "robot2");
+        let thief = second.replace(
+            &format!("location=rtmps://{HOST}:1936/robots/robot2"),
+            &format!("location=rtmps://{HOST}:1936/robots/robot1"),
+        );
+        let thief = kit.robot("robot2", &thief);
+        assert_eq!(
+            kit.request("POST", "/robots/robot2/stream/start?lease=20")
+                .0,
+            200
+        );
+        kit.wait_robot("robot2", is("refused"));
+        drop(thief);
+        kit.wait_robot("robot2", |robot| robot["online"] == false);
+        let honest = kit.robot("robot2", &second);
+        assert_eq!(
+            kit.request("POST", "/robots/robot2/stream/start?lease=20")
+                .0,
+            200
+        );
+        kit.wait_robot("robot2", is("live"));
+
+        // Taken away, it gets in nowhere any more.
+        drop(honest);
+        kit.wait_robot("robot2", |robot| robot["online"] == false);
+        let pass =
+            fs::read_to_string(kit.folder.path().join("secrets/robots/robot2/mqtt.pass")).unwrap();
+        kit.robot_command("remove", "robot2");
+        let refused = poll(DEADLINE, || {
+            let client = Command::new(program_of("mosquitto_pub", "mosquitto-clients").unwrap())
+                .args([
+                    "-h",
+                    HOST,
+                    "-p",
+                    "8883",
+                    "-u",
+                    "robot2",
+                    "-P",
+                    pass.trim_end(),
+                ])
+                .args([
+                    "-t",
+                    "robots/robot2/stream/state",
+                    "-m",
+                    "x",
+                    "-q",
+                    "1",
+                    "--cafile",
+                ])
+                .arg(kit.folder.path().join("tls/ca.crt"))
+                .output()
+                .ok()?;
+            (!client.status.success()).then_some(())
+        });
+        assert!(refused.is_some(), "{}", kit.text());
+
+        // What the broker has acknowledged outlives a power cut, a second later.
+        kit.wait_robot("robot1", is("idle"));
+        drop(robot);
+        kit.wait_robot("robot1", |robot| robot["online"] == false);
+        let data = kit.folder.path().join("data/mosquitto.db");
+        let saved = poll(DEADLINE, || {
+            let data = fs::read(&data).ok()?;
+            data.windows(7).any(|part| part == b"offline").then_some(())
+        });
+        assert!(saved.is_some(), "{}", kit.text());
+        kit.broker.kill();
+        let mut command = Command::new(program_of("mosquitto", "mosquitto").unwrap());
+        command
+            .arg("-c")
+            .arg(kit.folder.path().join("mosquitto.conf"));
+        kit.broker = Process::spawn("mosquitto", &mut command).unwrap();
+        kit.wait_robot("robot1", |robot| {
+            robot["online"] == false && robot["state"]["state"] == "idle"
+        });
+    });
+}
