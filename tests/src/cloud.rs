@@ -37,6 +37,8 @@ pub const LEASE: u64 = 12;
 pub enum Media {
     WebRtc,
     Hls,
+    /// As `WebRtc`, and the media server knows its own users only.
+    OwnUsers,
     /// There is no media server: for what needs no picture.
     None,
 }
@@ -49,6 +51,8 @@ pub struct Cloud {
     pub broker: Mosquitto,
     set_up: SetUp,
     pub viewer: Login,
+    /// With [`Media::OwnUsers`], who may watch there.
+    pub watcher: Login,
 }
 
 /// What the servers are started with, again and again.
@@ -86,7 +90,8 @@ impl Cloud {
                 ice: UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port(),
             },
         };
-        set_up.write(&broker, &viewer)?;
+        let watcher = Login::generate("watcher")?;
+        set_up.write(&broker, &viewer, &watcher)?;
         let bridge = set_up.launch_bridge()?;
         let media = match media {
             Media::None => None,
@@ -99,6 +104,7 @@ impl Cloud {
             broker,
             set_up,
             viewer,
+            watcher,
         })
     }
 
@@ -209,7 +215,7 @@ impl SetUp {
         self.folder.path()
     }
 
-    fn write(&self, broker: &Mosquitto, viewer: &Login) -> Result<()> {
+    fn write(&self, broker: &Mosquitto, viewer: &Login, watcher: &Login) -> Result<()> {
         let caller = Login::generate("mediamtx")?;
         write_private(self.folder(), "mqtt.pass", &broker.bridge.password)?;
         write_private(self.folder(), "rtmp.pass", &self.publisher.password)?;
@@ -221,7 +227,7 @@ impl SetUp {
         )?;
         let config = self.bridge_config(broker, viewer, &caller);
         write_private(self.folder(), "bridge.toml", &config)?;
-        let config = self.media_config(&caller)?;
+        let config = self.media_config(&caller, watcher)?;
         write_private(self.folder(), "mediamtx.yml", &config)?;
         Ok(())
     }
@@ -235,7 +241,7 @@ impl SetUp {
             ..
         } = self.ports;
         let watch = match self.media {
-            Media::WebRtc => format!(
+            Media::WebRtc | Media::OwnUsers => format!(
                 "rtsp = \"rtsp://127.0.0.1:{rtsp}/{{path}}\"\n\
                  webrtc = \"http://127.0.0.1:{webrtc}/{{path}}\"\n"
             ),
@@ -286,7 +292,7 @@ password = "{caller_hash}"
         )
     }
 
-    fn media_config(&self, caller: &Login) -> Result<String> {
+    fn media_config(&self, caller: &Login, watcher: &Login) -> Result<String> {
         let Ports {
             bridge,
             rtmp,
@@ -301,12 +307,25 @@ password = "{caller_hash}"
             text_of(&self.file("mediamtx.pass"))?
         );
         let hook = |event| hook.replace("EVENT", event);
+        let auth = match self.media {
+            Media::OwnUsers => format!(
+                "authInternalUsers:\n\
+                 - {{user: {}, pass: \"{}\", permissions: [{{action: publish}}]}}\n\
+                 - {{user: {}, pass: \"{}\", permissions: [{{action: read}}]}}\n",
+                self.publisher.user,
+                self.publisher.hash(),
+                watcher.user,
+                watcher.hash()
+            ),
+            _ => format!(
+                "authMethod: http\nauthHTTPAddress: http://{}:{}@127.0.0.1:{bridge}/mediamtx/auth\n",
+                caller.user, caller.password
+            ),
+        };
         Ok(format!(
             r#"logLevel: info
 logDestinations: [stdout]
-authMethod: http
-authHTTPAddress: http://{user}:{password}@127.0.0.1:{bridge}/mediamtx/auth
-rtspAddress: "127.0.0.1:{rtsp}"
+{auth}rtspAddress: "127.0.0.1:{rtsp}"
 rtspTransports: [tcp]
 rtmpAddress: "127.0.0.1:{rtmp}"
 hlsAddress: "127.0.0.1:{hls}"
@@ -327,8 +346,6 @@ paths:
     runOnRead: {read}
     runOnUnread: {unread}
 "#,
-            user = caller.user,
-            password = caller.password,
             demand = hook("demand"),
             undemand = hook("undemand"),
             read = hook("read"),

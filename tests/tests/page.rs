@@ -63,7 +63,7 @@ fn a_click_shows_the_robot_and_stop_ends_it(media: Media, way: &str) {
     page.wait("/^320.×.180, [1-9]/.test(document.getElementById('picture').textContent)")
         .unwrap();
     if way == "WebRTC" {
-        page.wait("/^[1-9].* .bit\\/s$/.test(document.getElementById('bitrate').textContent)")
+        page.wait("/^[1-9].*bit\\/s$/.test(document.getElementById('bitrate').textContent)")
             .unwrap();
     }
     let name = &cloud.viewer.user;
@@ -204,6 +204,60 @@ fn a_tab_that_crashes_leaves_no_robot_streaming() {
             seen.is(StreamState::Idle)
         });
     assert!(idle.is_some(), "sooner than its lease ends");
+}
+
+#[test]
+fn a_media_server_with_users_of_its_own_is_asked_with_their_password() {
+    if Kind::MediaMtx.notice_if_absent() {
+        return;
+    }
+    let cloud = Cloud::start(Media::OwnUsers).unwrap();
+    let _robot = cloud.robot(TEST_PICTURE).unwrap();
+    let browser = Browser::start().unwrap();
+    let page = browser.open(&cloud.url(), Screen::PHONE).unwrap();
+    sign_in(&page, &cloud).unwrap();
+    page.click("#go").unwrap();
+    for password in ["guessed", &cloud.watcher.password] {
+        cloud.shows(&page.wait("document.activeElement?.id === 'ask-name'"));
+        page.fill("#ask-name", &cloud.watcher.user).unwrap();
+        page.fill("#ask-password", password).unwrap();
+        page.press("Enter").unwrap();
+        page.wait("document.getElementById('ask').hidden").unwrap();
+    }
+    cloud.shows(&page.wait(SHOWS));
+    no_complaints(&page);
+}
+
+#[test]
+fn a_page_that_nobody_sees_lets_the_robot_sleep_and_goes_on_when_seen_again() {
+    if Kind::MediaMtx.notice_if_absent() {
+        return;
+    }
+    let cloud = Cloud::start(Media::WebRtc).unwrap();
+    let _robot = cloud.robot(TEST_PICTURE).unwrap();
+    let browser = Browser::start().unwrap();
+    let page = browser.open(&cloud.url(), Screen::PHONE).unwrap();
+    sign_in(&page, &cloud).unwrap();
+    page.click("#go").unwrap();
+    cloud.shows(&page.wait(SHOWS));
+    // A browser without a screen has no other tab to go to: it is told so.
+    let turn = |state: &str| {
+        page.eval(&format!(
+            "Object.defineProperty(document, 'visibilityState', {{ value: '{state}', configurable: true }}); \
+             document.dispatchEvent(new Event('visibilitychange'))"
+        ))
+    };
+    let mark = cloud.observer.seen().mark();
+    turn("hidden").unwrap();
+    let idle = cloud
+        .observer
+        .seen()
+        .try_wait(mark, 2 * DEADLINE, |seen| seen.is(StreamState::Idle));
+    assert!(idle.is_some(), "{:?}", cloud.observer.seen().last());
+    assert_eq!(page.text("#off-title").unwrap(), "Paused");
+    turn("visible").unwrap();
+    cloud.shows(&page.wait(SHOWS));
+    no_complaints(&page);
 }
 
 #[test]
