@@ -11,7 +11,6 @@ use clap::{Parser, ValueEnum};
 use droidrelay_wire::StreamState;
 
 use crate::{
-    camera::Camera,
     dice::Dice,
     faults::{
         system::{Line, Machine, Mark, System},
@@ -53,6 +52,10 @@ pub struct Options {
     faults: Vec<Fault>,
 }
 
+/// A camera that fails by itself after five seconds, and can be opened again.
+const CAMERA: &str = "videotestsrc is-live=true \
+     ! video/x-raw,format=I420,width=640,height=360,framerate=30/1 ! identity error-after=150";
+
 const QUIET: &[(&str, &str)] = &[("GST_DEBUG", "2"), ("GST_DEBUG_NO_COLOR", "1")];
 const TRACED: &[(&str, &str)] = &[
     ("GST_DEBUG", "2,GST_TRACER:7"),
@@ -70,7 +73,6 @@ pub enum Fault {
     LinkCut,
     LinkDeaf,
     WrongPassword,
-    CameraLost,
     RobotFrozen,
     OddPayloads,
     StopsAndStarts,
@@ -81,7 +83,6 @@ struct Life {
     system: System,
     /// From the robot to the relay.
     way: Link,
-    camera: Camera,
     dice: Dice,
     /// What may happen.
     faults: Vec<Fault>,
@@ -89,7 +90,6 @@ struct Life {
 
 impl Life {
     fn begin(options: &Options, seed: u64) -> Result<Self> {
-        let camera = Camera::test_picture()?;
         let relay = match Kind::MediaMtx.notice_if_absent() {
             false if seed.is_multiple_of(2) => Kind::MediaMtx,
             _ => Kind::Nginx,
@@ -100,7 +100,7 @@ impl Life {
             short: false,
         };
         let line = Line {
-            camera: camera.line(),
+            camera: CAMERA.into(),
             sink: "timeout=3",
             environment: if options.leaks { TRACED } else { QUIET },
             ..Line::default()
@@ -114,7 +114,6 @@ impl Life {
         Ok(Life {
             system,
             way,
-            camera,
             dice: Dice::new(seed),
             faults: match options.faults.is_empty() {
                 true => Fault::value_variants().to_vec(),
@@ -177,11 +176,6 @@ impl Life {
                 let right = system.rig.relay.publisher.password.clone();
                 system.rig.write_publisher_password(&right)?;
             }
-            Fault::CameraLost => {
-                self.camera.lose()?;
-                thread::sleep(lasts);
-                self.camera.bring_back()?;
-            }
             Fault::RobotFrozen => {
                 let Machine::Ours(robot) = system.robot()? else {
                     bail!("not a robot of ours");
@@ -189,10 +183,6 @@ impl Life {
                 robot.freeze();
                 thread::sleep(lasts);
                 robot.thaw();
-                // shmsink that has run out of memory meanwhile does not notice that it has some
-                // again, whoever its reader is.
-                self.camera.lose()?;
-                self.camera.bring_back()?;
             }
             Fault::OddPayloads => {
                 for payload in ["go", "{\"command\":7}", "", "start start", "\u{7f}"] {
