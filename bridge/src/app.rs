@@ -2,70 +2,69 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use axum::{
-    extract::{
-        rejection::QueryRejection, ConnectInfo, FromRequestParts, Path, Query, Request, State,
-    },
+    extract::{ConnectInfo, Path, Request, State},
     http::{
         header::{AUTHORIZATION, CACHE_CONTROL, HOST, RETRY_AFTER, WWW_AUTHENTICATE},
-        request::Parts,
         uri::Authority,
         HeaderName, HeaderValue, StatusCode,
     },
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{get, post, put, MethodRouter},
     Extension, Json, Router,
 };
 use droidrelay_wire::{
-    command::{check_id, lease_from_seconds},
     session::{Properties, Session},
-    Command, StreamState,
+    Command,
 };
-use serde::Deserialize;
 use serde_json::{json, Map, Value};
 use tokio::{
     runtime::Handle,
     sync::watch,
+    task::JoinSet,
     time::{timeout_at, Instant},
 };
 use tower_http::limit::RequestBodyLimitLayer;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::{
-    auth::{Auth, Denial, User},
+    auth::{Auth, Denial, Right, User},
+    commands,
     config::{Config, Watch},
+    failure::Failure,
     fleet::{Fleet, Link, View},
+    poll,
     robots::Robot,
 };
 
 /// Nothing that is sent here has a body worth reading.
 const MAX_BODY: usize = 16 * 1024;
-/// Longest `wait` in seconds: proxies give up a request after a minute.
-const MAX_WAIT: f64 = 60.0;
 
 /// What the requests share.
 pub struct Bridge {
-    auth: Auth,
-    fleet: Arc<Fleet>,
-    session: Session,
+    pub(crate) auth: Auth,
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) session: Session,
     watch: Watch,
-    start_expiry: Duration,
+    pub(crate) start_expiry: Duration,
     ack_timeout: Duration,
-    closing: watch::Sender<bool>,
+    pub(crate) closing: watch::Sender<bool>,
+    tasks: Mutex<JoinSet<()>>,
 }
 
 impl Bridge {
     /// Starts the MQTT session on `runtime`; does not wait for the broker.
     pub fn start(config: Config, runtime: &Handle) -> Result<Arc<Self>, String> {
-        let fleet = Arc::new(Fleet::new(config.directory));
+        let fleet = Fleet::new(config.directory, config.mqtt.client_id.clone());
+        let fleet = Arc::new(fleet);
         let listener = fleet.clone();
         let auth = Auth::new(config.users, config.failures)?;
-        Ok(Arc::new(Bridge {
+        let bridge = Arc::new(Bridge {
             auth,
             session: Session::spawn(runtime, config.mqtt, move |event| listener.apply(event)),
             fleet,
@@ -73,7 +72,12 @@ impl Bridge {
             start_expiry: config.start_expiry,
             ack_timeout: config.ack_timeout,
             closing: watch::Sender::new(false),
-        }))
+            tasks: Mutex::default(),
+        });
+        let mut tasks = JoinSet::new();
+        tasks.spawn_on(poll::keep(bridge.clone()), runtime);
+        *bridge.tasks.lock().unwrap_or_else(PoisonError::into_inner) = tasks;
+        Ok(bridge)
     }
 
     /// Makes requests that wait answer at once.
@@ -83,26 +87,41 @@ impl Bridge {
 
     /// Leaves the broker cleanly where no request is left.
     pub async fn close(self: Arc<Self>) {
+        let mut tasks =
+            std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.shutdown().await;
         if let Some(bridge) = Arc::into_inner(self) {
             bridge.session.stop(Vec::new()).await;
         }
     }
 
-    /// Publishes and waits for the broker's acknowledgement; 503 where it does not come.
-    async fn publish(&self, robot: &Robot, command: &Command) -> Result<(), Failure> {
-        let deadline = Instant::now() + self.ack_timeout;
-        if let Link::Down(reason) = self.fleet.link_decided(deadline).await {
-            return Err(Failure::unavailable(format!(
-                "the MQTT broker is out of reach: {reason}"
-            )));
-        }
+    /// The robot of this name, where the user may do this with it.
+    pub(crate) fn robot(&self, user: &User, right: Right, name: &str) -> Result<Robot, Failure> {
+        user.check(right, name)?;
+        let robot = self.fleet.directory.robot(name);
+        robot.ok_or_else(|| Failure::not_found(format!("there is no robot {name:?}")))
+    }
+
+    /// Sends a command and waits for the broker's acknowledgement; 503 where it does not come.
+    pub(crate) async fn command(&self, robot: &Robot, command: &Command) -> Result<(), Failure> {
         let properties = Properties {
             expiry: matches!(command, Command::Start { .. }).then_some(self.start_expiry),
             ..Properties::default()
         };
-        let answer = self
-            .session
-            .publish(&robot.topic, command.to_payload(), properties);
+        self.publish(&robot.topic, command.to_payload(), properties)
+            .await
+    }
+
+    /// As [`Bridge::command`], whatever and wherever.
+    pub(crate) async fn publish(
+        &self,
+        topic: &str,
+        payload: impl Into<Vec<u8>>,
+        properties: Properties,
+    ) -> Result<(), Failure> {
+        let deadline = Instant::now() + self.ack_timeout;
+        self.check_link(deadline).await?;
+        let answer = self.session.publish(topic, payload, properties);
         match timeout_at(deadline, answer).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(err)) => Err(Failure::unavailable(err.to_string())),
@@ -111,6 +130,24 @@ impl Bridge {
                 self.ack_timeout.as_secs()
             ))),
         }
+    }
+
+    /// 503 where the broker is out of reach; waits for the first try to connect.
+    pub(crate) async fn check_link(&self, deadline: Instant) -> Result<(), Failure> {
+        match self.fleet.link_decided(deadline).await {
+            Link::Up(_) => Ok(()),
+            Link::Connecting => Err(Failure::unavailable(
+                "the MQTT broker is out of reach: it has not answered yet",
+            )),
+            Link::Down(reason) => Err(Failure::unavailable(format!(
+                "the MQTT broker is out of reach: {reason}"
+            ))),
+        }
+    }
+
+    /// How long the broker is waited for.
+    pub(crate) fn broker_deadline(&self) -> Instant {
+        Instant::now() + self.ack_timeout
     }
 
     fn describe(&self, robot: &Robot) -> Value {
@@ -148,19 +185,42 @@ impl Bridge {
     }
 }
 
+type Routes = Vec<(&'static str, MethodRouter<Arc<Bridge>>)>;
+
+/// What needs a credential.
+fn routes() -> Routes {
+    vec![
+        ("/stream/start", post(commands::start)),
+        ("/stream/stop", post(commands::stop)),
+        ("/robots", get(robots)),
+        ("/robots/{robot}", get(robot)),
+        ("/robots/{robot}/stream", get(poll::poll)),
+        ("/robots/{robot}/stream/start", post(commands::start_robot)),
+        ("/robots/{robot}/stream/stop", post(commands::stop_robot)),
+        (
+            "/robots/{robot}/stream/keyframe",
+            post(commands::keyframe_robot),
+        ),
+        ("/robots/{robot}/stream/state", put(poll::report)),
+    ]
+}
+
+/// What needs none.
+fn open_routes() -> Routes {
+    vec![("/", get(index)), ("/healthz", get(health))]
+}
+
 /// The router; to be served with the peer's address as [`ConnectInfo`].
 pub fn app(bridge: Arc<Bridge>) -> Router {
-    let behind_credential = Router::new()
-        .route("/stream/{verb}", post(default_command))
-        .route("/robots", get(robots))
-        .route("/robots/{robot}", get(robot))
-        .route("/robots/{robot}/stream/{verb}", post(robot_command))
-        .route_layer(middleware::from_fn_with_state(bridge.clone(), authenticate));
-    Router::new()
-        .route("/", get(index))
-        .route("/healthz", get(health))
+    let router = |routes: Routes| {
+        let add = |router: Router<Arc<Bridge>>, (path, methods)| router.route(path, methods);
+        routes.into_iter().fold(Router::new(), add)
+    };
+    let behind_credential =
+        router(routes()).route_layer(middleware::from_fn_with_state(bridge.clone(), authenticate));
+    router(open_routes())
         .merge(behind_credential)
-        .fallback(async || Failure::new(StatusCode::NOT_FOUND, "there is nothing at this path"))
+        .fallback(async || Failure::not_found("there is nothing at this path"))
         .method_not_allowed_fallback(async || {
             Failure::new(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -194,271 +254,24 @@ async fn robots(
     let names = bridge.fleet.names();
     let robots: Vec<Value> = names
         .iter()
-        .filter(|name| user.may_use(name))
+        .filter(|name| user.may(Right::Look, name))
         .filter_map(|name| bridge.fleet.directory.robot(name))
         .map(|robot| bridge.describe(&robot))
         .collect();
     Json(json!({ "robots": robots, "broker": bridge.broker() }))
 }
 
-async fn robot(State(bridge): State<Arc<Bridge>>, Chosen(robot): Chosen) -> Json<Value> {
+async fn robot(
+    State(bridge): State<Arc<Bridge>>,
+    Extension(user): Extension<Arc<User>>,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, Failure> {
+    let robot = bridge.robot(&user, Right::Look, &name)?;
     // Right after the connection the retained topics are still on their way.
     bridge.fleet.settled_view(&robot.name).await;
     let mut answer = bridge.describe(&robot);
     answer["broker"] = bridge.broker();
-    Json(answer)
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CommandQuery {
-    viewer: Option<String>,
-    lease: Option<f64>,
-    wait: Option<f64>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Verb {
-    Start,
-    Stop,
-}
-
-type CommandParameters = Result<Query<CommandQuery>, QueryRejection>;
-
-/// The endpoints of the published system: their answer has nothing but `msg` as long as there
-/// is nothing that the caller must know.
-async fn default_command(
-    State(bridge): State<Arc<Bridge>>,
-    Extension(user): Extension<Arc<User>>,
-    Path(verb): Path<String>,
-    query: CommandParameters,
-) -> Result<Json<Value>, Failure> {
-    let verb = Verb::parse(&verb)?;
-    let robot = bridge.fleet.directory.default_robot().ok_or_else(|| {
-        Failure::new(
-            StatusCode::NOT_FOUND,
-            "there is no default robot: name one, /robots/NAME/stream/start, or set robots.default",
-        )
-    })?;
-    check_right(&user, &robot.name)?;
-    let mut answer = command(&bridge, &user, &robot, verb, query).await?;
-    if answer.get("online") == Some(&Value::Bool(true)) {
-        answer.remove("online");
-    }
-    Ok(Json(answer.into()))
-}
-
-async fn robot_command(
-    State(bridge): State<Arc<Bridge>>,
-    Extension(user): Extension<Arc<User>>,
-    Chosen(robot): Chosen,
-    Path((_, verb)): Path<(String, String)>,
-    query: CommandParameters,
-) -> Result<Json<Value>, Failure> {
-    let mut answer = command(&bridge, &user, &robot, Verb::parse(&verb)?, query).await?;
-    answer.insert("robot".into(), robot.name.into());
-    Ok(Json(answer.into()))
-}
-
-async fn command(
-    bridge: &Bridge,
-    user: &User,
-    robot: &Robot,
-    verb: Verb,
-    query: CommandParameters,
-) -> Result<Map<String, Value>, Failure> {
-    let Query(query) = query.map_err(|err| Failure::bad_request(err.body_text()))?;
-    if let Some(id) = &query.viewer {
-        check_id(id).map_err(|err| Failure::bad_request(format!("viewer: {err}")))?;
-    }
-    let lease = query
-        .lease
-        .map(lease_from_seconds)
-        .transpose()
-        .map_err(|err| Failure::bad_request(err.to_string()))?;
-    let wait = match query.wait {
-        None => None,
-        Some(wait) if (0.0..=MAX_WAIT).contains(&wait) => Some(Duration::from_secs_f64(wait)),
-        Some(wait) => {
-            return Err(Failure::bad_request(format!(
-                "wait {wait}: give seconds from 0 to {MAX_WAIT}"
-            )))
-        }
-    };
-    let (message, word) = match verb {
-        Verb::Start => (
-            "Published start",
-            Command::Start {
-                id: query.viewer.clone(),
-                lease,
-            },
-        ),
-        Verb::Stop => (
-            "Published stop",
-            Command::Stop {
-                id: query.viewer.clone(),
-            },
-        ),
-    };
-    let published = bridge.publish(robot, &word).await;
-    let (by, viewer) = (&user.name, query.viewer.as_deref().unwrap_or("*"));
-    if let Err(failure) = published {
-        warn!(
-            robot = robot.name,
-            ?by,
-            ?viewer,
-            "not published {}: {}",
-            verb.as_str(),
-            failure.reason
-        );
-        return Err(failure);
-    }
-    info!(
-        robot = robot.name,
-        ?by,
-        ?viewer,
-        "published {}",
-        verb.as_str()
-    );
-
-    let mut answer = Map::new();
-    answer.insert("msg".into(), message.into());
-    let waited = match (verb, wait) {
-        (Verb::Start, Some(wait)) => Some(until_live(bridge, robot, wait).await),
-        _ => None,
-    };
-    let view = bridge.fleet.settled_view(&robot.name).await;
-    let online = view.online == Some(true);
-    answer.insert("online".into(), online.into());
-    if !online {
-        let note = match view.online {
-            Some(_) => "the robot is offline",
-            None => "the broker knows of no such robot: it has never announced itself",
-        };
-        let effect = match verb {
-            Verb::Start => format!(
-                "the start is good for {} s, should it come back by then",
-                bridge.start_expiry.as_secs()
-            ),
-            Verb::Stop => "it gets the stop when it comes back".to_owned(),
-        };
-        answer.insert("note".into(), format!("{note}; {effect}").into());
-    }
-    if let Some(outcome) = waited {
-        answer.insert("live".into(), outcome.is_ok().into());
-        let state = view.state.as_ref().map(|state| state.state.as_str());
-        answer.insert("state".into(), state.into());
-        if let Err(reason) = outcome {
-            answer.insert("reason".into(), reason.into());
-        }
-    }
-    Ok(answer)
-}
-
-/// Waits until frames reach the server; says why they do not where time is up.
-async fn until_live(bridge: &Bridge, robot: &Robot, wait: Duration) -> Result<(), String> {
-    let deadline = Instant::now() + wait;
-    let mut watcher = bridge.fleet.watch(&robot.name);
-    let mut closing = bridge.closing.subscribe();
-    let live = async {
-        tokio::select! {
-            _ = watcher.receiver.wait_for(View::is_live) => true,
-            _ = closing.wait_for(|closing| *closing) => false,
-        }
-    };
-    match timeout_at(deadline, live).await {
-        Ok(true) => Ok(()),
-        Ok(false) => Err("the bridge is shutting down".into()),
-        Err(_) => Err(why_not_live(bridge, robot)),
-    }
-}
-
-fn why_not_live(bridge: &Bridge, robot: &Robot) -> String {
-    if let Link::Down(reason) = bridge.fleet.link() {
-        return format!("the MQTT broker is out of reach: {reason}");
-    }
-    let view = bridge.fleet.view(&robot.name);
-    match (view.online, view.state) {
-        (Some(false), _) => "the robot is offline".into(),
-        (None, None) => "the robot has never announced itself".into(),
-        (_, None) => "the robot does not tell its state".into(),
-        (_, Some(state)) => {
-            let detail = state
-                .publish
-                .as_ref()
-                .and_then(|publish| publish.reason.clone())
-                .or_else(|| state.last_error.clone())
-                .map(|detail| format!(": {detail}"))
-                .unwrap_or_default();
-            let what = match state.state {
-                StreamState::Live => return "the robot became live just now".into(),
-                StreamState::Idle => "the robot has not opened its stream",
-                StreamState::Starting => "the robot is still starting",
-                StreamState::Backoff => "the robot cannot reach the media server",
-                StreamState::Refused => "the media server refuses the robot",
-                StreamState::Error => "the robot cannot deliver",
-            };
-            format!("{what}{detail}")
-        }
-    }
-}
-
-impl Verb {
-    fn parse(text: &str) -> Result<Self, Failure> {
-        match text {
-            "start" => Ok(Verb::Start),
-            "stop" => Ok(Verb::Stop),
-            _ => Err(Failure::new(
-                StatusCode::NOT_FOUND,
-                "there is nothing at this path: a stream takes start and stop",
-            )),
-        }
-    }
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Verb::Start => "start",
-            Verb::Stop => "stop",
-        }
-    }
-}
-
-/// The robot that the path names, which the user may use.
-struct Chosen(Robot);
-
-#[derive(Deserialize)]
-struct RobotInPath {
-    robot: String,
-}
-
-impl FromRequestParts<Arc<Bridge>> for Chosen {
-    type Rejection = Failure;
-
-    async fn from_request_parts(
-        parts: &mut Parts,
-        bridge: &Arc<Bridge>,
-    ) -> Result<Self, Self::Rejection> {
-        let Path(RobotInPath { robot: name }) = Path::from_request_parts(parts, bridge)
-            .await
-            .map_err(|_| Failure::bad_request("the path does not name a robot"))?;
-        if let Some(user) = parts.extensions.get::<Arc<User>>() {
-            check_right(user, &name)?;
-        }
-        let robot = bridge.fleet.directory.robot(&name);
-        robot.map(Chosen).ok_or_else(|| {
-            Failure::new(StatusCode::NOT_FOUND, format!("there is no robot {name:?}"))
-        })
-    }
-}
-
-fn check_right(user: &User, robot: &str) -> Result<(), Failure> {
-    if user.may_use(robot) {
-        Ok(())
-    } else {
-        let reason = format!("user {:?} has no right to robot {robot:?}", user.name);
-        Err(Failure::new(StatusCode::FORBIDDEN, reason))
-    }
+    Ok(Json(answer))
 }
 
 /// Lets in who has a credential, and nobody whom a foreign page sends.
@@ -547,36 +360,6 @@ async fn harden(mut response: Response) -> Response {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(OPTIONS, HeaderValue::from_static("nosniff"));
     response
-}
-
-/// An answer that is not a success: `{"error": reason}`.
-#[derive(Debug)]
-struct Failure {
-    status: StatusCode,
-    reason: String,
-}
-
-impl Failure {
-    fn new(status: StatusCode, reason: impl Into<String>) -> Self {
-        Failure {
-            status,
-            reason: reason.into(),
-        }
-    }
-
-    fn bad_request(reason: impl Into<String>) -> Self {
-        Failure::new(StatusCode::BAD_REQUEST, reason)
-    }
-
-    fn unavailable(reason: impl Into<String>) -> Self {
-        Failure::new(StatusCode::SERVICE_UNAVAILABLE, reason)
-    }
-}
-
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        (self.status, Json(json!({ "error": self.reason }))).into_response()
-    }
 }
 
 #[cfg(test)]
@@ -763,7 +546,7 @@ mod tests {
             ("POST", "/stream/start?wait=61", 400, "60"),
             ("POST", "/stream/start?leas=3", 400, "leas"),
             ("POST", "/stream/start?viewer=", 400, "viewer"),
-            ("POST", "/stream/pause", 404, "start and stop"),
+            ("POST", "/stream/pause", 404, "path"),
             ("GET", "/stream/start", 405, "method"),
             ("GET", "/nothing", 404, "path"),
         ] {

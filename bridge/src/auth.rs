@@ -19,14 +19,29 @@ use ring::{digest, hmac, rand::SystemRandom};
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
 
+use crate::failure::Failure;
+
 /// What a user may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Looks at robots, starts and stops their streams.
     Viewer,
+    /// A robot: asks what is wanted of it and tells its state, nothing else.
+    Robot,
     /// Everything, with every robot.
     Admin,
+}
+
+/// What somebody may do with a robot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Right {
+    /// See its state.
+    Look,
+    /// Start and stop its stream.
+    Command,
+    /// Speak as the robot.
+    Be,
 }
 
 /// One who may come in.
@@ -34,7 +49,7 @@ pub enum Role {
 pub struct User {
     pub name: String,
     pub role: Role,
-    /// The robots of a viewer; `None`: all.
+    /// The robots of a viewer or robot; `None`: all.
     pub robots: Option<Vec<String>>,
     /// For Basic.
     pub password: Option<Hash>,
@@ -43,10 +58,32 @@ pub struct User {
 }
 
 impl User {
-    pub fn may_use(&self, robot: &str) -> bool {
-        self.robots
-            .as_ref()
-            .is_none_or(|robots| robots.iter().any(|name| name == robot))
+    pub fn may(&self, right: Right, robot: &str) -> bool {
+        let has_right = match self.role {
+            Role::Admin => true,
+            Role::Viewer => matches!(right, Right::Look | Right::Command),
+            Role::Robot => right == Right::Be,
+        };
+        has_right
+            && self
+                .robots
+                .as_ref()
+                .is_none_or(|robots| robots.iter().any(|name| name == robot))
+    }
+
+    pub(crate) fn check(&self, right: Right, robot: &str) -> Result<(), Failure> {
+        if self.may(right, robot) {
+            return Ok(());
+        }
+        let what = match right {
+            Right::Look => "look at",
+            Right::Command => "command",
+            Right::Be => "speak as",
+        };
+        Err(Failure::forbidden(format!(
+            "user {:?} has no right to {what} robot {robot:?}",
+            self.name
+        )))
     }
 }
 

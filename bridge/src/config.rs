@@ -601,6 +601,9 @@ fn users(tables: Vec<UserTable>, directory: &Directory) -> Result<Vec<User>, Ref
                 return Err(at(robots, format!("there is no robot {unknown:?}: list it as [[robot]], or set robots.topic as the template")));
             }
         }
+        if table.robots.is_none() && table.role == Role::Robot {
+            return Err(at(&table.name, format!("user {name:?} is a robot, but nobody says which: add robots = [\"{name}\"] or its name")));
+        }
         users.push(User {
             name,
             role: table.role,
@@ -669,7 +672,7 @@ mod tests {
             FailureTable::default().burst.get_ref()
         );
         assert_eq!(file.failures.window.0, FailureTable::default().window.0);
-        assert_eq!(file.users.len(), 2);
+        assert_eq!(file.users.len(), 3);
     }
 
     const SHA: &str = "sha256:9S+9MrKzuG/4jvbEkGKChfSCrxXdyylUH5S89Saj9sc=";
@@ -732,6 +735,7 @@ mod tests {
                 "string",
             ),
             (&format!("{user}robots = ['r9']"), "5:10:", "r9"),
+            (&user.replace("viewer", "robot"), "2:8:", "robots = [\"u\"]"),
             (&format!("{user}{user}"), "6:8:", "twice"),
             ("listen = ", "1:", ""),
         ] {

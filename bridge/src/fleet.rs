@@ -3,12 +3,12 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use droidrelay_wire::{
     session::{Event, Message},
-    RobotState, StreamState, OFFLINE, ONLINE,
+    Command, RobotState, StreamState, OFFLINE, ONLINE,
 };
 use tokio::{
     sync::watch,
@@ -16,11 +16,16 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use crate::robots::{Directory, Word};
+use crate::{
+    robots::{Directory, Word},
+    wanted::{Board, Now, ON_BEHALF},
+};
 
 /// Retained topics arrive right behind the subscription; after this a silent robot is one
 /// that the broker knows nothing of.
 const SETTLE: Duration = Duration::from_millis(500);
+/// In a connection so young, commands of the time before it may only be known from notes.
+const YOUNG: Duration = Duration::from_secs(2);
 
 /// The connection to the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,15 +62,34 @@ pub struct Fleet {
     pub directory: Directory,
     views: Mutex<HashMap<String, watch::Sender<View>>>,
     link: watch::Sender<Link>,
+    /// What is wanted of the robots.
+    pub wanted: Board,
+    started: Instant,
 }
 
 impl Fleet {
-    pub fn new(directory: Directory) -> Self {
+    /// `id` names this bridge to others on the broker.
+    pub fn new(directory: Directory, id: String) -> Self {
         Fleet {
             directory,
             views: Mutex::default(),
             link: watch::Sender::new(Link::Connecting),
+            wanted: Board::new(id, wall_time()),
+            started: Instant::now(),
         }
+    }
+
+    /// The time, as [`Fleet::wanted`] counts it.
+    pub fn now(&self) -> Now {
+        Now {
+            monotonic: self.started.elapsed(),
+            wall: wall_time(),
+        }
+    }
+
+    /// The moment that `monotonic` is in [`Fleet::now`].
+    pub fn instant(&self, monotonic: Duration) -> Instant {
+        self.started + monotonic
     }
 
     /// Takes what happens to the session; does not block.
@@ -97,6 +121,11 @@ impl Fleet {
             debug!(topic = ?message.topic, "message of no robot");
             return;
         };
+        match word {
+            Word::Command => return self.hear_command(name, message),
+            Word::Wanted => return self.hear_note(name, message),
+            Word::State | Word::Availability => {}
+        }
         let mut views = self.lock();
         let view = views.entry(name.to_owned()).or_default();
         match word {
@@ -114,9 +143,11 @@ impl Fleet {
                     }
                 };
                 debug!(robot = name, ?online);
-                view.send_modify(|view| view.online = online);
+                let on_behalf = message.correlation.as_deref() == Some(ON_BEHALF);
+                self.wanted.available(name, online, on_behalf, self.now());
+                view.send_if_modified(|view| std::mem::replace(&mut view.online, online) != online);
             }
-            Word::State => {
+            _ => {
                 let state = if message.payload.is_empty() {
                     None
                 } else {
@@ -141,6 +172,39 @@ impl Fleet {
         }
     }
 
+    fn hear_command(&self, name: &str, message: &Message) {
+        // As at a valve: what is retained was sent at a time that nobody knows.
+        if message.retained {
+            return;
+        }
+        match Command::parse(&message.payload) {
+            Ok(command) => {
+                let online = self.view(name).online;
+                self.wanted.obey(name, &command, online, self.now());
+            }
+            Err(refusal) => debug!(robot = name, "not a command: {refusal}"),
+        }
+    }
+
+    fn hear_note(&self, name: &str, message: &Message) {
+        if message.payload.is_empty() {
+            return;
+        }
+        let is_young = match self.link() {
+            Link::Up(since) => since.elapsed() < YOUNG,
+            _ => true,
+        };
+        match serde_json::from_slice(&message.payload) {
+            Ok(note) => self
+                .wanted
+                .read(name, note, message.retained, is_young, self.now()),
+            Err(err) => warn!(
+                robot = name,
+                "note of what is wanted that cannot be read, ignored: {err}"
+            ),
+        }
+    }
+
     pub fn link(&self) -> Link {
         self.link.borrow().clone()
     }
@@ -152,6 +216,18 @@ impl Fleet {
         // The sender lives in self: only the deadline can end this early.
         let _ = timeout_at(deadline, decided).await;
         self.link()
+    }
+
+    /// The link as it is from now on.
+    pub fn watch_link(&self) -> watch::Receiver<Link> {
+        self.link.subscribe()
+    }
+
+    /// Waits until what is retained has come, where the connection is very young.
+    pub async fn settled(&self) {
+        if let Link::Up(since) = self.link() {
+            tokio::time::sleep_until(since + SETTLE).await;
+        }
     }
 
     pub fn view(&self, name: &str) -> View {
@@ -196,6 +272,11 @@ impl Fleet {
     }
 }
 
+fn wall_time() -> Duration {
+    // A clock that stands before 1970 is as good as one that stands there.
+    SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default()
+}
+
 /// Forgets a robot that never said anything when the last one who asked for it goes.
 pub struct Watcher<'a> {
     pub receiver: watch::Receiver<View>,
@@ -222,11 +303,10 @@ mod tests {
 
     fn fleet() -> Fleet {
         let template = TopicTemplate::parse("robots/{robot}/stream").unwrap();
-        Fleet::new(Directory::new(
-            Some((template, "{robot}".into())),
-            vec![],
-            None,
-        ))
+        Fleet::new(
+            Directory::new(Some((template, "{robot}".into())), vec![], None),
+            "bridge".into(),
+        )
     }
 
     fn say(fleet: &Fleet, topic: &str, payload: &str) {

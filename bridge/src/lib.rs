@@ -5,9 +5,13 @@
 
 pub mod app;
 pub mod auth;
+mod commands;
 pub mod config;
+mod failure;
 pub mod fleet;
+mod poll;
 pub mod robots;
+pub mod wanted;
 
 pub use app::{app, Bridge};
 pub use config::{Config, ConfigError};

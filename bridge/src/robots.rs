@@ -18,11 +18,20 @@ pub struct Robot {
     pub path: String,
 }
 
-/// What a retained topic tells of a robot.
+/// What a topic tells of a robot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Word {
     State,
     Availability,
+    /// What is asked of it.
+    Command,
+    /// What bridges have noted as asked of it, for a robot that polls.
+    Wanted,
+}
+
+/// Topic of [`Word::Wanted`] beside the command topic `topic`.
+pub fn wanted_topic(topic: &str) -> String {
+    format!("{topic}/wanted")
 }
 
 /// Says what is wrong with a robot's name, which becomes part of topics, paths and URLs.
@@ -135,14 +144,16 @@ impl Directory {
         self.listed.contains_key(name)
     }
 
-    /// Which robot a state or availability topic belongs to.
+    /// Which robot a topic belongs to, and what it tells.
     pub fn resolve<'a>(&'a self, topic: &'a str) -> Option<(&'a str, Word)> {
         let (command, word) = [
             (state_topic(""), Word::State),
             (availability_topic(""), Word::Availability),
+            (wanted_topic(""), Word::Wanted),
         ]
         .into_iter()
-        .find_map(|(suffix, word)| Some((topic.strip_suffix(suffix.as_str())?, word)))?;
+        .find_map(|(suffix, word)| Some((topic.strip_suffix(suffix.as_str())?, word)))
+        .unwrap_or((topic, Word::Command));
         if let Some(name) = self.by_topic.get(command) {
             return Some((name, word));
         }
@@ -151,7 +162,7 @@ impl Directory {
         (!self.is_listed(name)).then_some((name, word))
     }
 
-    /// Filters that cover every robot's state and availability, none of them twice.
+    /// Filters that cover every topic of every robot, none of them twice.
     pub fn subscriptions(&self) -> Vec<String> {
         let template = self.template.as_ref().map(|(topic, _)| topic);
         let covered =
@@ -161,7 +172,14 @@ impl Directory {
             .map(|robot| robot.topic.clone())
             .filter(|topic| !covered(topic))
             .chain(template.map(|template| template.topic("+")))
-            .flat_map(|topic| [state_topic(&topic), availability_topic(&topic)])
+            .flat_map(|topic| {
+                [
+                    state_topic(&topic),
+                    availability_topic(&topic),
+                    wanted_topic(&topic),
+                    topic,
+                ]
+            })
             .collect()
     }
 }
@@ -215,12 +233,17 @@ mod tests {
             Some(("r7", Word::Availability))
         );
         assert_eq!(
+            resolve("robots/r7/stream"),
+            Some(("r7", Word::Command)),
+            "the command topic itself"
+        );
+        assert_eq!(
             resolve("robots/x1/stream/state"),
             Some(("inside", Word::State))
         );
         for strange in [
             "robots/old/stream/state",
-            "robots/r7/stream",
+            "robots/r7/stream/more",
             "robots/a/b/stream/state",
             "x",
         ] {
@@ -235,8 +258,12 @@ mod tests {
             [
                 "robot/stream/state",
                 "robot/stream/availability",
+                "robot/stream/wanted",
+                "robot/stream",
                 "robots/+/stream/state",
-                "robots/+/stream/availability"
+                "robots/+/stream/availability",
+                "robots/+/stream/wanted",
+                "robots/+/stream"
             ]
         );
     }

@@ -115,7 +115,7 @@ pub struct Mosquitto {
     ports: Vec<u16>,
     /// Reads commands, writes state and availability.
     pub robot: Login,
-    /// Writes commands, reads state and availability.
+    /// Reads and writes commands, and what a robot says where it polls.
     pub bridge: Login,
     /// Does what a person at the keyboard does: everything below `robot/`, and what Home
     /// Assistant does.
@@ -145,7 +145,8 @@ impl Mosquitto {
         let acl = format!(
             "user {robot}\ntopic read {TOPIC}\ntopic write {TOPIC}/state\ntopic write {TOPIC}/availability\n\
              topic write {DISCOVERY_PREFIX}/device/+/config\ntopic read {DISCOVERY_PREFIX}/status\n\
-             user {bridge}\ntopic write {TOPIC}\ntopic read {TOPIC}/state\ntopic read {TOPIC}/availability\n\
+             user {bridge}\ntopic readwrite {TOPIC}\ntopic readwrite {TOPIC}/state\n\
+             topic readwrite {TOPIC}/availability\ntopic readwrite {TOPIC}/wanted\n\
              user {operator}\ntopic readwrite robot/#\ntopic readwrite {DISCOVERY_PREFIX}/#\n",
             robot = robot.user,
             bridge = bridge.user,

@@ -6,6 +6,8 @@
 pub mod backoff;
 pub mod broker;
 pub mod command;
+pub mod gate;
+pub mod poll;
 pub mod secret;
 pub mod session;
 pub mod state;

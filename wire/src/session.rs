@@ -134,6 +134,8 @@ pub struct Properties {
     pub expiry: Option<Duration>,
     /// Handed to the receivers, who name the message by it.
     pub correlation: Option<Vec<u8>>,
+    /// The broker keeps the message as the topic's value.
+    pub retain: bool,
 }
 
 /// Why a publish was not acknowledged.
@@ -231,7 +233,7 @@ impl Session {
         }
     }
 
-    /// Publishes (QoS 1, not retained) and waits for the broker's PUBACK. Fails at once while
+    /// Publishes (QoS 1) and waits for the broker's PUBACK. Fails at once while
     /// the session is down, and when it goes down before the answer: nothing is sent later.
     pub async fn publish(
         &self,
@@ -242,7 +244,7 @@ impl Session {
         let answer =
             self.shared
                 .lock()
-                .publish(topic, payload.into(), false, properties, Waiter::caller)?;
+                .publish(topic, payload.into(), properties, Waiter::caller)?;
         answer
             .await
             .unwrap_or_else(|_| Err(PublishError("the MQTT session ended".into())))
@@ -324,7 +326,6 @@ impl State {
         &mut self,
         topic: &str,
         payload: Vec<u8>,
-        retain: bool,
         properties: Properties,
         waiter: impl FnOnce() -> (Waiter, T),
     ) -> Result<T, PublishError> {
@@ -332,6 +333,7 @@ impl State {
             .client
             .as_ref()
             .ok_or_else(|| PublishError("no connection to the MQTT broker".into()))?;
+        let retain = properties.retain;
         let properties = PublishProperties {
             message_expiry_interval: properties
                 .expiry
@@ -362,14 +364,12 @@ impl State {
                 continue;
             }
             let waiter = || (Waiter::Retained(topic.clone()), ());
+            let retained = Properties {
+                retain: true,
+                ..Properties::default()
+            };
             if self
-                .publish(
-                    topic,
-                    slot.payload.clone(),
-                    true,
-                    Properties::default(),
-                    waiter,
-                )
+                .publish(topic, slot.payload.clone(), retained, waiter)
                 .is_err()
             {
                 break;

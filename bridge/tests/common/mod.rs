@@ -1,5 +1,8 @@
 //! A real Mosquitto, a scripted robot, the bridge as a process, and HTTP by hand.
 
+// Each test program uses a part of it.
+#![allow(dead_code)]
+
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
@@ -28,6 +31,7 @@ pub const BROKER_PASSWORD: &str = "canary-broker-1f6e";
 pub const VIEWER_PASSWORD: &str = "canary-viewer-93ab";
 pub const HUMAN_PASSWORD: &str = "canary-human-77d0";
 pub const TOKEN: &str = "canary-token-5c21";
+pub const ROBOT_TOKEN: &str = "canary-robot-2b40";
 
 /// A folder that is gone with its owner.
 pub struct Folder(PathBuf);
@@ -56,7 +60,8 @@ impl Drop for Folder {
 }
 
 const ACL: &str = "user robot\ntopic readwrite robots/#\nuser bridge\n\
-    topic read robots/+/stream/state\ntopic read robots/+/stream/availability\n";
+    topic read robots/+/stream\ntopic readwrite robots/+/stream/state\n\
+    topic readwrite robots/+/stream/availability\ntopic readwrite robots/+/stream/wanted\n";
 
 pub struct Mosquitto {
     child: Child,
@@ -278,6 +283,15 @@ impl Robot {
         self.acknowledged.recv_timeout(DEADLINE).expect("PUBACK");
     }
 
+    /// Sends a command to another robot.
+    pub fn command(&self, name: &str, payload: &str) {
+        let topic = format!("robots/{name}/stream");
+        self.client
+            .publish(topic, QoS::AtLeastOnce, false, payload.to_owned())
+            .unwrap();
+        self.acknowledged.recv_timeout(DEADLINE).expect("PUBACK");
+    }
+
     pub fn next(&self) -> Heard {
         self.heard.recv_timeout(DEADLINE).expect("a command")
     }
@@ -334,10 +348,16 @@ impl Bridge {
             role = "admin"
             password = "{}"
             token = "{}"
+            [[user]]
+            name = "r1"
+            role = "robot"
+            robots = ["r1"]
+            token = "{}"
             "#,
             hash(VIEWER_PASSWORD, &["--sha256"]),
             hash(HUMAN_PASSWORD, &[]),
             hash(TOKEN, &["--sha256"]),
+            hash(ROBOT_TOKEN, &["--sha256"]),
         );
         let config = folder.write("bridge.toml", &text);
         let mut child = program()
@@ -378,11 +398,23 @@ impl Bridge {
 
     /// Sends one request; the answer's status, head and JSON.
     pub fn send(&self, method: &str, path: &str, authorization: &str) -> (u16, String, Value) {
+        self.send_body(method, path, authorization, "")
+    }
+
+    /// As [`Bridge::send`], with a body.
+    pub fn send_body(
+        &self,
+        method: &str,
+        path: &str,
+        authorization: &str,
+        body: &str,
+    ) -> (u16, String, Value) {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nhost: bridge\r\nauthorization: {authorization}\r\n\
-             content-length: 0\r\nconnection: close\r\n\r\n"
+             content-length: {}\r\nconnection: close\r\n\r\n{body}",
+            body.len()
         );
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
@@ -390,7 +422,26 @@ impl Bridge {
         self.answers.lock().unwrap().push_str(&answer);
         let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, head.to_owned(), serde_json::from_str(body).unwrap())
+        let json = match body {
+            "" => Value::Null,
+            body => serde_json::from_str(body).unwrap(),
+        };
+        (status, head.to_owned(), json)
+    }
+
+    /// Asks as the robot r1 what is wanted of it.
+    pub fn poll(&self, query: &str) -> (u16, Value) {
+        let path = format!("/robots/r1/stream{query}");
+        let (status, _, json) = self.send("GET", &path, &format!("Bearer {ROBOT_TOKEN}"));
+        (status, json)
+    }
+
+    /// Tells the state of the robot r1.
+    pub fn report(&self, state: &str) -> (u16, Value) {
+        let authorization = format!("Bearer {ROBOT_TOKEN}");
+        let (status, _, json) =
+            self.send_body("PUT", "/robots/r1/stream/state", &authorization, state);
+        (status, json)
     }
 
     pub fn post(&self, path: &str) -> (u16, Value) {

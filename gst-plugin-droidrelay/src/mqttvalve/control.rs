@@ -3,9 +3,11 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use droidrelay_wire::{PublishState, RobotState, StreamState};
+use droidrelay_wire::{
+    gate::{Cause, Change, Gate, Outcome},
+    PublishState, RobotState, StreamState,
+};
 
-use super::gate::{Cause, Change, Gate, Outcome};
 use crate::link;
 
 /// Viewers whose ids are listed in the state; all are counted.
@@ -276,8 +278,7 @@ fn utc_after(after: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mqttvalve::gate::Origin;
-    use droidrelay_wire::Command;
+    use droidrelay_wire::{gate::Origin, Command};
 
     fn apply(control: &mut Control, command: Command) {
         let outcome = control

@@ -9,6 +9,7 @@ use std::{
 use droidrelay_wire::{
     backoff::jitter,
     command,
+    gate::{Origin, Outcome},
     session::{Event, Message, Session},
     Backoff, Command, Secret, OFFLINE, ONLINE,
 };
@@ -21,7 +22,6 @@ use super::{
     board::Seat,
     control::Control,
     discovery::{self, Device},
-    gate::{Origin, Outcome},
     kept::Kept,
     leases,
     settings::{

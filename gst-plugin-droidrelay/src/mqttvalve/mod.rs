@@ -7,7 +7,6 @@ mod board;
 mod control;
 mod discovery;
 mod doc;
-mod gate;
 mod imp;
 mod kept;
 mod leases;

@@ -4,12 +4,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use droidrelay_wire::Command;
+use crate::Command;
 
 /// Holders that are counted; a `start` beyond them is refused.
 pub const MAX_HOLDERS: usize = 1000;
 /// Holder of a `start` without id that came by MQTT.
-const ANYBODY: &str = "*";
+pub const ANYBODY: &str = "*";
 /// Holder of a local `start` without id, and of `drop=false`.
 const LOCAL: &str = "local";
 
@@ -106,6 +106,13 @@ impl Gate {
         self.holders.keys().map(String::as_str)
     }
 
+    /// Each id that holds the gate open, and until when; None: until a stop.
+    pub fn leases(&self) -> impl ExactSizeIterator<Item = (&str, Option<Duration>)> {
+        self.holders
+            .iter()
+            .map(|(id, holder)| (id.as_str(), holder.until))
+    }
+
     /// When the last lease ends; None where the gate is closed or held until a stop.
     pub fn open_until(&self) -> Option<Duration> {
         self.holders
@@ -115,6 +122,19 @@ impl Gate {
                 until.map(|until| Some(latest.map_or(until, |latest| latest.max(until))))
             })
             .flatten()
+    }
+
+    /// A gate that holds these leases, as [`Gate::leases`] told them; what is beyond
+    /// [`MAX_HOLDERS`] is left out.
+    pub fn with_leases(
+        leases: impl IntoIterator<Item = (String, Option<Duration>)>,
+        origin: Origin,
+    ) -> Self {
+        let holder = |(id, until)| (id, Holder { origin, until });
+        Gate {
+            holders: leases.into_iter().take(MAX_HOLDERS).map(holder).collect(),
+            offline_since: None,
+        }
     }
 
     /// Obeys one command. A `start` without a lease takes `default_lease`; zero holds until a stop.
@@ -388,6 +408,18 @@ mod tests {
         let mut gate = Gate::default();
         gate.apply(&Command::start(), Origin::Mqtt, at(20), at(5));
         assert_eq!(gate.open_until(), Some(at(25)));
+    }
+
+    #[test]
+    fn a_gate_that_is_made_of_its_leases_goes_on_as_before() {
+        let mut gate = Gate::default();
+        apply(&mut gate, &start("a", 30), 0);
+        apply(&mut gate, &start("", 0), 0);
+        let leases = gate.leases().map(|(id, until)| (id.to_owned(), until));
+        let mut again = Gate::with_leases(leases, Origin::Mqtt);
+        assert!(again.leases().eq(gate.leases()));
+        assert_eq!(again.expire(NEVER, at(30)), Outcome::Same);
+        assert_eq!(again.holders().collect::<Vec<_>>(), ["*"]);
     }
 
     #[test]

@@ -1,0 +1,277 @@
+//! Start, stop, key frame: what a viewer may ask of a robot.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    extract::{rejection::QueryRejection, Path, Query, State},
+    Extension, Json,
+};
+use droidrelay_wire::{
+    command::{check_id, lease_from_seconds},
+    Command, StreamState,
+};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use tokio::time::{timeout_at, Instant};
+use tracing::{info, warn};
+
+use crate::{
+    app::Bridge,
+    auth::{Right, User},
+    failure::Failure,
+    fleet::{Link, View},
+    robots::Robot,
+};
+
+/// Longest `wait` in seconds: proxies give up a request after a minute.
+const MAX_WAIT: f64 = 60.0;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CommandQuery {
+    viewer: Option<String>,
+    lease: Option<f64>,
+    wait: Option<f64>,
+}
+
+/// The query, or what is wrong with it.
+pub type Parameters<T> = Result<Query<T>, QueryRejection>;
+
+pub fn parameters<T>(query: Parameters<T>) -> Result<T, Failure> {
+    match query {
+        Ok(Query(query)) => Ok(query),
+        Err(err) => Err(Failure::bad_request(err.body_text())),
+    }
+}
+
+/// A time to wait for something, as a query names it.
+pub fn wait_from_seconds(wait: f64) -> Result<Duration, Failure> {
+    if (0.0..=MAX_WAIT).contains(&wait) {
+        Ok(Duration::from_secs_f64(wait))
+    } else {
+        Err(Failure::bad_request(format!(
+            "wait {wait}: give seconds from 0 to {MAX_WAIT}"
+        )))
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Start,
+    Stop,
+    Keyframe,
+}
+
+impl Verb {
+    fn as_str(self) -> &'static str {
+        match self {
+            Verb::Start => "start",
+            Verb::Stop => "stop",
+            Verb::Keyframe => "keyframe",
+        }
+    }
+}
+
+type Shared = State<Arc<Bridge>>;
+type By = Extension<Arc<User>>;
+type Answer = Result<Json<Value>, Failure>;
+
+pub async fn start(bridge: Shared, by: By, query: Parameters<CommandQuery>) -> Answer {
+    default_command(bridge, by, Verb::Start, query).await
+}
+
+pub async fn stop(bridge: Shared, by: By, query: Parameters<CommandQuery>) -> Answer {
+    default_command(bridge, by, Verb::Stop, query).await
+}
+
+pub async fn start_robot(
+    bridge: Shared,
+    by: By,
+    robot: Path<String>,
+    query: Parameters<CommandQuery>,
+) -> Answer {
+    robot_command(bridge, by, robot, Verb::Start, query).await
+}
+
+pub async fn stop_robot(
+    bridge: Shared,
+    by: By,
+    robot: Path<String>,
+    query: Parameters<CommandQuery>,
+) -> Answer {
+    robot_command(bridge, by, robot, Verb::Stop, query).await
+}
+
+pub async fn keyframe_robot(bridge: Shared, by: By, robot: Path<String>) -> Answer {
+    let nothing = CommandQuery {
+        viewer: None,
+        lease: None,
+        wait: None,
+    };
+    robot_command(bridge, by, robot, Verb::Keyframe, Ok(Query(nothing))).await
+}
+
+/// The endpoints of the published system: their answer has nothing but `msg` as long as there
+/// is nothing that the caller must know.
+async fn default_command(
+    State(bridge): Shared,
+    Extension(user): By,
+    verb: Verb,
+    query: Parameters<CommandQuery>,
+) -> Answer {
+    let robot = bridge.fleet.directory.default_robot().ok_or_else(|| {
+        Failure::not_found(
+            "there is no default robot: name one, /robots/NAME/stream/start, or set robots.default",
+        )
+    })?;
+    user.check(Right::Command, &robot.name)?;
+    let mut answer = command(&bridge, &user, &robot, verb, query).await?;
+    if answer.get("online") == Some(&Value::Bool(true)) {
+        answer.remove("online");
+    }
+    Ok(Json(answer.into()))
+}
+
+async fn robot_command(
+    State(bridge): Shared,
+    Extension(user): By,
+    Path(robot): Path<String>,
+    verb: Verb,
+    query: Parameters<CommandQuery>,
+) -> Answer {
+    let robot = bridge.robot(&user, Right::Command, &robot)?;
+    let mut answer = command(&bridge, &user, &robot, verb, query).await?;
+    answer.insert("robot".into(), robot.name.into());
+    Ok(Json(answer.into()))
+}
+
+async fn command(
+    bridge: &Bridge,
+    user: &User,
+    robot: &Robot,
+    verb: Verb,
+    query: Parameters<CommandQuery>,
+) -> Result<Map<String, Value>, Failure> {
+    let query = parameters(query)?;
+    if let Some(id) = &query.viewer {
+        check_id(id).map_err(|err| Failure::bad_request(format!("viewer: {err}")))?;
+    }
+    let lease = query
+        .lease
+        .map(lease_from_seconds)
+        .transpose()
+        .map_err(|err| Failure::bad_request(err.to_string()))?;
+    let wait = query.wait.map(wait_from_seconds).transpose()?;
+    let word = match verb {
+        Verb::Start => Command::Start {
+            id: query.viewer.clone(),
+            lease,
+        },
+        Verb::Stop => Command::Stop {
+            id: query.viewer.clone(),
+        },
+        Verb::Keyframe => Command::Keyframe,
+    };
+    let published = bridge.command(robot, &word).await;
+    let (by, viewer) = (&user.name, query.viewer.as_deref().unwrap_or("*"));
+    if let Err(failure) = published {
+        warn!(
+            robot = robot.name,
+            ?by,
+            ?viewer,
+            "not published {}: {}",
+            verb.as_str(),
+            failure.reason
+        );
+        return Err(failure);
+    }
+    info!(
+        robot = robot.name,
+        ?by,
+        ?viewer,
+        "published {}",
+        verb.as_str()
+    );
+
+    let mut answer = Map::new();
+    answer.insert("msg".into(), format!("Published {}", verb.as_str()).into());
+    let waited = match (verb, wait) {
+        (Verb::Start, Some(wait)) => Some(until_live(bridge, robot, wait).await),
+        _ => None,
+    };
+    let view = bridge.fleet.settled_view(&robot.name).await;
+    let online = view.online == Some(true);
+    answer.insert("online".into(), online.into());
+    if !online {
+        let note = match view.online {
+            Some(_) => "the robot is offline",
+            None => "the broker knows of no such robot: it has never announced itself",
+        };
+        let effect = match verb {
+            Verb::Start => format!(
+                "the start is good for {} s, should it come back by then",
+                bridge.start_expiry.as_secs()
+            ),
+            Verb::Stop => "it gets the stop when it comes back".to_owned(),
+            Verb::Keyframe => "there is no picture now".to_owned(),
+        };
+        answer.insert("note".into(), format!("{note}; {effect}").into());
+    }
+    if let Some(outcome) = waited {
+        answer.insert("live".into(), outcome.is_ok().into());
+        let state = view.state.as_ref().map(|state| state.state.as_str());
+        answer.insert("state".into(), state.into());
+        if let Err(reason) = outcome {
+            answer.insert("reason".into(), reason.into());
+        }
+    }
+    Ok(answer)
+}
+
+/// Waits until frames reach the server; says why they do not where time is up.
+async fn until_live(bridge: &Bridge, robot: &Robot, wait: Duration) -> Result<(), String> {
+    let deadline = Instant::now() + wait;
+    let mut watcher = bridge.fleet.watch(&robot.name);
+    let mut closing = bridge.closing.subscribe();
+    let live = async {
+        tokio::select! {
+            _ = watcher.receiver.wait_for(View::is_live) => true,
+            _ = closing.wait_for(|closing| *closing) => false,
+        }
+    };
+    match timeout_at(deadline, live).await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err("the bridge is shutting down".into()),
+        Err(_) => Err(why_not_live(bridge, robot)),
+    }
+}
+
+fn why_not_live(bridge: &Bridge, robot: &Robot) -> String {
+    if let Link::Down(reason) = bridge.fleet.link() {
+        return format!("the MQTT broker is out of reach: {reason}");
+    }
+    let view = bridge.fleet.view(&robot.name);
+    match (view.online, view.state) {
+        (Some(false), _) => "the robot is offline".into(),
+        (None, None) => "the robot has never announced itself".into(),
+        (_, None) => "the robot does not tell its state".into(),
+        (_, Some(state)) => {
+            let detail = state
+                .publish
+                .as_ref()
+                .and_then(|publish| publish.reason.clone())
+                .or_else(|| state.last_error.clone())
+                .map(|detail| format!(": {detail}"))
+                .unwrap_or_default();
+            let what = match state.state {
+                StreamState::Live => return "the robot became live just now".into(),
+                StreamState::Idle => "the robot has not opened its stream",
+                StreamState::Starting => "the robot is still starting",
+                StreamState::Backoff => "the robot cannot reach the media server",
+                StreamState::Refused => "the media server refuses the robot",
+                StreamState::Error => "the robot cannot deliver",
+            };
+            format!("{what}{detail}")
+        }
+    }
+}
