@@ -178,7 +178,7 @@ impl Gate {
     }
 
     /// What is held at `now`, to be taken up by another gate, whose clock may be another one.
-    pub fn leases(&self, now: Duration) -> Vec<Lease> {
+    pub fn hand_over(&self, now: Duration) -> Vec<Lease> {
         self.holders
             .iter()
             .map(|(id, holder)| Lease {
@@ -189,7 +189,7 @@ impl Gate {
             .collect()
     }
 
-    /// Holds what [`Gate::leases`] gave, in place of all that it held.
+    /// Holds what [`Gate::hand_over`] gave, in place of all that it held.
     pub fn take_up(&mut self, leases: Vec<Lease>, now: Duration) -> Outcome {
         let was_open = self.is_open();
         let cause = leases
@@ -360,7 +360,7 @@ mod tests {
         apply(&mut gate, &start("a", 30), 10);
         apply(&mut gate, &start("over", 5), 10);
         gate.apply(&start("", 0), Origin::Local, NEVER, at(10));
-        let leases = gate.leases(at(20));
+        let leases = gate.hand_over(at(20));
         let mut heir = Gate::default();
         assert_eq!(
             heir.take_up(leases, at(1000)),

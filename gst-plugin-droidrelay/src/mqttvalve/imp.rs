@@ -1366,7 +1366,7 @@ impl ObjectImpl for MqttValve {
             "state" => return self.state_text().to_value(),
             "leases" => {
                 let now = self.now();
-                let held = locked(&self.control).gate.leases(now);
+                let held = locked(&self.control).gate.hand_over(now);
                 return leases::write(held).to_value();
             }
             _ => {}
