@@ -10,6 +10,8 @@ use crate::{
     metrics::Page,
 };
 
+/// Longest state that a bridge takes, in bytes.
+const MAX_STATE: usize = 4096;
 /// States of a sink, one sample each.
 const SINK_STATES: [&str; 5] = ["idle", "connecting", "publishing", "backoff", "refused"];
 
@@ -97,6 +99,23 @@ pub fn last_state(mut state: RobotState) -> RobotState {
     state.lease_until = None;
     state.publish = None;
     state
+}
+
+/// The state as the bridge takes it, which is no longer than [`MAX_STATE`]: viewers that do not fit
+/// are not listed, but counted.
+pub fn state_text(mut state: RobotState) -> String {
+    loop {
+        let text = serde_json::to_string(&state).unwrap_or_default();
+        if text.len() <= MAX_STATE {
+            return text;
+        }
+        if state.viewers.pop().is_none() {
+            state.last_error = None;
+            state.publish = None;
+            state.more.clear();
+            return serde_json::to_string(&state).unwrap_or_default();
+        }
+    }
 }
 
 fn viewers(valve: &Valve) -> u32 {
@@ -405,6 +424,27 @@ mod tests {
         );
         assert_eq!(due(StreamState::Backoff, "backoff"), [(7, false)]);
         assert_eq!(due(StreamState::Error, "connecting"), []);
+    }
+
+    #[test]
+    fn a_state_that_is_too_long_for_the_bridge_lists_fewer_viewers() {
+        let long = |n: usize| format!("{n:0>100}");
+        let state = RobotState {
+            state: StreamState::Live,
+            viewers: (0..64).map(long).collect(),
+            last_error: Some("e".repeat(1000)),
+            ..RobotState::default()
+        };
+        let text = state_text(state.clone());
+        assert!(text.len() <= MAX_STATE, "{}", text.len());
+        let read: RobotState = serde_json::from_str(&text).unwrap();
+        assert!(read.viewers.len() > 20);
+        assert_eq!(read.last_error, state.last_error);
+        let endless = RobotState {
+            last_error: Some("e".repeat(10_000)),
+            ..state
+        };
+        assert!(state_text(endless).len() <= MAX_STATE);
     }
 
     #[test]

@@ -84,10 +84,7 @@ impl Supervisor {
     }
 
     pub(super) fn tell_state(&self, state: RobotState) {
-        let Ok(text) = serde_json::to_string(&state) else {
-            return;
-        };
-        let text = Some(self.log.clean(&text));
+        let text = Some(self.log.clean(&report::state_text(state)));
         self.states.send_if_modified(|told| {
             let news = *told != text;
             *told = text;
