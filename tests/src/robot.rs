@@ -41,6 +41,20 @@ impl Robot {
     }
 
     pub fn start_with(runner: Runner, line: &str, environment: &[(&str, &str)]) -> Result<Self> {
+        Self::launch(runner, line, environment, &[])
+    }
+
+    /// By `droidrelay run` with these options.
+    pub fn supervised(line: &str, options: &[String]) -> Result<Self> {
+        Self::launch(Runner::Droidrelay, line, &[], options)
+    }
+
+    fn launch(
+        runner: Runner,
+        line: &str,
+        environment: &[(&str, &str)],
+        options: &[String],
+    ) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("robot-").tempdir()?;
         // A folder of its own: GStreamer would search all of the build's.
         let plugins = folder.path().join("plugins");
@@ -57,7 +71,7 @@ impl Robot {
                 let file = folder.path().join("robot.launch");
                 fs::write(&file, line.replace(" ! ", " !\n  ") + "\n")?;
                 let mut command = Command::new(artifact("droidrelay")?);
-                command.arg("run").arg(file);
+                command.arg("run").arg(file).args(options);
                 command
             }
         };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use gst::prelude::*;
 
-use super::gate::{Lease, Origin};
+use droidrelay_wire::gate::{Lease, Origin};
 
 const NAME: &str = "application/x-mqttvalve-leases";
 const MQTT: &str = "mqtt";
