@@ -7,12 +7,13 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
 use crate::{
     doctor,
     http::{Client, Login, Url},
+    keep::Keeper,
     log::{Format, Log},
     manual, metrics,
     net::Net,
@@ -64,7 +65,7 @@ enum Action {
     /// A pipeline that fails is started again after 0.5 to 30 s; every third failure in a row, and
     /// an element that has panicked, bring a new pipeline; what hangs, and --give-up-after, end the
     /// process for systemd to start it anew. Leases that hold a mqttvalve open are kept on all of
-    /// these steps but the last.
+    /// these steps; on the last one in $RUNTIME_DIRECTORY.
     ///
     /// SIGTERM and SIGINT end it within 2 s, with EOS so that files are complete; a second one at
     /// once. SIGHUP reads the launch file again and, if it is right, runs it in place of the old
@@ -92,6 +93,7 @@ enum Action {
 #[derive(Args)]
 pub struct Line {
     /// The launch file
+    #[arg(value_hint = ValueHint::FilePath)]
     file: PathBuf,
     #[command(flatten)]
     settings: Settings,
@@ -118,7 +120,7 @@ struct Run {
     #[command(flatten)]
     line: Line,
     /// What to do when the pipeline has played to its end
-    #[arg(long, value_enum, default_value = "exit")]
+    #[arg(long, value_enum, default_value = "exit", value_name = "ACTION")]
     on_eos: OnEos,
     /// Exit with code 69 after this many failures in a row; 0 = never
     #[arg(long, value_name = "N", default_value_t = 10)]
@@ -137,8 +139,9 @@ struct Run {
     /// (is there), !FIELD (is not), FIELD and one of = != < <= > >= with a VALUE; of a list, such
     /// as one value a channel, one value is enough. Can be given several times.
     ///
-    /// Examples: --trigger motion:lease=30,motion_begin (motioncells), --trigger
-    /// level:lease=20,rms>-30 (level).
+    /// Examples: --trigger motion:lease=30 for motioncells postallmotion=true (without that it
+    /// posts at the begin and at the end of a motion only); --trigger 'level:lease=20,rms>-30' for
+    /// level, which is more than -30 dB in one channel.
     #[arg(long, value_name = "NAME:lease=SECONDS", value_parser = str::parse::<Trigger>)]
     trigger: Vec<Trigger>,
     /// Serve metrics for Prometheus at http://ADDRESS:PORT/metrics
@@ -187,13 +190,14 @@ struct Poll {
     )]
     token_file: Option<PathBuf>,
     /// PEM file of the certificates to trust in place of the system's store
-    #[arg(long = "poll-ca-file", value_name = "FILE", requires = "url")]
+    #[arg(long = "poll-ca-file", value_name = "FILE", value_hint = ValueHint::FilePath, requires = "url")]
     ca_file: Option<PathBuf>,
 }
 
 #[derive(Args)]
 pub struct Doctor {
     /// The launch file
+    #[arg(value_hint = ValueHint::FilePath)]
     pub file: Option<PathBuf>,
     #[command(flatten)]
     settings: Settings,
@@ -291,6 +295,8 @@ fn run(options: Run, log: &Log) -> Result<i32, Failure> {
     if elements.has_broker() && clients.is_some() {
         log.warning("--poll beside a broker: commands of both are obeyed; leave out broker=");
     }
+    // A bridge that is polled remembers by itself.
+    supervisor = supervisor.with_keeper(Keeper::new().filter(|_| clients.is_none()));
     if listener.is_some() || clients.is_some() {
         let polls = clients.is_some();
         let states = supervisor.states();

@@ -1,11 +1,14 @@
 //! The valves and sinks of a pipeline, as far as the launcher deals with them: by factory name,
 //! properties and action signals.
 
+use std::time::Duration;
+
 use droidrelay_wire::RobotState;
 use gst::prelude::*;
 
 const VALVE: &str = "mqttvalve";
 const SINK: &str = "rtmpauthsink";
+const LEASES: &str = "application/x-mqttvalve-leases";
 
 #[derive(Default)]
 pub struct Elements {
@@ -30,6 +33,40 @@ pub struct Sink {
     /// `idle`, `connecting`, `publishing`, `backoff` or `refused`.
     pub state: String,
     pub stats: gst::Structure,
+}
+
+/// One holder's lease, as a valve gives and takes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    pub id: String,
+    /// Who opened it: `mqtt` or `local`.
+    pub origin: String,
+    /// None: until a stop.
+    pub left: Option<Duration>,
+}
+
+impl Lease {
+    fn read(value: &glib::SendValue) -> Option<Self> {
+        let lease = value.get::<gst::Structure>().ok()?;
+        Some(Lease {
+            id: lease.get("id").ok()?,
+            origin: lease.get("origin").ok()?,
+            left: lease
+                .get_optional::<u64>("left")
+                .ok()?
+                .map(Duration::from_nanos),
+        })
+    }
+
+    fn to_value(&self) -> glib::SendValue {
+        let left = self.left.map(|left| left.as_nanos() as u64);
+        gst::Structure::builder("lease")
+            .field("id", &self.id)
+            .field("origin", &self.origin)
+            .field_if_some("left", left)
+            .build()
+            .to_send_value()
+    }
 }
 
 impl Elements {
@@ -65,6 +102,36 @@ impl Elements {
             if let Some(old) = named.or(only) {
                 heir.set_property_from_value("leases", &old.property_value("leases"));
             }
+        }
+    }
+
+    pub fn valve_names(&self) -> Vec<String> {
+        self.valves
+            .iter()
+            .map(|valve| valve.name().into())
+            .collect()
+    }
+
+    /// Who holds which valve open.
+    pub fn leases(&self) -> Vec<(String, Lease)> {
+        let mut all = Vec::new();
+        for valve in &self.valves {
+            let held = valve.property::<gst::Structure>("leases");
+            let leases = held.get::<gst::Array>("leases").unwrap_or_default();
+            let leases = leases.iter().filter_map(Lease::read);
+            all.extend(leases.map(|lease| (valve.name().to_string(), lease)));
+        }
+        all
+    }
+
+    /// Makes the valve of this name go on with leases that [`Elements::leases`] gave.
+    pub fn take_up(&self, name: &str, leases: &[Lease]) {
+        if let Some(valve) = self.valves.iter().find(|valve| valve.name() == name) {
+            let leases = leases.iter().map(Lease::to_value);
+            let held = gst::Structure::builder(LEASES)
+                .field("leases", gst::Array::from_values(leases))
+                .build();
+            valve.set_property("leases", held);
         }
     }
 

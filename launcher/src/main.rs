@@ -6,6 +6,7 @@ mod doctor;
 mod elements;
 mod health;
 mod http;
+mod keep;
 mod launchfile;
 mod log;
 mod manual;

@@ -38,12 +38,14 @@ sections! {
   GST_DEBUG              how much of GStreamer's own log is in the log; GST_DEBUG_FILE
                          sends it to a file instead, unmasked
   GST_PLUGIN_PATH        folders with more plugins
+  RUNTIME_DIRECTORY      from systemd (RuntimeDirectory=): where leases are kept for the
+                         process that comes after one that has died
   NOTIFY_SOCKET, WATCHDOG_USEC  from systemd: told are READY, STATUS (state, viewers,
                          bitrate), RELOADING, STOPPING; WATCHDOG while the main loop lives
                          and frames leave every rtmpauthsink that is publishing"
     "Examples": "  droidrelay check robot.launch
   droidrelay doctor robot.launch --set BROKER=mqtts://cloud.example
-  droidrelay run robot.launch --trigger motion:lease=30,motion_begin --metrics 9101
+  droidrelay run robot.launch --trigger motion:lease=30 --metrics 9101
   droidrelay run robot.launch --poll https://cloud.example/robots/r1/stream \\
       --poll-token-file /etc/droidrelay/bridge.token"
 }

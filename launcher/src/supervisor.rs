@@ -26,6 +26,7 @@ use crate::{
     cli::exit,
     elements::Elements,
     health::Health,
+    keep::Keeper,
     launchfile::LaunchFile,
     log::Log,
     net::Net,
@@ -176,6 +177,7 @@ pub struct Supervisor {
     /// The robot's state on its way to the bridge.
     states: watch::Sender<Option<String>>,
     net: Net,
+    keeper: Option<Keeper>,
 }
 
 impl Supervisor {
@@ -222,6 +224,7 @@ impl Supervisor {
             told: HashMap::new(),
             states: watch::Sender::new(None),
             net: Net::default(),
+            keeper: None,
         };
         supervisor.watch_bus();
         supervisor
@@ -231,6 +234,21 @@ impl Supervisor {
     pub fn with_net(mut self, net: Net, polls: bool) -> Self {
         self.net = net;
         self.counters.bridge = polls.then_some(false);
+        self
+    }
+
+    /// Keeps leases for a process that comes after this one, and takes those of the one before.
+    pub fn with_keeper(mut self, keeper: Option<Keeper>) -> Self {
+        self.keeper = keeper;
+        if let Some(keeper) = &mut self.keeper {
+            match keeper.restore(&self.elements) {
+                Ok(0) => {}
+                Ok(count) => self
+                    .log
+                    .info(&format!("leases of the process before: {count}")),
+                Err(text) => self.log.warning(&text),
+            }
+        }
         self
     }
 
@@ -265,6 +283,10 @@ impl Supervisor {
                 break end;
             }
         };
+        let asked = self.ending() || matches!(end, End::Exit(exit::OK));
+        if let Some(keeper) = self.keeper.as_ref().filter(|_| asked) {
+            keeper.forget();
+        }
         match end {
             End::Exit(code) => {
                 drop(self.net);
@@ -349,7 +371,7 @@ impl Supervisor {
                 let debug = error.debug().unwrap_or_default();
                 self.log.error(&format!("{text} ({debug})"));
                 // An element of Rust's that has panicked refuses everything from then on.
-                self.broken |= error.error().matches(gst::CoreError::Failed)
+                self.broken |= error.error().matches(gst::LibraryError::Failed)
                     && error.error().message().starts_with("Panicked");
                 if running {
                     self.fail(&text);

@@ -15,8 +15,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use droidrelay_tests::certs::{Authority, Identity, Validity};
 use rustix::process::Signal;
+use rustls::pki_types::{pem::PemObject, CertificateDer, PrivateKeyDer};
 use serde_json::{json, Value};
+use tokio_rustls::TlsAcceptor;
 
 use common::{droidrelay_with_plugins, said, Folder, Running, PATIENCE};
 
@@ -437,7 +440,6 @@ fn what_a_bridge_refuses_is_named_with_the_remedy_and_a_redirect_is_not_followed
         let line = running.wait_for(part);
         assert!(line.contains("next try in "), "{line}");
         assert!(!line.contains("hunter2"), "{line}");
-        running.wait_for("playing");
         // It comes back by itself.
         bridge.change(|inner| inner.fault = None);
         bridge.start_lease(Value::Null, None);
@@ -448,6 +450,79 @@ fn what_a_bridge_refuses_is_named_with_the_remedy_and_a_redirect_is_not_followed
         elsewhere.lock().asked.is_empty(),
         "the redirect was followed"
     );
+}
+
+/// TLS in front of a bridge; where it listens.
+fn with_tls(identity: &Identity, bridge: &Bridge) -> SocketAddr {
+    let chain = CertificateDer::pem_slice_iter(identity.certificate.as_bytes())
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let (address, behind) = (listener.local_addr().unwrap(), bridge.address);
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            while let Ok((stream, _)) = listener.accept().await {
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    // A client that does not trust us breaks off.
+                    let mut stream = acceptor.accept(stream).await?;
+                    let mut bridge = tokio::net::TcpStream::connect(behind).await?;
+                    tokio::io::copy_bidirectional(&mut stream, &mut bridge).await
+                });
+            }
+        });
+    });
+    address
+}
+
+#[test]
+fn a_bridge_with_tls_is_followed_where_its_certificate_holds_and_named_where_not() {
+    let (folder, bridge) = (Folder::new(), Bridge::start(1));
+    let authority = Authority::new().unwrap();
+    let ca = authority.write(folder.0.path()).unwrap();
+    let identity = authority.server(&["localhost"], Validity::Now).unwrap();
+    let port = with_tls(&identity, &bridge).port();
+    let run = |host: &str, trusted: bool| {
+        let mut command = droidrelay_with_plugins();
+        let url = format!("https://{host}:{port}/robots/r1/stream");
+        command
+            .arg("run")
+            .arg(folder.launch(LINE))
+            .args(["--poll", &url]);
+        if trusted {
+            command.arg("--poll-ca-file").arg(&ca);
+        }
+        Running::start(&mut command)
+    };
+    let running = run("localhost", true);
+    bridge.start_lease(Value::Null, None);
+    bridge.wait_state("live");
+    stop(running);
+    bridge.forget();
+    for (host, trusted, part) in [
+        ("localhost", false, "set ca-file"),
+        ("127.0.0.1", true, "reach the server by a name in it"),
+    ] {
+        let mut running = run(host, trusted);
+        running.wait_for(part);
+        stop(running);
+    }
+    assert!(bridge.lock().asked.is_empty(), "asked without trust");
 }
 
 #[test]

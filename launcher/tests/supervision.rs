@@ -113,6 +113,11 @@ fn comes_back(end_of_run: &str, standby: &str, options: &[&str], logged: &[&str]
     robot.wait_live(seen.position(mark, left).unwrap());
     measured(&format!("{end_of_run}, {standby}"), failed.unwrap());
     assert!(robot.starts() >= 2);
+    assert!(
+        !running.log.contains("failure 2 in a row"),
+        "{}",
+        running.log
+    );
     robot.ask("stop", Event::Unpublished);
     end(running);
 }
@@ -243,6 +248,19 @@ fn a_camera_that_hangs_while_it_opens_ends_the_process() {
 }
 
 #[test]
+fn a_camera_that_hangs_while_its_valve_opens_it_ends_the_process() {
+    let robot = Robot::new();
+    let mut command = robot.command("slow", "cold");
+    let mut running = robot.start(command.args(["--stall-timeout", "1"]));
+    robot.rig.observer.send("start").unwrap();
+    running.wait_for("for 1 s");
+    let stalled = Instant::now();
+    running.wait_for("SetState(Null) hangs");
+    assert_eq!(running.wait(), Some(70), "{}", running.log);
+    measured("hang while its valve opens it", stalled);
+}
+
+#[test]
 fn a_crash_leaves_nothing_behind_and_the_next_process_obeys() {
     let robot = Robot::new();
     let mut command = robot.command("50 segv|play", "warm");
@@ -262,6 +280,36 @@ fn a_crash_leaves_nothing_behind_and_the_next_process_obeys() {
     measured("crash, from its end to the next process online", crashed);
     robot.ask("start", Event::Published);
     end(running);
+}
+
+#[test]
+fn the_process_after_a_crash_goes_on_with_the_leases_and_hears_a_stop_sent_meanwhile() {
+    let robot = Robot::new();
+    let kept = robot.folder.path("leases.json");
+    let mut command = robot.command("50 segv|50 segv|play", "warm");
+    command.env("RUNTIME_DIRECTORY", robot.folder.0.path());
+    let mut running = robot.start(&mut command);
+    robot.ask("start", Event::Published);
+    assert_eq!(running.wait(), None, "{}", running.log);
+    assert!(kept.exists());
+
+    let crashed = Instant::now();
+    let events = robot.rig.relay.events().mark();
+    let mut running = robot.start(&mut command);
+    robot.rig.wait_relay(events, Event::Published);
+    measured("crash, to the next process publishing", crashed);
+    assert_eq!(running.wait(), None, "{}", running.log);
+
+    robot.rig.observer.send("stop").unwrap();
+    let mut running = robot.start(&mut command);
+    running.wait_for("leases of the process before: 1");
+    running.wait_for("idle (mqtt)");
+    robot.rig.wait_now(StreamState::Idle);
+
+    // Who ends cleanly takes them along.
+    robot.ask("start", Event::Published);
+    end(running);
+    assert!(!kept.exists());
 }
 
 #[test]

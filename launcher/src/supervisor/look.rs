@@ -64,6 +64,15 @@ impl Supervisor {
         if let Some(state) = state.filter(|_| !self.ending()) {
             self.tell_state(state);
         }
+        if let Some(Err(text)) = self
+            .keeper
+            .as_mut()
+            .map(|keeper| keeper.keep(&self.elements))
+        {
+            if self.is_news("keeper", &text) {
+                self.log.warning(&text);
+            }
+        }
         if self.phase != Phase::Playing {
             self.health.forget();
             return;

@@ -1,0 +1,214 @@
+//! Leases on the disk: a process that dies leaves them to the one that systemd starts in its
+//! place. They lie in `$RUNTIME_DIRECTORY` (`RuntimeDirectory=`), in memory, and go with it when
+//! the service is stopped; who ends cleanly takes them along.
+
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rustix::time::{clock_gettime, ClockId};
+use serde_json::{json, Value};
+
+use crate::elements::{Elements, Lease};
+
+const FILE: &str = "leases.json";
+/// Ends that differ by less are the same: each reading takes its time.
+const SAME: Duration = Duration::from_millis(500);
+
+pub struct Keeper {
+    path: PathBuf,
+    /// What the file says.
+    kept: Vec<Kept>,
+}
+
+/// One lease of one valve.
+#[derive(Debug, Clone, PartialEq)]
+struct Kept {
+    valve: String,
+    id: String,
+    origin: String,
+    /// On the clock that goes on while processes come and go; None: until a stop.
+    until: Option<Duration>,
+}
+
+impl Keeper {
+    /// None where systemd has given no folder.
+    pub fn new() -> Option<Self> {
+        // systemd lists several, separated by colons: the first is ours.
+        let folders = env::var("RUNTIME_DIRECTORY").ok()?;
+        let folder = folders.split(':').next().filter(|one| !one.is_empty())?;
+        Some(Keeper {
+            path: Path::new(folder).join(FILE),
+            kept: Vec::new(),
+        })
+    }
+
+    /// Gives the valves what an earlier process has left; how many leases.
+    pub fn restore(&mut self, elements: &Elements) -> Result<usize, String> {
+        let text = match fs::read_to_string(&self.path) {
+            Ok(text) => text,
+            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(0),
+            Err(err) => return Err(format!("cannot read {}: {err}", self.path.display())),
+        };
+        let now = now();
+        let left = |kept: &Kept| kept.until.map(|until| until.saturating_sub(now));
+        let kept: Vec<Kept> = parse(&text, &boot())
+            .into_iter()
+            .filter(|kept| left(kept).is_none_or(|left| !left.is_zero()))
+            .collect();
+        for valve in elements.valve_names() {
+            let leases: Vec<Lease> = kept
+                .iter()
+                .filter(|kept| kept.valve == valve)
+                .map(|kept| Lease {
+                    id: kept.id.clone(),
+                    origin: kept.origin.clone(),
+                    left: left(kept),
+                })
+                .collect();
+            elements.take_up(&valve, &leases);
+        }
+        Ok(kept.len())
+    }
+
+    /// Writes down who holds the valves open, where that has changed.
+    pub fn keep(&mut self, elements: &Elements) -> Result<(), String> {
+        let now = now();
+        let held: Vec<Kept> = elements
+            .leases()
+            .into_iter()
+            .map(|(valve, lease)| Kept {
+                valve,
+                id: lease.id,
+                origin: lease.origin,
+                until: lease.left.map(|left| now + left),
+            })
+            .collect();
+        if is_same(&held, &self.kept) {
+            return Ok(());
+        }
+        let text = write(&held, &boot());
+        // In one step: whoever dies meanwhile leaves the old or the new.
+        let fresh = self.path.with_extension("new");
+        fs::write(&fresh, text)
+            .and_then(|()| fs::rename(&fresh, &self.path))
+            .map_err(|err| format!("cannot write {}: {err}", self.path.display()))?;
+        self.kept = held;
+        Ok(())
+    }
+
+    /// A clean end: the next process begins closed.
+    pub fn forget(&self) {
+        // It may not be there.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn is_same(held: &[Kept], kept: &[Kept]) -> bool {
+    let alike = |a: &Kept, b: &Kept| {
+        let same_end = match (a.until, b.until) {
+            (Some(a), Some(b)) => a.abs_diff(b) < SAME,
+            (a, b) => a == b,
+        };
+        same_end && (&a.valve, &a.id, &a.origin) == (&b.valve, &b.id, &b.origin)
+    };
+    held.len() == kept.len() && held.iter().zip(kept).all(|(a, b)| alike(a, b))
+}
+
+fn write(held: &[Kept], boot: &str) -> String {
+    let leases: Vec<Value> = held
+        .iter()
+        .map(|kept| {
+            json!({
+                "valve": kept.valve,
+                "id": kept.id,
+                "origin": kept.origin,
+                "until": kept.until.map(|until| until.as_secs_f64()),
+            })
+        })
+        .collect();
+    json!({ "boot": boot, "leases": leases }).to_string()
+}
+
+/// What is of another boot, or not of us, is nothing.
+fn parse(text: &str, boot: &str) -> Vec<Kept> {
+    let kept = |lease: &Value| {
+        let text = |name| Some(lease.get(name)?.as_str()?.to_owned());
+        let until = match lease.get("until")? {
+            Value::Null => None,
+            until => Some(Duration::try_from_secs_f64(until.as_f64()?).ok()?),
+        };
+        Some(Kept {
+            valve: text("valve")?,
+            id: text("id")?,
+            origin: text("origin")?,
+            until,
+        })
+    };
+    let file: Value = serde_json::from_str(text).unwrap_or_default();
+    if file["boot"] != boot {
+        return Vec::new();
+    }
+    let leases = file["leases"].as_array();
+    leases.into_iter().flatten().filter_map(kept).collect()
+}
+
+/// Since the machine was started, sleep included.
+fn now() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    Duration::new(
+        now.tv_sec.try_into().unwrap_or_default(),
+        now.tv_nsec.try_into().unwrap_or_default(),
+    )
+}
+
+fn boot() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(id: &str, until: Option<u64>) -> Kept {
+        Kept {
+            valve: "valve".into(),
+            id: id.into(),
+            origin: "mqtt".into(),
+            until: until.map(Duration::from_secs),
+        }
+    }
+
+    #[test]
+    fn leases_read_back_in_the_same_boot_alone() {
+        let leases = [kept("phone-7", Some(30)), kept("*", None)];
+        let text = write(&leases, "boot-1");
+        assert_eq!(parse(&text, "boot-1"), leases);
+        assert_eq!(parse(&text, "boot-2"), []);
+        for text in [
+            "",
+            "[]",
+            r#"{"boot":"boot-1"}"#,
+            r#"{"boot":"boot-1","leases":[7]}"#,
+        ] {
+            assert_eq!(parse(text, "boot-1"), [], "{text}");
+        }
+    }
+
+    #[test]
+    fn what_differs_by_the_time_of_reading_is_no_change() {
+        let (a, b) = (kept("a", Some(30)), kept("b", None));
+        let mut later = a.clone();
+        later.until = later.until.map(|until| until + SAME / 2);
+        assert!(is_same(&[a.clone(), b.clone()], &[later, b.clone()]));
+        let renewed = kept("a", Some(31));
+        let one = std::slice::from_ref(&a);
+        assert!(!is_same(one, &[renewed]));
+        assert!(!is_same(one, &[a.clone(), b]));
+    }
+}
