@@ -9,48 +9,63 @@ use std::{
 use axum::{
     extract::{ConnectInfo, Path, Request, State},
     http::{
-        header::{AUTHORIZATION, CACHE_CONTROL, HOST, RETRY_AFTER, WWW_AUTHENTICATE},
+        header::{
+            ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST,
+            RETRY_AFTER, WWW_AUTHENTICATE,
+        },
         uri::Authority,
-        HeaderName, HeaderValue, StatusCode,
+        HeaderMap, HeaderName, HeaderValue, StatusCode,
     },
     middleware::{self, Next},
-    response::{IntoResponse, Response},
-    routing::{get, post, put, MethodRouter},
+    response::{Html, IntoResponse, Response},
+    routing::{delete, get, post, put, MethodRouter},
     Extension, Json, Router,
 };
 use droidrelay_wire::{
     session::{Properties, Session},
     Command,
 };
-use serde_json::{json, Map, Value};
+use serde_json::{json, Value};
 use tokio::{
     runtime::Handle,
     sync::watch,
     task::JoinSet,
     time::{timeout_at, Instant},
 };
-use tower_http::limit::RequestBodyLimitLayer;
+use tower_http::{limit::RequestBodyLimitLayer, timeout::RequestBodyTimeoutLayer};
 use tracing::warn;
 
 use crate::{
     auth::{Auth, Denial, Right, User},
     commands,
-    config::{Config, Watch},
+    config::{Config, Network},
+    events,
     failure::Failure,
-    fleet::{Fleet, Link, View},
+    fleet::{Fleet, Link},
+    mediamtx::{self, Demands},
+    metrics::{self, Metrics},
     poll,
     robots::Robot,
+    share::{self, Shares},
+    views::Views,
+    webhook::Alarms,
 };
 
-/// Nothing that is sent here has a body worth reading.
+/// No body that is sent here is longer.
 const MAX_BODY: usize = 16 * 1024;
+/// For the next piece of a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the requests share.
 pub struct Bridge {
     pub(crate) auth: Auth,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) session: Session,
-    watch: Watch,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) views: Views,
+    pub(crate) demands: Demands,
+    pub(crate) mediamtx: Option<mediamtx::Settings>,
+    proxies: Vec<Network>,
     pub(crate) start_expiry: Duration,
     ack_timeout: Duration,
     pub(crate) closing: watch::Sender<bool>,
@@ -60,7 +75,13 @@ pub struct Bridge {
 impl Bridge {
     /// Starts the MQTT session on `runtime`; does not wait for the broker.
     pub fn start(config: Config, runtime: &Handle) -> Result<Arc<Self>, String> {
-        let fleet = Fleet::new(config.directory, config.mqtt.client_id.clone());
+        let id = config.mqtt.client_id.clone();
+        let mut tasks = JoinSet::new();
+        let metrics = Arc::new(Metrics::default());
+        let mut fleet = Fleet::new(config.directory, config.watch, id);
+        fleet.shares = Shares::new(config.share_key);
+        let alarms = Alarms::start(config.webhooks, &metrics, &mut tasks, runtime);
+        fleet.alarms = Some(alarms);
         let fleet = Arc::new(fleet);
         let listener = fleet.clone();
         let auth = Auth::new(config.users, config.failures)?;
@@ -68,13 +89,16 @@ impl Bridge {
             auth,
             session: Session::spawn(runtime, config.mqtt, move |event| listener.apply(event)),
             fleet,
-            watch: config.watch,
+            metrics,
+            views: Views::default(),
+            demands: Demands::default(),
+            mediamtx: config.mediamtx,
+            proxies: config.proxies,
             start_expiry: config.start_expiry,
             ack_timeout: config.ack_timeout,
             closing: watch::Sender::new(false),
             tasks: Mutex::default(),
         });
-        let mut tasks = JoinSet::new();
         tasks.spawn_on(poll::keep(bridge.clone()), runtime);
         *bridge.tasks.lock().unwrap_or_else(PoisonError::into_inner) = tasks;
         Ok(bridge)
@@ -85,11 +109,27 @@ impl Bridge {
         self.closing.send_replace(true);
     }
 
+    /// True from [`Bridge::begin_close`] on.
+    pub fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
+    }
+
+    /// Nobody needs a credential.
+    pub fn is_open(&self) -> bool {
+        self.auth.is_open()
+    }
+
+    /// Knows these users from now on.
+    pub fn replace_users(&self, users: Vec<User>) {
+        self.auth.replace(users);
+    }
+
     /// Leaves the broker cleanly where no request is left.
     pub async fn close(self: Arc<Self>) {
         let mut tasks =
             std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.shutdown().await;
+        self.views.end_all(self.fleet.now().wall);
         if let Some(bridge) = Arc::into_inner(self) {
             bridge.session.stop(Vec::new()).await;
         }
@@ -108,8 +148,16 @@ impl Bridge {
             expiry: matches!(command, Command::Start { .. }).then_some(self.start_expiry),
             ..Properties::default()
         };
-        self.publish(&robot.topic, command.to_payload(), properties)
-            .await
+        let published = self
+            .publish(&robot.topic, command.to_payload(), properties)
+            .await;
+        let what = match command {
+            Command::Start { .. } => "start",
+            Command::Stop { .. } => "stop",
+            Command::Keyframe => "keyframe",
+        };
+        self.metrics.command(what, published.is_ok());
+        published
     }
 
     /// As [`Bridge::command`], whatever and wherever.
@@ -145,43 +193,16 @@ impl Bridge {
         }
     }
 
+    /// How long a demand that the media server's hooks tell holds.
+    pub(crate) fn demand_lease(&self) -> Duration {
+        self.mediamtx
+            .as_ref()
+            .map_or(mediamtx::LEASE, |settings| settings.lease)
+    }
+
     /// How long the broker is waited for.
     pub(crate) fn broker_deadline(&self) -> Instant {
         Instant::now() + self.ack_timeout
-    }
-
-    fn describe(&self, robot: &Robot) -> Value {
-        let View { online, state } = self.fleet.view(&robot.name);
-        let mut urls = Map::new();
-        for (name, url) in [
-            ("rtsp", &self.watch.rtsp),
-            ("hls", &self.watch.hls),
-            ("webrtc", &self.watch.webrtc),
-        ] {
-            if let Some(url) = url {
-                urls.insert(name.into(), url.fill(robot).into());
-            }
-        }
-        let online = match self.fleet.link() {
-            Link::Up(_) => Some(online.unwrap_or(false)),
-            _ => None,
-        };
-        json!({
-            "robot": robot.name,
-            "topic": robot.topic,
-            "path": robot.path,
-            "online": online,
-            "state": state.as_deref(),
-            "watch": urls,
-        })
-    }
-
-    fn broker(&self) -> Value {
-        match self.fleet.link() {
-            Link::Up(_) => json!({ "connected": true }),
-            Link::Connecting => json!({ "connected": false, "error": "connecting" }),
-            Link::Down(reason) => json!({ "connected": false, "error": reason }),
-        }
     }
 }
 
@@ -202,12 +223,25 @@ fn routes() -> Routes {
             post(commands::keyframe_robot),
         ),
         ("/robots/{robot}/stream/state", put(poll::report)),
+        (
+            "/robots/{robot}/share",
+            post(share::share).delete(share::revoke_all),
+        ),
+        ("/robots/{robot}/share/{id}", delete(share::revoke)),
+        ("/mediamtx/auth", post(mediamtx::auth)),
+        ("/mediamtx/demand", post(mediamtx::told)),
+        ("/events", get(events::events)),
+        ("/metrics", get(metrics::metrics)),
     ]
 }
 
 /// What needs none.
 fn open_routes() -> Routes {
-    vec![("/", get(index)), ("/healthz", get(health))]
+    vec![
+        ("/", get(index)),
+        ("/healthz", get(health)),
+        ("/openapi.json", get(openapi)),
+    ]
 }
 
 /// The router; to be served with the peer's address as [`ConnectInfo`].
@@ -228,12 +262,34 @@ pub fn app(bridge: Arc<Bridge>) -> Router {
             )
         })
         .layer(RequestBodyLimitLayer::new(MAX_BODY))
+        .layer(RequestBodyTimeoutLayer::new(BODY_TIMEOUT))
         .layer(middleware::map_response(harden))
+        .layer(middleware::from_fn_with_state(
+            bridge.clone(),
+            metrics::count,
+        ))
         .with_state(bridge)
 }
 
-async fn index() -> Json<Value> {
-    Json(json!({ "msg": "Media bridge service running!" }))
+/// The page for a browser, the published system's words for everybody else.
+async fn index(headers: HeaderMap) -> Response {
+    const PAGE: &str = include_str!("../page/index.html");
+    // All that it needs is in it; pictures come from the media server.
+    const POLICY: &str =
+        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
+        img-src * data: blob:; media-src * blob:; connect-src *; frame-ancestors 'none'; \
+        base-uri 'none'; form-action 'none'";
+    let accepts = |value: &HeaderValue| value.to_str().is_ok_and(|text| text.contains("text/html"));
+    if headers.get(ACCEPT).is_some_and(accepts) {
+        return ([(CONTENT_SECURITY_POLICY, POLICY)], Html(PAGE)).into_response();
+    }
+    Json(json!({ "msg": "Media bridge service running!" })).into_response()
+}
+
+/// Every endpoint, in OpenAPI's words.
+async fn openapi() -> Response {
+    const DOCUMENT: &str = include_str!("../openapi.json");
+    ([(CONTENT_TYPE, "application/json")], DOCUMENT).into_response()
 }
 
 /// Open to everybody, so it tells no address.
@@ -256,9 +312,9 @@ async fn robots(
         .iter()
         .filter(|name| user.may(Right::Look, name))
         .filter_map(|name| bridge.fleet.directory.robot(name))
-        .map(|robot| bridge.describe(&robot))
+        .map(|robot| bridge.fleet.describe(&robot))
         .collect();
-    Json(json!({ "robots": robots, "broker": bridge.broker() }))
+    Json(json!({ "robots": robots, "broker": bridge.fleet.broker() }))
 }
 
 async fn robot(
@@ -269,8 +325,8 @@ async fn robot(
     let robot = bridge.robot(&user, Right::Look, &name)?;
     // Right after the connection the retained topics are still on their way.
     bridge.fleet.settled_view(&robot.name).await;
-    let mut answer = bridge.describe(&robot);
-    answer["broker"] = bridge.broker();
+    let mut answer = bridge.fleet.describe(&robot);
+    answer["broker"] = bridge.fleet.broker();
     Ok(Json(answer))
 }
 
@@ -295,9 +351,10 @@ async fn authenticate(
         let reason = "without any [[user]] only requests to localhost or 127.0.0.1 are answered";
         return Failure::new(StatusCode::FORBIDDEN, reason).into_response();
     }
+    let peer = client(&bridge.proxies, peer.ip(), request.headers());
     match bridge
         .auth
-        .check(request.headers().get(AUTHORIZATION), peer.ip())
+        .check(request.headers().get(AUTHORIZATION), peer)
         .await
     {
         Ok(user) => {
@@ -305,12 +362,39 @@ async fn authenticate(
             next.run(request).await
         }
         Err(denial) => {
+            bridge.metrics.refused(denial);
             if denial != Denial::Missing {
-                warn!(peer = %peer.ip(), "refused: {denial:?}");
+                warn!(%peer, "refused: {denial:?}");
             }
-            refuse(denial)
+            refuse(denial, is_of_a_script(request.headers()))
         }
     }
+}
+
+/// Who asks: the peer, or whom the last of the trusted proxies says that it speaks for.
+fn client(proxies: &[Network], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    const FORWARDED: HeaderName = HeaderName::from_static("x-forwarded-for");
+    let is_trusted = |address: IpAddr| proxies.iter().any(|network| network.contains(address));
+    let mut client = peer;
+    let values = headers.get_all(FORWARDED).iter().rev();
+    for hop in values.flat_map(|value| value.to_str().unwrap_or_default().rsplit(',')) {
+        if !is_trusted(client) {
+            break;
+        }
+        match hop.trim().parse() {
+            Ok(address) => client = address,
+            Err(_) => break,
+        }
+    }
+    client
+}
+
+/// Asked by a page's script, which has its own way to ask for a password.
+fn is_of_a_script(headers: &HeaderMap) -> bool {
+    const DESTINATION: HeaderName = HeaderName::from_static("sec-fetch-dest");
+    headers
+        .get(DESTINATION)
+        .is_some_and(|destination| destination == "empty")
 }
 
 /// A page whose name was made to resolve to this host sends its own name here.
@@ -326,7 +410,7 @@ fn names_this_host(host: Option<&HeaderValue>) -> bool {
             .is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
-fn refuse(denial: Denial) -> Response {
+pub(crate) fn refuse(denial: Denial, is_of_a_script: bool) -> Response {
     let (status, reason) = match denial {
         Denial::Missing => (
             StatusCode::UNAUTHORIZED,
@@ -344,11 +428,12 @@ fn refuse(denial: Denial) -> Response {
         let seconds = wait.as_secs_f64().ceil() as u64;
         headers.insert(RETRY_AFTER, seconds.into());
     } else {
-        for challenge in [
-            r#"Basic realm="droidrelay", charset="UTF-8""#,
-            r#"Bearer realm="droidrelay""#,
-        ] {
-            headers.append(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        let bearer = HeaderValue::from_static(r#"Bearer realm="droidrelay""#);
+        headers.append(WWW_AUTHENTICATE, bearer);
+        // A browser would ask its user, over the page.
+        if !is_of_a_script {
+            let basic = HeaderValue::from_static(r#"Basic realm="droidrelay", charset="UTF-8""#);
+            headers.append(WWW_AUTHENTICATE, basic);
         }
     }
     response
@@ -586,6 +671,80 @@ mod tests {
             let host = HeaderValue::from_static(host);
             assert_eq!(names_this_host(Some(&host)), own, "{host:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_openapi_document_tells_every_endpoint_and_no_other() {
+        let document: Value = serde_json::from_str(include_str!("../openapi.json")).unwrap();
+        let told = document["paths"].as_object().unwrap();
+        let served: Vec<_> = routes().into_iter().chain(open_routes()).collect();
+        let paths: Vec<_> = served.iter().map(|(path, _)| *path).collect();
+        let mut unknown = told.keys().filter(|path| !paths.contains(&path.as_str()));
+        assert_eq!(unknown.next(), None, "is told and not served");
+        let bench = Bench::new();
+        for path in paths {
+            let methods = told
+                .get(path)
+                .unwrap_or_else(|| panic!("{path} is not told"));
+            let mut told: Vec<_> = methods.as_object().unwrap().keys().cloned().collect();
+            // A method that nobody has shows which ones there are.
+            let sample = path.replace("{robot}", "r1").replace("{id}", "0");
+            let (status, _, head) = bench.send(request("BREW", &sample, None)).await;
+            assert_eq!(status, 405, "{path}");
+            let allowed = head.headers()["allow"].to_str().unwrap().to_lowercase();
+            // A GET answers HEAD too, which OpenAPI need not say.
+            let mut allowed: Vec<_> = allowed.split(',').filter(|one| *one != "head").collect();
+            told.sort_unstable();
+            allowed.sort_unstable();
+            assert_eq!(told, allowed, "{path}");
+        }
+        let (status, served, _) = bench.send(request("GET", "/openapi.json", None)).await;
+        assert_eq!((status, served), (StatusCode::OK, document));
+    }
+
+    #[test]
+    fn a_proxy_that_is_trusted_says_who_asks_and_nobody_else_does() {
+        let proxies = ["127.0.0.1", "10.0.0.0/8"].map(|text| text.parse().unwrap());
+        let asked = |peer: &str, forwarded: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in forwarded {
+                headers.append("x-forwarded-for", HeaderValue::from_static(value));
+            }
+            client(&proxies, peer.parse().unwrap(), &headers).to_string()
+        };
+        assert_eq!(asked("192.0.2.1", &["198.51.100.7"]), "192.0.2.1");
+        assert_eq!(asked("127.0.0.1", &["198.51.100.7"]), "198.51.100.7");
+        assert_eq!(
+            asked("127.0.0.1", &["6.6.6.6, 198.51.100.7, 10.1.1.1"]),
+            "198.51.100.7"
+        );
+        assert_eq!(
+            asked("127.0.0.1", &["6.6.6.6", "198.51.100.7"]),
+            "198.51.100.7"
+        );
+        assert_eq!(asked("127.0.0.1", &["x, unknown"]), "127.0.0.1");
+        assert_eq!(asked("127.0.0.1", &[]), "127.0.0.1");
+    }
+
+    #[tokio::test]
+    async fn a_browser_gets_the_page_and_its_script_no_password_dialogue() {
+        let bench = Bench::new();
+        let mut browser = request("GET", "/", None);
+        let accept = HeaderValue::from_static("text/html,application/xhtml+xml,*/*;q=0.8");
+        browser.headers_mut().insert(ACCEPT, accept);
+        let (status, json, head) = bench.send(browser).await;
+        assert_eq!((status, json), (StatusCode::OK, Value::Null));
+        assert!(head.headers()[CONTENT_TYPE]
+            .to_str()
+            .unwrap()
+            .starts_with("text/html"));
+        let mut script = request("GET", "/robots", None);
+        let destination = HeaderValue::from_static("empty");
+        script.headers_mut().insert("sec-fetch-dest", destination);
+        let (_, _, head) = bench.send(script).await;
+        let challenges = head.headers().get_all(WWW_AUTHENTICATE).iter();
+        let challenges: Vec<_> = challenges.map(|value| value.to_str().unwrap()).collect();
+        assert_eq!(challenges, [r#"Bearer realm="droidrelay""#]);
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fmt,
     net::{IpAddr, Ipv6Addr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -18,6 +18,7 @@ use droidrelay_wire::Secret;
 use ring::{digest, hmac, rand::SystemRandom};
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
+use tokio::sync::watch;
 
 use crate::failure::Failure;
 
@@ -27,8 +28,10 @@ use crate::failure::Failure;
 pub enum Role {
     /// Looks at robots, starts and stops their streams.
     Viewer,
-    /// A robot: asks what is wanted of it and tells its state, nothing else.
+    /// A robot: asks what is wanted of it, tells its state, publishes its stream; nothing else.
     Robot,
+    /// The media server: asks whether others may, tells who waits and who looks; nothing else.
+    MediaMtx,
     /// Everything, with every robot.
     Admin,
 }
@@ -40,7 +43,9 @@ pub enum Right {
     Look,
     /// Start and stop its stream.
     Command,
-    /// Speak as the robot.
+    /// Make and revoke links to look at it.
+    Share,
+    /// Speak as the robot, publish its stream.
     Be,
 }
 
@@ -63,12 +68,18 @@ impl User {
             Role::Admin => true,
             Role::Viewer => matches!(right, Right::Look | Right::Command),
             Role::Robot => right == Right::Be,
+            Role::MediaMtx => false,
         };
         has_right
             && self
                 .robots
                 .as_ref()
                 .is_none_or(|robots| robots.iter().any(|name| name == robot))
+    }
+
+    /// Has a right to any robot at all, so that sums over all of them are no secret.
+    pub fn looks(&self) -> bool {
+        matches!(self.role, Role::Viewer | Role::Admin)
     }
 
     pub(crate) fn check(&self, right: Right, robot: &str) -> Result<(), Failure> {
@@ -78,6 +89,7 @@ impl User {
         let what = match right {
             Right::Look => "look at",
             Right::Command => "command",
+            Right::Share => "share",
             Right::Be => "speak as",
         };
         Err(Failure::forbidden(format!(
@@ -184,10 +196,12 @@ pub enum Denial {
     Limited(Duration),
 }
 
-/// Checks the `Authorization` header against the users.
+/// Checks credentials against the users.
 pub struct Auth {
-    users: Vec<Arc<User>>,
+    users: RwLock<Arc<[Arc<User>]>>,
     anonymous: Option<Arc<User>>,
+    /// Counts the times that the users were replaced.
+    generation: watch::Sender<u64>,
     /// Of the last good password of each user with an argon2 hash, so that only the first
     /// request pays for it. The key lives in this process only.
     cache: Mutex<HashMap<String, hmac::Tag>>,
@@ -212,8 +226,9 @@ impl Auth {
             })
         });
         Ok(Auth {
-            users: users.into_iter().map(Arc::new).collect(),
+            users: RwLock::new(users.into_iter().map(Arc::new).collect()),
             anonymous,
+            generation: watch::Sender::new(0),
             cache: Mutex::default(),
             cache_key,
             failures: Mutex::new(Failures::new(limit)),
@@ -226,6 +241,25 @@ impl Auth {
         self.anonymous.is_some()
     }
 
+    /// Knows these users and no others from now on. Whether anybody is let in without a
+    /// credential stays as it was.
+    pub fn replace(&self, users: Vec<User>) {
+        let users = users.into_iter().map(Arc::new).collect();
+        *self.users.write().unwrap_or_else(PoisonError::into_inner) = users;
+        lock(&self.cache).clear();
+        self.generation.send_modify(|generation| *generation += 1);
+    }
+
+    /// Changes when the users are replaced.
+    pub fn generation(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    fn users(&self) -> Arc<[Arc<User>]> {
+        let users = self.users.read().unwrap_or_else(PoisonError::into_inner);
+        users.clone()
+    }
+
     /// Who sent this header from `peer`?
     pub async fn check(
         &self,
@@ -236,8 +270,18 @@ impl Auth {
             return Ok(anonymous.clone());
         }
         let header = header.ok_or(Denial::Missing)?;
+        let credentials = header.to_str().ok().and_then(Credentials::parse);
+        self.check_credentials(credentials, peer).await
+    }
+
+    /// Whose are these, sent from `peer`? None: they cannot be read.
+    pub async fn check_credentials(
+        &self,
+        credentials: Option<Credentials>,
+        peer: IpAddr,
+    ) -> Result<Arc<User>, Denial> {
         self.admit(peer)?;
-        let found = match header.to_str().ok().and_then(Credentials::parse) {
+        let found = match credentials {
             Some(Credentials::Bearer(token)) => self.by_token(&token),
             Some(Credentials::Basic(name, password)) => match self.by_password(&name, &password) {
                 Verdict::Known(found) => found,
@@ -250,12 +294,18 @@ impl Auth {
             None => None,
         };
         found.ok_or_else(|| {
-            lock(&self.failures).charge(peer, Instant::now());
+            self.charge(peer);
             Denial::Wrong
         })
     }
 
-    fn admit(&self, peer: IpAddr) -> Result<(), Denial> {
+    /// Counts a wrong secret that came from there.
+    pub fn charge(&self, peer: IpAddr) {
+        lock(&self.failures).charge(peer, Instant::now());
+    }
+
+    /// Whether what comes from there is looked at.
+    pub fn admit(&self, peer: IpAddr) -> Result<(), Denial> {
         match lock(&self.failures).locked_for(peer, Instant::now()) {
             None => Ok(()),
             Some(wait) => Err(Denial::Limited(wait)),
@@ -265,7 +315,7 @@ impl Auth {
     fn by_token(&self, token: &Secret) -> Option<Arc<User>> {
         let digest = sha256(token);
         let mut found = None;
-        for user in &self.users {
+        for user in self.users().iter() {
             if let Some(Hash::Sha256(expected)) = &user.token {
                 if bool::from(digest.ct_eq(expected)) {
                     found = Some(user.clone());
@@ -277,7 +327,8 @@ impl Auth {
 
     /// What can be said at once.
     fn by_password(&self, name: &str, password: &Secret) -> Verdict {
-        let user = self.users.iter().find(|user| user.name == name);
+        let users = self.users();
+        let user = users.iter().find(|user| user.name == name);
         match user.and_then(|user| Some((user, user.password.as_ref()?))) {
             Some((user, hash @ Hash::Argon2(_))) => {
                 if self.is_cached(name, password) {
@@ -288,8 +339,7 @@ impl Auth {
             }
             Some((user, hash)) => Verdict::Known(hash.verify(password).then(|| user.clone())),
             // An unknown name takes as long as a known one: somebody else's hash is the decoy.
-            None => self
-                .users
+            None => users
                 .iter()
                 .filter_map(|user| user.password.as_ref())
                 .find(|hash| matches!(hash, Hash::Argon2(_)))
@@ -353,8 +403,11 @@ enum Verdict {
     Slow(Option<Arc<User>>, Hash),
 }
 
-enum Credentials {
+/// What somebody shows to come in.
+pub enum Credentials {
+    /// User name and password.
     Basic(String, Secret),
+    /// A token.
     Bearer(Secret),
 }
 

@@ -231,6 +231,7 @@ async fn command(
 /// Waits until frames reach the server; says why they do not where time is up.
 async fn until_live(bridge: &Bridge, robot: &Robot, wait: Duration) -> Result<(), String> {
     let deadline = Instant::now() + wait;
+    let _waiting = bridge.metrics.waiting.count();
     let mut watcher = bridge.fleet.watch(&robot.name);
     let mut closing = bridge.closing.subscribe();
     let live = async {

@@ -2,9 +2,10 @@
 
 use std::{
     env, fmt, fs,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     ops::Range,
     path::{Path, PathBuf},
+    str::FromStr,
     time::Duration,
 };
 
@@ -15,13 +16,21 @@ use droidrelay_wire::{
     tls::TlsFiles,
     BrokerUrl, Secret, DEFAULT_TOPIC,
 };
-use ring::rand::{SecureRandom, SystemRandom};
+use ring::{
+    hmac,
+    rand::{SecureRandom, SystemRandom},
+};
 use serde::{de::Error as _, Deserialize, Deserializer};
 use toml::Spanned;
 
 use crate::{
     auth::{FailureLimit, Hash, Role, User},
+    client::{basic, Client, Url},
+    mediamtx,
     robots::{self, Directory, Robot, TopicTemplate, PLACEHOLDER},
+    serve::Tls,
+    share,
+    webhook::{self, Happening, Webhook},
 };
 
 /// The commented default file: the manual.
@@ -67,6 +76,63 @@ pub struct Config {
     pub watch: Watch,
     pub users: Vec<User>,
     pub failures: FailureLimit,
+    /// Whose word on who asks is believed.
+    pub proxies: Vec<Network>,
+    pub tls: Option<Tls>,
+    pub(crate) mediamtx: Option<mediamtx::Settings>,
+    pub(crate) share_key: Option<hmac::Key>,
+    pub(crate) webhooks: Vec<Webhook>,
+}
+
+/// An address, or all that begin with the same bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Network {
+    address: IpAddr,
+    bits: u8,
+}
+
+impl Network {
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let (mine, other, width) = match (self.address, address.to_canonical()) {
+            (IpAddr::V4(mine), IpAddr::V4(other)) => {
+                (u128::from(mine.to_bits()), u128::from(other.to_bits()), 32)
+            }
+            (IpAddr::V6(mine), IpAddr::V6(other)) => (mine.to_bits(), other.to_bits(), 128),
+            _ => return false,
+        };
+        let shift = width - u32::from(self.bits);
+        mine.checked_shr(shift).unwrap_or(0) == other.checked_shr(shift).unwrap_or(0)
+    }
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!("{text:?} is neither an address nor a network: write for example \"127.0.0.1\" or \"10.0.0.0/8\"")
+        };
+        let (address, bits) = match text.split_once('/') {
+            None => (text, None),
+            Some((address, bits)) => (address, Some(bits.parse().map_err(|_| wrong())?)),
+        };
+        let address: IpAddr = address.parse().map_err(|_| wrong())?;
+        let width = if address.is_ipv4() { 32 } else { 128 };
+        let bits = bits.unwrap_or(width);
+        if bits > width {
+            return Err(wrong());
+        }
+        Ok(Network { address, bits })
+    }
+}
+
+impl TryFrom<String> for Network {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
 }
 
 /// URL templates of the players; `{path}` and `{robot}` are filled in.
@@ -76,6 +142,21 @@ pub struct Watch {
     pub rtsp: Option<WatchUrl>,
     pub hls: Option<WatchUrl>,
     pub webrtc: Option<WatchUrl>,
+}
+
+impl Watch {
+    /// The URLs of one robot's stream, by the way to watch it.
+    pub fn fill(&self, robot: &Robot) -> serde_json::Map<String, serde_json::Value> {
+        let ways = [
+            ("rtsp", &self.rtsp),
+            ("hls", &self.hls),
+            ("webrtc", &self.webrtc),
+        ];
+        let filled = |(way, url): (&str, &Option<WatchUrl>)| {
+            Some((way.to_owned(), url.as_ref()?.fill(robot).into()))
+        };
+        ways.into_iter().filter_map(filled).collect()
+    }
 }
 
 /// One of them, which holds no credentials: it is shown to viewers.
@@ -110,12 +191,18 @@ impl TryFrom<String> for WatchUrl {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 struct File {
     listen: Spanned<Listen>,
+    trusted_proxies: Vec<Network>,
+    tls: Option<TlsTable>,
     mqtt: Mqtt,
     robots: Robots,
     #[serde(rename = "robot")]
     listed: Vec<Listed>,
     watch: Watch,
     failures: FailureTable,
+    mediamtx: Option<MediaMtxTable>,
+    share: Option<ShareTable>,
+    #[serde(rename = "webhook")]
+    webhooks: Vec<WebhookTable>,
     #[serde(rename = "user")]
     users: Vec<UserTable>,
 }
@@ -124,14 +211,26 @@ impl Default for File {
     fn default() -> Self {
         File {
             listen: Spanned::new(0..0, Listen(SocketAddr::from(([127, 0, 0, 1], 8080)))),
+            trusted_proxies: Vec::new(),
+            tls: None,
             mqtt: Mqtt::default(),
             robots: Robots::default(),
             listed: Vec::new(),
             watch: Watch::default(),
             failures: FailureTable::default(),
+            mediamtx: None,
+            share: None,
+            webhooks: Vec::new(),
             users: Vec::new(),
         }
     }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct TlsTable {
+    cert_file: Spanned<PathBuf>,
+    key_file: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -278,6 +377,56 @@ impl Default for FailureTable {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct MediaMtxTable {
+    read_starts: bool,
+    lease: Seconds<10, 3600>,
+    api: Option<Spanned<UrlText>>,
+    api_user: Option<String>,
+    api_password_file: Option<Spanned<PathBuf>>,
+}
+
+impl Default for MediaMtxTable {
+    fn default() -> Self {
+        MediaMtxTable {
+            read_starts: false,
+            lease: Seconds(mediamtx::LEASE.as_secs()),
+            api: None,
+            api_user: None,
+            api_password_file: None,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct ShareTable {
+    key_file: Spanned<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct WebhookTable {
+    url: Option<Spanned<UrlText>>,
+    url_file: Option<Spanned<PathBuf>>,
+    secret_file: Option<Spanned<PathBuf>>,
+    ca_file: Option<Spanned<PathBuf>>,
+    events: Option<Vec<Happening>>,
+    robots: Option<Spanned<Vec<String>>>,
+}
+
+struct UrlText(Url);
+
+impl<'de> Deserialize<'de> for UrlText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = secret_text(deserializer)?;
+        Url::parse(text.expose())
+            .map(UrlText)
+            .map_err(D::Error::custom)
+    }
+}
+
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct UserTable {
     name: Spanned<String>,
@@ -371,7 +520,23 @@ impl File {
                 "burst is 0: nobody could ever come in; give at least 1",
             ));
         }
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let tls = self.tls.map(|table| {
+            let cert_file = folder.join(table.cert_file.get_ref());
+            Tls::load(cert_file, folder.join(&table.key_file))
+                .map_err(|err| at(&table.cert_file, err))
+        });
         let directory = directory(self.robots, self.listed)?;
+        let share_key = self.share.map(|table| {
+            let file = folder.join(table.key_file.get_ref());
+            share::key_from_file(&file).map_err(|err| at(&table.key_file, err))
+        });
+        let webhooks = self
+            .webhooks
+            .into_iter()
+            .map(|table| table.check(folder, &directory))
+            .collect::<Result<_, _>>()?;
+        let mediamtx = self.mediamtx.map(|table| table.check(folder)).transpose()?;
         let mqtt = self.mqtt;
         Ok(Config {
             listen,
@@ -381,11 +546,108 @@ impl File {
             users: users(self.users, &directory)?,
             directory,
             watch: self.watch,
+            proxies: self.trusted_proxies,
+            tls: tls.transpose()?,
+            mediamtx,
+            share_key: share_key.transpose()?,
+            webhooks,
             failures: FailureLimit {
                 burst: *self.failures.burst.get_ref(),
                 window: self.failures.window.duration(),
             },
         })
+    }
+}
+
+impl MediaMtxTable {
+    fn check(self, folder: &Path) -> Result<mediamtx::Settings, Refusal> {
+        let api = match self.api {
+            None => None,
+            Some(api) => {
+                let UrlText(url) = api.get_ref();
+                let authorization = match (&self.api_user, &self.api_password_file) {
+                    (Some(user), Some(file)) => {
+                        let password = Secret::from_file(folder.join(file.get_ref()));
+                        Some(basic(user, &password.map_err(|err| at(file, err))?))
+                    }
+                    (None, None) => None,
+                    _ => return Err(at(&api, "api-user and api-password-file need each other")),
+                };
+                let client = Client::new(url.is_tls(), &TlsFiles::default());
+                let client = client.map_err(|err| at(&api, err))?;
+                Some((client, url.clone().or_authorize(authorization)))
+            }
+        };
+        Ok(mediamtx::Settings {
+            read_starts: self.read_starts,
+            lease: self.lease.duration(),
+            api,
+        })
+    }
+}
+
+impl WebhookTable {
+    fn check(self, folder: &Path, directory: &Directory) -> Result<Webhook, Refusal> {
+        let (url, span) = match (self.url, &self.url_file) {
+            (Some(url), None) => {
+                let span = url.span();
+                (url.into_inner().0, span)
+            }
+            (None, Some(file)) => {
+                let url = Secret::from_file(folder.join(file.get_ref()))
+                    .and_then(|text| Url::parse(text.expose()));
+                (url.map_err(|err| at(file, err))?, file.span())
+            }
+            (url, file) => {
+                let span = url.map(|url| url.span());
+                let span = span.or(file.as_ref().map(Spanned::span));
+                return Err((
+                    span,
+                    "a [[webhook]] needs url or url-file, and not both".into(),
+                ));
+            }
+        };
+        let key = match &self.secret_file {
+            None => None,
+            Some(file) => {
+                let secret = Secret::from_file(folder.join(file.get_ref()));
+                let key = secret.and_then(|secret| webhook::key(&secret));
+                Some(key.map_err(|err| at(file, err))?)
+            }
+        };
+        let trust = TlsFiles {
+            ca_file: self
+                .ca_file
+                .as_ref()
+                .map(|file| folder.join(file.get_ref())),
+            ..TlsFiles::default()
+        };
+        let client = Client::new(url.is_tls(), &trust);
+        let client = client.map_err(|err| match &self.ca_file {
+            Some(file) => at(file, err),
+            None => (Some(span), err),
+        })?;
+        if let Some(robots) = &self.robots {
+            check_robots(robots, directory)?;
+        }
+        Ok(Webhook {
+            url,
+            client,
+            key,
+            happenings: self.events.unwrap_or_else(|| {
+                use Happening::*;
+                vec![Opened, Offline, Online, Error]
+            }),
+            robots: self.robots.map(Spanned::into_inner),
+        })
+    }
+}
+
+fn check_robots(robots: &Spanned<Vec<String>>, directory: &Directory) -> Result<(), Refusal> {
+    let is_unknown = |name: &&String| directory.robot(name).is_none();
+    match robots.get_ref().iter().find(is_unknown) {
+        None => Ok(()),
+        Some(unknown) => Err(at(robots, format!("there is no robot {unknown:?}: list it as [[robot]], or set robots.topic as the template"))),
     }
 }
 
@@ -448,6 +710,8 @@ impl Mqtt {
             tls,
             keep_alive: self.keep_alive.duration().max(MIN_KEEP_ALIVE),
             session_expiry: Duration::ZERO,
+            // What tens of thousands of robots have retained comes at once.
+            receive_maximum: u16::MAX,
             will: None,
             subscriptions,
         })
@@ -593,13 +857,7 @@ fn users(tables: Vec<UserTable>, directory: &Directory) -> Result<Vec<User>, Ref
             if table.role == Role::Admin {
                 return Err(at(robots, format!("user {name:?} is an admin, who has every robot: take robots out, or make it a viewer")));
             }
-            if let Some(unknown) = robots
-                .get_ref()
-                .iter()
-                .find(|name| directory.robot(name).is_none())
-            {
-                return Err(at(robots, format!("there is no robot {unknown:?}: list it as [[robot]], or set robots.topic as the template")));
-            }
+            check_robots(robots, directory)?;
         }
         if table.robots.is_none() && table.role == Role::Robot {
             return Err(at(&table.name, format!("user {name:?} is a robot, but nobody says which: add robots = [\"{name}\"] or its name")));
@@ -672,7 +930,11 @@ mod tests {
             FailureTable::default().burst.get_ref()
         );
         assert_eq!(file.failures.window.0, FailureTable::default().window.0);
-        assert_eq!(file.users.len(), 3);
+        assert_eq!(file.users.len(), 4);
+        assert_eq!(file.webhooks.len(), 3);
+        let mediamtx = file.mediamtx.unwrap();
+        assert_eq!(mediamtx.lease.0, MediaMtxTable::default().lease.0);
+        assert_eq!(mediamtx.read_starts, MediaMtxTable::default().read_starts);
     }
 
     const SHA: &str = "sha256:9S+9MrKzuG/4jvbEkGKChfSCrxXdyylUH5S89Saj9sc=";
@@ -716,7 +978,32 @@ mod tests {
                 "2:8:",
                 "credentials",
             ),
+            ("trusted-proxies = ['10.0.0.0/33']", "1:19:", "10.0.0.0/8"),
+            (
+                "[tls]\ncert-file = '/nonexistent.pem'\nkey-file = 'x'",
+                "2:13:",
+                "/nonexistent.pem",
+            ),
             ("[watch]\nmpeg = 'x'", "2:1:", "unknown field"),
+            ("[mediamtx]\nlease = 5", "2:9:", "from 10 to 3600"),
+            ("[mediamtx]\napi = 'hunter2'", "2:7:", "http"),
+            (
+                "[mediamtx]\napi = 'http://h'\napi-user = 'x'",
+                "2:7:",
+                "api-password-file",
+            ),
+            ("[share]\nkey-file = '/dev/null'", "2:12:", "empty"),
+            ("[[webhook]]\nurl = 'ftp://u:hunter2@h'", "2:7:", "http"),
+            (
+                "[[webhook]]\nurl = 'http://h'\nevents = ['dance']",
+                "3:11:",
+                "opened",
+            ),
+            (
+                "[[webhook]]\nurl = 'http://h'\nrobots = ['r9']",
+                "3:10:",
+                "r9",
+            ),
             ("[failures]\nburst = 0", "2:9:", "at least 1"),
             ("[[user]]\nname = 'u'\nrole = 'boss'", "3:8:", "viewer"),
             (

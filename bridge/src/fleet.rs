@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+    },
     time::{Duration, SystemTime},
 };
 
@@ -10,6 +13,7 @@ use droidrelay_wire::{
     session::{Event, Message},
     Command, RobotState, StreamState, OFFLINE, ONLINE,
 };
+use serde_json::{json, Map, Value};
 use tokio::{
     sync::watch,
     time::{timeout_at, Instant},
@@ -17,8 +21,12 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use crate::{
-    robots::{Directory, Word},
+    config::Watch,
+    events::Events,
+    robots::{Directory, Robot, Word},
+    share::Shares,
     wanted::{Board, Now, ON_BEHALF},
+    webhook::Alarms,
 };
 
 /// Retained topics arrive right behind the subscription; after this a silent robot is one
@@ -57,6 +65,14 @@ impl View {
     }
 }
 
+/// How many robots there are of each kind.
+#[derive(Debug, Default)]
+pub struct Sums {
+    pub online: i64,
+    /// In the order of [`StreamState::ALL`], whatever the robots' presence.
+    pub by_state: [i64; StreamState::ALL.len()],
+}
+
 /// All robots' views, fed by the MQTT session.
 pub struct Fleet {
     pub directory: Directory,
@@ -64,17 +80,30 @@ pub struct Fleet {
     link: watch::Sender<Link>,
     /// What is wanted of the robots.
     pub wanted: Board,
+    /// Each change goes out here.
+    pub events: Events,
+    /// Links to look at a robot.
+    pub shares: Shares,
+    /// Who is told when something happens.
+    pub alarms: Option<Alarms>,
+    watch_urls: Watch,
+    was_up: AtomicBool,
     started: Instant,
 }
 
 impl Fleet {
     /// `id` names this bridge to others on the broker.
-    pub fn new(directory: Directory, id: String) -> Self {
+    pub fn new(directory: Directory, watch_urls: Watch, id: String) -> Self {
         Fleet {
             directory,
             views: Mutex::default(),
             link: watch::Sender::new(Link::Connecting),
             wanted: Board::new(id, wall_time()),
+            events: Events::default(),
+            shares: Shares::default(),
+            alarms: None,
+            watch_urls,
+            was_up: AtomicBool::new(false),
             started: Instant::now(),
         }
     }
@@ -98,13 +127,17 @@ impl Fleet {
             Event::Up => {
                 info!("connected to the MQTT broker");
                 self.link.send_replace(Link::Up(Instant::now()));
+                self.was_up.store(true, Ordering::Relaxed);
+                self.events.broker(&self.broker());
             }
             Event::Down { reason } => {
                 let link = Link::Down(reason);
-                if let (Link::Down(reason), true) = (&link, *self.link.borrow() != link) {
-                    warn!("no MQTT broker: {reason}");
+                if self.link.send_replace(link.clone()) != link {
+                    if let Link::Down(reason) = link {
+                        warn!("no MQTT broker: {reason}");
+                    }
+                    self.events.broker(&self.broker());
                 }
-                self.link.send_replace(link);
                 // Nobody knows now; the retained topics tell anew at the next connection.
                 self.lock().retain(|_, view| {
                     view.send_replace(View::default());
@@ -124,6 +157,7 @@ impl Fleet {
         match word {
             Word::Command => return self.hear_command(name, message),
             Word::Wanted => return self.hear_note(name, message),
+            Word::Shares => return self.hear_shares(name, message),
             Word::State | Word::Availability => {}
         }
         let mut views = self.lock();
@@ -166,9 +200,18 @@ impl Fleet {
                 view.send_modify(|view| view.state = state);
             }
         }
-        let gone = view.borrow().is_empty() && view.receiver_count() == 0;
-        if gone {
+        let now = view.borrow().clone();
+        if now.is_empty() && view.receiver_count() == 0 {
             views.remove(name);
+        }
+        drop(views);
+        if let Some(alarms) = &self.alarms {
+            alarms.hear(name, &now, wall_time());
+        }
+        if self.events.are_wanted() {
+            if let Some(robot) = self.directory.robot(name) {
+                self.events.robot(name, &self.describe_view(&robot, &now));
+            }
         }
     }
 
@@ -203,6 +246,75 @@ impl Fleet {
                 "note of what is wanted that cannot be read, ignored: {err}"
             ),
         }
+    }
+
+    fn hear_shares(&self, name: &str, message: &Message) {
+        if message.payload.is_empty() {
+            return;
+        }
+        match serde_json::from_slice(&message.payload) {
+            Ok(revoked) => {
+                if self.shares.read(name, revoked, wall_time()) {
+                    self.wanted.wake.notify_one();
+                }
+            }
+            Err(err) => warn!(
+                robot = name,
+                "revoked links that cannot be read, ignored: {err}"
+            ),
+        }
+    }
+
+    /// What is retained has been heard of at least once.
+    pub fn has_been_up(&self) -> bool {
+        self.was_up.load(Ordering::Relaxed)
+    }
+
+    /// Where players find the robot's stream.
+    pub fn watch_urls(&self, robot: &Robot) -> Map<String, Value> {
+        self.watch_urls.fill(robot)
+    }
+
+    /// What everybody who may see the robot is told of it.
+    pub fn describe(&self, robot: &Robot) -> Value {
+        self.describe_view(robot, &self.view(&robot.name))
+    }
+
+    fn describe_view(&self, robot: &Robot, view: &View) -> Value {
+        let online = match self.link() {
+            Link::Up(_) => Some(view.online.unwrap_or(false)),
+            _ => None,
+        };
+        json!({
+            "robot": robot.name,
+            "topic": robot.topic,
+            "path": robot.path,
+            "online": online,
+            "state": view.state.as_deref(),
+            "watch": self.watch_urls.fill(robot),
+        })
+    }
+
+    /// What everybody is told of the connection to the broker.
+    pub fn broker(&self) -> Value {
+        match self.link() {
+            Link::Up(_) => json!({ "connected": true }),
+            Link::Connecting => json!({ "connected": false, "error": "connecting" }),
+            Link::Down(reason) => json!({ "connected": false, "error": reason }),
+        }
+    }
+
+    /// How many robots there are of each kind.
+    pub fn sums(&self) -> Sums {
+        let mut sums = Sums::default();
+        for view in self.lock().values() {
+            let view = view.borrow();
+            sums.online += i64::from(view.online == Some(true));
+            if let Some(state) = &view.state {
+                sums.by_state[state.state as usize] += 1;
+            }
+        }
+        sums
     }
 
     pub fn link(&self) -> Link {
@@ -305,6 +417,7 @@ mod tests {
         let template = TopicTemplate::parse("robots/{robot}/stream").unwrap();
         Fleet::new(
             Directory::new(Some((template, "{robot}".into())), vec![], None),
+            Watch::default(),
             "bridge".into(),
         )
     }

@@ -5,13 +5,23 @@
 
 pub mod app;
 pub mod auth;
+mod client;
 mod commands;
 pub mod config;
+mod events;
 mod failure;
 pub mod fleet;
+pub mod hook;
+mod mediamtx;
+mod metrics;
 mod poll;
 pub mod robots;
+pub mod serve;
+mod share;
+mod time;
+mod views;
 pub mod wanted;
+mod webhook;
 
 pub use app::{app, Bridge};
 pub use config::{Config, ConfigError};

@@ -1,32 +1,37 @@
 //! Command line of the bridge.
 
 use std::{
-    future::IntoFuture,
     io::{self, BufRead, IsTerminal, Write},
-    net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
-use axum::serve::ListenerExt;
 use clap::{Parser, Subcommand};
-use droidrelay_bridge::{app, auth::Hash, config, Bridge, Config};
+use droidrelay_bridge::{
+    app,
+    auth::Hash,
+    config, hook,
+    serve::{serve, Tls},
+    Bridge, Config,
+};
 use droidrelay_wire::Secret;
 use tokio::{
     net::TcpListener,
-    runtime::{Builder, Handle},
+    runtime::{Builder, Handle, Runtime},
     signal::unix::{signal, SignalKind},
-    sync::oneshot,
-    time::timeout,
+    time::interval,
 };
-use tracing::{error, info, Level};
+use tracing::{error, info, warn, Level};
 use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// EX_CONFIG of sysexits.h.
 const EXIT_CONFIG: u8 = 78;
 /// Requests in progress get this long at the end.
 const DRAIN: Duration = Duration::from_millis(500);
+/// How often the certificate's files are looked at.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// Starts and stops robots' streams by HTTP, tells their state, speaks MQTT to the robots.
 #[derive(Parser)]
@@ -61,12 +66,25 @@ enum Subcommands {
         #[arg(long)]
         sha256: bool,
     },
+    /// Tell the bridge what happens at MediaMTX, which runs this as runOnDemand and its kin.
+    Hook(hook::Options),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(Subcommands::HashPassword { sha256 }) = arguments.command {
-        return report(hash_password(sha256), ExitCode::FAILURE);
+    match arguments.command {
+        Some(Subcommands::HashPassword { sha256 }) => {
+            return report(hash_password(sha256), ExitCode::FAILURE);
+        }
+        Some(Subcommands::Hook(options)) => {
+            let told = runtime().and_then(|runtime| {
+                let told = runtime.block_on(hook::run(&options));
+                runtime.shutdown_background();
+                told
+            });
+            return report(told, ExitCode::FAILURE);
+        }
+        None => {}
     }
     if arguments.print_config_template {
         return report(print(config::TEMPLATE), ExitCode::FAILURE);
@@ -79,7 +97,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     start_log(arguments.log_level);
-    match serve(config) {
+    match run_to_the_end(arguments.config, config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
             error!("{err}");
@@ -135,22 +153,27 @@ fn start_log(level: Level) {
         .init();
 }
 
-fn serve(config: Config) -> Result<(), String> {
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|err| format!("cannot start: {err}"))?;
-    let result = runtime.block_on(run(config));
+fn run_to_the_end(path: PathBuf, config: Config) -> Result<(), String> {
+    let runtime = runtime()?;
+    let result = runtime.block_on(run(path, config));
     // A name that does not resolve would hold a plain drop for seconds.
     runtime.shutdown_background();
     result
 }
 
-async fn run(config: Config) -> Result<(), String> {
+fn runtime() -> Result<Runtime, String> {
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|err| format!("cannot start: {err}"))
+}
+
+async fn run(path: PathBuf, mut config: Config) -> Result<(), String> {
     // Before anything listens, so that no signal is missed.
     let cannot_hear = |err| format!("cannot handle signals: {err}");
     let mut terminate = signal(SignalKind::terminate()).map_err(cannot_hear)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot_hear)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(cannot_hear)?;
     let listen = config.listen;
     let listener = TcpListener::bind(listen)
         .await
@@ -158,33 +181,66 @@ async fn run(config: Config) -> Result<(), String> {
     let address = listener
         .local_addr()
         .map_err(|err| format!("cannot listen on {listen}: {err}"))?;
-    let listener = listener.tap_io(|stream| {
-        // Slower without, not wrong.
-        let _ = stream.set_nodelay(true);
-    });
+    let (scheme, tls) = match config.tls.take() {
+        Some(tls) => ("https", Some(Arc::new(tls))),
+        None => ("http", None),
+    };
+    if tls.is_none() && !address.ip().is_loopback() {
+        warn!("credentials come in the clear: set [tls], or put a proxy with TLS in front");
+    }
     let bridge = Bridge::start(config, &Handle::current())?;
-    let service = app(bridge.clone()).into_make_service_with_connect_info::<SocketAddr>();
-    let (stop, stopped) = oneshot::channel::<()>();
-    let mut server = tokio::spawn(
-        axum::serve(listener, service)
-            .with_graceful_shutdown(async {
-                // A dropped sender is the signal.
-                let _ = stopped.await;
-            })
-            .into_future(),
-    );
-    info!("listening on http://{address}");
-    let name = tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-        ended = &mut server => return Err(format!("the server ended: {ended:?}")),
+    let closing = bridge.closing();
+    let mut server = tokio::spawn(serve(
+        listener,
+        tls.clone(),
+        app(bridge.clone()),
+        closing,
+        DRAIN,
+    ));
+    info!("listening on {scheme}://{address}");
+    let mut look = interval(LOOK);
+    let name = loop {
+        tokio::select! {
+            _ = terminate.recv() => break "SIGTERM",
+            _ = interrupt.recv() => break "SIGINT",
+            _ = hangup.recv() => reload(&path, &bridge, tls.as_deref()),
+            _ = look.tick() => {
+                if let Some(tls) = tls.as_deref().filter(|tls| tls.has_changed()) {
+                    reload_tls(tls);
+                }
+            }
+            ended = &mut server => return Err(format!("the server ended: {ended:?}")),
+        }
     };
     info!("{name}: ending");
     bridge.begin_close();
-    drop(stop);
-    if timeout(DRAIN, &mut server).await.is_err() {
-        server.abort();
-    }
+    // Ends by itself, within the drain.
+    let _ = server.await;
     bridge.close().await;
     Ok(())
+}
+
+/// Reads the users anew, and the certificate.
+fn reload(path: &Path, bridge: &Bridge, tls: Option<&Tls>) {
+    match Config::load(path) {
+        Ok(config) if config.users.is_empty() != bridge.is_open() => {
+            error!("not reloaded: with the first [[user]], or without the last one, restart the bridge");
+        }
+        Ok(config) => {
+            let count = config.users.len();
+            bridge.replace_users(config.users);
+            info!("reloaded: {count} users");
+        }
+        Err(err) => error!("not reloaded: {err}"),
+    }
+    if let Some(tls) = tls {
+        reload_tls(tls);
+    }
+}
+
+fn reload_tls(tls: &Tls) {
+    match tls.reload() {
+        Ok(()) => info!("the certificate is read anew"),
+        Err(err) => error!("the certificate stays as it was: {err}"),
+    }
 }

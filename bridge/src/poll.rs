@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::{json, Value};
 use tokio::{
     select,
-    time::{sleep_until, timeout_at, Instant},
+    time::{sleep, sleep_until, timeout_at, Instant},
 };
 use tracing::{info, warn};
 
@@ -28,8 +28,12 @@ use crate::{
     failure::Failure,
     fleet::Link,
     robots::{wanted_topic, Robot},
+    share,
     wanted::ON_BEHALF,
 };
+
+/// How often views are looked at that may be over.
+const LOOK: Duration = Duration::from_secs(15);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -60,6 +64,7 @@ pub async fn poll(
         present(&bridge, &robot, wait).await?;
     }
     if let Some(since) = query.since {
+        let _waiting = bridge.metrics.waiting.count();
         let mut watcher = bridge.fleet.wanted.watch(&name);
         let mut closing = bridge.closing.subscribe();
         let mut link = bridge.fleet.watch_link();
@@ -162,6 +167,10 @@ pub async fn keep(bridge: Arc<Bridge>) {
             }
         };
         select! {
+            () = sleep(LOOK) => {
+                let is_live = |name: &str| fleet.view(name).is_live();
+                bridge.views.end_dark(is_live, fleet.now().wall);
+            }
             () = due => {}
             () = fleet.wanted.wake.notified() => {}
             _ = link.changed() => {}
@@ -192,6 +201,17 @@ async fn keep_once(bridge: &Bridge) {
         };
         if let Err(failure) = announce(bridge, &robot, ONLINE).await {
             warn!(robot = name, "not announced as online: {}", failure.reason);
+        }
+    }
+    for (name, revoked) in fleet.shares.unwritten() {
+        let Some(robot) = fleet.directory.robot(&name) else {
+            continue;
+        };
+        if let Err(failure) = share::write(bridge, &robot, &revoked).await {
+            warn!(
+                robot = name,
+                "revoked links are not kept: {}", failure.reason
+            );
         }
     }
     for (name, note) in fleet.wanted.unwritten(fleet.now()) {

@@ -27,11 +27,18 @@ pub enum Word {
     Command,
     /// What bridges have noted as asked of it, for a robot that polls.
     Wanted,
+    /// Which links to look at it were revoked.
+    Shares,
 }
 
 /// Topic of [`Word::Wanted`] beside the command topic `topic`.
 pub fn wanted_topic(topic: &str) -> String {
     format!("{topic}/wanted")
+}
+
+/// Topic of [`Word::Shares`] beside the command topic `topic`.
+pub fn shares_topic(topic: &str) -> String {
+    format!("{topic}/shares")
 }
 
 /// Says what is wrong with a robot's name, which becomes part of topics, paths and URLs.
@@ -136,6 +143,21 @@ impl Directory {
         self.robot(self.default.as_deref()?)
     }
 
+    /// The robot that publishes to this path of the media server.
+    pub fn by_path(&self, path: &str) -> Option<Robot> {
+        if let Some(robot) = self.listed.values().find(|robot| robot.path == path) {
+            return Some(robot.clone());
+        }
+        let (_, template) = self.template.as_ref()?;
+        let (before, _) = template.split_once(PLACEHOLDER)?;
+        let rest = path.strip_prefix(before)?;
+        (1..=MAX_NAME.min(rest.len()))
+            .filter_map(|length| rest.get(..length))
+            .filter(|name| check_name(name).is_ok() && !self.is_listed(name))
+            .find(|name| template.replace(PLACEHOLDER, name) == path)
+            .and_then(|name| self.robot(name))
+    }
+
     pub fn listed(&self) -> impl Iterator<Item = &str> {
         self.listed.keys().map(String::as_str)
     }
@@ -150,6 +172,7 @@ impl Directory {
             (state_topic(""), Word::State),
             (availability_topic(""), Word::Availability),
             (wanted_topic(""), Word::Wanted),
+            (shares_topic(""), Word::Shares),
         ]
         .into_iter()
         .find_map(|(suffix, word)| Some((topic.strip_suffix(suffix.as_str())?, word)))
@@ -177,6 +200,7 @@ impl Directory {
                     state_topic(&topic),
                     availability_topic(&topic),
                     wanted_topic(&topic),
+                    shares_topic(&topic),
                     topic,
                 ]
             })
@@ -224,6 +248,23 @@ mod tests {
     }
 
     #[test]
+    fn a_path_leads_back_to_its_robot() {
+        let name = |path: &str| directory().by_path(path).map(|robot| robot.name);
+        assert_eq!(name("robots/r7/live").as_deref(), Some("r7"));
+        assert_eq!(name("robots/a-live.x/live").as_deref(), Some("a-live.x"));
+        assert!(["old", "inside"].contains(&name("live/stream").unwrap().as_str()));
+        for strange in [
+            "robots/r7",
+            "robots//live",
+            "robots/a/b/live",
+            "robots/old/live",
+            "",
+        ] {
+            assert_eq!(name(strange), None, "{strange:?}");
+        }
+    }
+
+    #[test]
     fn a_topic_leads_back_to_its_robot() {
         let directory = directory();
         let resolve = |topic| directory.resolve(topic);
@@ -259,10 +300,12 @@ mod tests {
                 "robot/stream/state",
                 "robot/stream/availability",
                 "robot/stream/wanted",
+                "robot/stream/shares",
                 "robot/stream",
                 "robots/+/stream/state",
                 "robots/+/stream/availability",
                 "robots/+/stream/wanted",
+                "robots/+/stream/shares",
                 "robots/+/stream"
             ]
         );

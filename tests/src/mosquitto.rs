@@ -147,6 +147,7 @@ impl Mosquitto {
              topic write {DISCOVERY_PREFIX}/device/+/config\ntopic read {DISCOVERY_PREFIX}/status\n\
              user {bridge}\ntopic readwrite {TOPIC}\ntopic readwrite {TOPIC}/state\n\
              topic readwrite {TOPIC}/availability\ntopic readwrite {TOPIC}/wanted\n\
+             topic readwrite {TOPIC}/shares\n\
              user {operator}\ntopic readwrite robot/#\ntopic readwrite {DISCOVERY_PREFIX}/#\n",
             robot = robot.user,
             bridge = bridge.user,

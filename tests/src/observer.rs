@@ -6,7 +6,7 @@ use anyhow::{anyhow, Context, Result};
 use droidrelay_wire::{
     availability_topic,
     secret::Secret,
-    session::{Config, Event, Properties, Session},
+    session::{Config, Event, Properties, Session, RECEIVE_MAXIMUM},
     state_topic, BrokerUrl, RobotState, StreamState, ONLINE,
 };
 use tokio::runtime::Runtime;
@@ -92,6 +92,7 @@ impl Observer {
             tls: None,
             keep_alive: Duration::from_secs(5),
             session_expiry: Duration::ZERO,
+            receive_maximum: RECEIVE_MAXIMUM,
             will: None,
             subscriptions: [
                 TOPIC.into(),

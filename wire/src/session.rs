@@ -58,13 +58,13 @@ const STABLE: Duration = Duration::from_secs(10);
 /// Last publishes and DISCONNECT at a clean end. What is written by then is on its way: the
 /// kernel goes on sending it.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
-/// Messages that the broker may send ahead of our acknowledgements: all that Mosquitto queues
-/// (1000) and has in flight (20) by default. Mosquitto before 2.0.15 fills this window with expired
-/// messages as with others, and sends nothing where there is no other among them: the `stop`
-/// behind 20 expired `start` would not come (its issue 2609).
-const RECEIVE: u16 = 1024;
-/// Requests that wait for the event loop: DISCONNECT and publishes beside all acknowledgements.
-const CHANNEL: usize = RECEIVE as usize + 128;
+/// For [`Config::receive_maximum`]: all that Mosquitto queues (1000) and has in flight (20) by
+/// default. Mosquitto before 2.0.15 fills this window with expired messages as with others, and
+/// sends nothing where there is no other among them: the `stop` behind 20 expired `start` would
+/// not come (its issue 2609).
+pub const RECEIVE_MAXIMUM: u16 = 1024;
+/// Requests that wait for the event loop, beside all acknowledgements: DISCONNECT and publishes.
+const CHANNEL: usize = 128;
 /// Unacknowledged publishes; rumqttc reserves memory for this many.
 const INFLIGHT: u16 = 20;
 /// Announced to the broker, which then withholds larger packets instead of cutting us off.
@@ -88,6 +88,10 @@ pub struct Config {
     pub keep_alive: Duration,
     /// How long the broker keeps queued commands for this client. Zero: not at all.
     pub session_expiry: Duration,
+    /// Messages that the broker may send ahead of our acknowledgements; usually
+    /// [`RECEIVE_MAXIMUM`]. Of more retained values than this and 1000 together, Mosquitto drops
+    /// those beyond at a new subscription.
+    pub receive_maximum: u16,
     /// Topic and payload of the retained last will.
     pub will: Option<(String, String)>,
     /// Topic filters, QoS 1.
@@ -481,6 +485,7 @@ async fn run(
     // the broker it would not know of commands sent before we are back.
     let mut tries = 0;
     let mut delivered = Delivered::default();
+    let channel = usize::from(config.receive_maximum) + CHANNEL;
     loop {
         let started = Instant::now();
         let connects = shared.lock().connects;
@@ -489,7 +494,7 @@ async fn run(
         let reason = match options(&config, clean_start, connect_timeout) {
             Err(reason) => reason,
             Ok(options) => {
-                let (client, mut events) = AsyncClient::new(options, CHANNEL);
+                let (client, mut events) = AsyncClient::new(options, channel);
                 let driven = drive(
                     &config,
                     &client,
@@ -549,7 +554,7 @@ impl Delivered {
         if publish.dup && self.0.contains(&message) {
             return true;
         }
-        if self.0.len() >= usize::from(RECEIVE) {
+        if self.0.len() >= usize::from(RECEIVE_MAXIMUM) {
             self.0.pop_front();
         }
         self.0.push_back(message);
@@ -832,7 +837,7 @@ fn options(
             u32::try_from(config.session_expiry.as_secs()).unwrap_or(u32::MAX),
         ))
         .set_clean_start(clean_start)
-        .set_receive_maximum(Some(RECEIVE))
+        .set_receive_maximum(Some(config.receive_maximum.max(1)))
         .set_manual_acks(true);
     if let Some((topic, payload)) = &config.will {
         options.set_last_will(LastWill::new(

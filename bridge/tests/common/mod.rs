@@ -32,9 +32,11 @@ pub const VIEWER_PASSWORD: &str = "canary-viewer-93ab";
 pub const HUMAN_PASSWORD: &str = "canary-human-77d0";
 pub const TOKEN: &str = "canary-token-5c21";
 pub const ROBOT_TOKEN: &str = "canary-robot-2b40";
+pub const ROBOT_PASSWORD: &str = "canary-publish-9e11";
+pub const SERVER_PASSWORD: &str = "canary-server-d07c";
 
 /// A folder that is gone with its owner.
-pub struct Folder(PathBuf);
+pub struct Folder(pub PathBuf);
 
 impl Folder {
     pub fn new() -> Self {
@@ -61,7 +63,8 @@ impl Drop for Folder {
 
 const ACL: &str = "user robot\ntopic readwrite robots/#\nuser bridge\n\
     topic read robots/+/stream\ntopic readwrite robots/+/stream/state\n\
-    topic readwrite robots/+/stream/availability\ntopic readwrite robots/+/stream/wanted\n";
+    topic readwrite robots/+/stream/availability\ntopic readwrite robots/+/stream/wanted\n\
+    topic readwrite robots/+/stream/shares\n";
 
 pub struct Mosquitto {
     child: Child,
@@ -310,10 +313,10 @@ impl Drop for Robot {
 /// The program itself; all that it ever writes is kept.
 pub struct Bridge {
     child: Child,
-    address: SocketAddr,
+    pub address: SocketAddr,
     log: Arc<Mutex<String>>,
     answers: Mutex<String>,
-    _folder: Folder,
+    pub folder: Folder,
 }
 
 impl Bridge {
@@ -322,7 +325,16 @@ impl Bridge {
     }
 
     pub fn start_with(broker_port: u16, environment: &[(&str, &str)]) -> Self {
-        let folder = Folder::new();
+        Self::start_in(Folder::new(), broker_port, "", environment)
+    }
+
+    /// With more tables in its configuration, whose files are in `folder`.
+    pub fn start_in(
+        folder: Folder,
+        broker_port: u16,
+        more: &str,
+        environment: &[(&str, &str)],
+    ) -> Self {
         folder.write("mqtt.pass", &format!("{BROKER_PASSWORD}\n"));
         let text = format!(
             r#"
@@ -353,11 +365,14 @@ impl Bridge {
             role = "robot"
             robots = ["r1"]
             token = "{}"
+            password = "{}"
+            {more}
             "#,
             hash(VIEWER_PASSWORD, &["--sha256"]),
             hash(HUMAN_PASSWORD, &[]),
             hash(TOKEN, &["--sha256"]),
             hash(ROBOT_TOKEN, &["--sha256"]),
+            hash(ROBOT_PASSWORD, &["--sha256"]),
         );
         let config = folder.write("bridge.toml", &text);
         let mut child = program()
@@ -372,7 +387,8 @@ impl Bridge {
         let (kept, stderr) = (log.clone(), child.stderr.take().unwrap());
         thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                if let Some((_, address)) = line.split_once("listening on http://") {
+                if let Some((_, url)) = line.split_once("listening on http") {
+                    let address = url.trim_start_matches(['s', ':', '/']);
                     let _ = ready_in.send(address.parse().unwrap());
                 }
                 let mut kept = kept.lock().unwrap();
@@ -392,7 +408,7 @@ impl Bridge {
             address,
             log,
             answers: Mutex::default(),
-            _folder: folder,
+            folder,
         }
     }
 
@@ -485,6 +501,56 @@ impl Bridge {
             assert!(Instant::now() < deadline, "the bridge does not end");
             thread::yield_now();
         }
+    }
+
+    /// Waits for something in the log; gives the line.
+    pub fn wait_log(&self, wanted: impl Fn(&str) -> bool) -> String {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let found = {
+                let log = self.log.lock().unwrap();
+                log.lines().find(|line| wanted(line)).map(str::to_owned)
+            };
+            if let Some(line) = found {
+                return line;
+            }
+            assert!(Instant::now() < deadline, "not in the log");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn metrics(&self) -> String {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let authorization = basic("viewer", VIEWER_PASSWORD);
+        write!(
+            stream,
+            "GET /metrics HTTP/1.1\r\nhost: b\r\nauthorization: {authorization}\r\nconnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        body.to_owned()
+    }
+
+    /// Waits until this metric, with its labels, has the value.
+    pub fn wait_metric(&self, name: &str, value: f64) {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let text = self.metrics();
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            if line.and_then(|line| line.trim().parse().ok()) == Some(value) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{name} is not {value}: {text}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Log and answers so far.

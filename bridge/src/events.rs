@@ -1,0 +1,204 @@
+//! Server-sent events: what robots say, to everybody who may see it.
+
+use std::{collections::VecDeque, convert::Infallible, fmt::Write, sync::Arc, time::Duration};
+
+use axum::{
+    body::{Body, Bytes},
+    extract::State,
+    http::header::CONTENT_TYPE,
+    response::{IntoResponse, Response},
+    Extension,
+};
+use futures_util::stream;
+use serde_json::Value;
+use tokio::{
+    select,
+    sync::{
+        broadcast::{
+            self,
+            error::{RecvError, TryRecvError},
+        },
+        watch,
+    },
+    time::timeout,
+};
+
+use crate::{
+    app::Bridge,
+    auth::{Right, User},
+    failure::Failure,
+};
+
+/// Changes that a slow listener may be behind; then it is told everything anew.
+const BEHIND: usize = 1024;
+/// Robots that are told in one piece.
+const PIECE: usize = 64;
+/// A sign of life, for proxies and for noticing that a listener is gone.
+const SIGN: Duration = Duration::from_secs(15);
+
+/// One event as it goes over the wire, made once for all listeners.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// Whose; None: of the broker.
+    robot: Option<Arc<str>>,
+    bytes: Bytes,
+}
+
+/// Where events go out.
+pub struct Events(broadcast::Sender<Event>);
+
+impl Default for Events {
+    fn default() -> Self {
+        Events(broadcast::Sender::new(BEHIND))
+    }
+}
+
+impl Events {
+    /// Somebody listens.
+    pub fn are_wanted(&self) -> bool {
+        self.0.receiver_count() > 0
+    }
+
+    pub fn robot(&self, name: &str, description: &Value) {
+        self.send(Some(name.into()), frame("robot", description));
+    }
+
+    pub fn broker(&self, description: &Value) {
+        self.send(None, frame("broker", description));
+    }
+
+    fn send(&self, robot: Option<Arc<str>>, bytes: Bytes) {
+        // Nobody listens any more: nothing is lost.
+        let _ = self.0.send(Event { robot, bytes });
+    }
+}
+
+fn frame(event: &str, data: &Value) -> Bytes {
+    // JSON on one line: no line of it can be mistaken for a field of the event.
+    Bytes::from(format!("event: {event}\ndata: {data}\n\n"))
+}
+
+/// A listener.
+struct Listener {
+    bridge: Arc<Bridge>,
+    user: Arc<User>,
+    events: broadcast::Receiver<Event>,
+    /// Robots that it is yet to be told of, as when it has just come.
+    untold: VecDeque<String>,
+    closing: watch::Receiver<bool>,
+    users: watch::Receiver<u64>,
+}
+
+impl Listener {
+    /// What is to be sent next; None: the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if *self.closing.borrow() {
+                return None;
+            }
+            if !self.untold.is_empty() {
+                return Some(self.tell());
+            }
+            let event = select! {
+                biased;
+                _ = self.closing.wait_for(|closing| *closing) => return None,
+                // What this user may see may have changed: he comes again.
+                _ = self.users.changed() => return None,
+                event = timeout(SIGN, self.events.recv()) => event,
+            };
+            let bytes = match event {
+                Ok(Ok(event)) => self.gather(event),
+                Ok(Err(RecvError::Lagged(_))) => Some(self.start_anew()),
+                Ok(Err(RecvError::Closed)) => return None,
+                Err(_) => Some(Bytes::from_static(b":\n\n")),
+            };
+            if bytes.is_some() {
+                return bytes;
+            }
+        }
+    }
+
+    /// This event and those that came with it, as far as this user may see them.
+    fn gather(&mut self, first: Event) -> Option<Bytes> {
+        let mut mine = Vec::new();
+        let mut next = Some(first);
+        while let Some(Event { robot, bytes }) = next {
+            if robot.is_none_or(|name| self.user.may(Right::Look, &name)) {
+                mine.push(bytes);
+            }
+            if mine.len() == PIECE {
+                break;
+            }
+            next = match self.events.try_recv() {
+                Ok(event) => Some(event),
+                Err(TryRecvError::Lagged(_)) => return Some(self.start_anew()),
+                Err(TryRecvError::Empty | TryRecvError::Closed) => None,
+            };
+        }
+        match mine.as_slice() {
+            [] => None,
+            [one] => Some(one.clone()),
+            many => Some(many.concat().into()),
+        }
+    }
+
+    /// The broker's state now; all robots' states follow.
+    fn start_anew(&mut self) -> Bytes {
+        let names = self.bridge.fleet.names();
+        let mine = |name: &String| self.user.may(Right::Look, name);
+        self.untold = names.into_iter().filter(mine).collect();
+        self.events = self.bridge.fleet.events.0.subscribe();
+        frame("broker", &self.bridge.fleet.broker())
+    }
+
+    fn tell(&mut self) -> Bytes {
+        let fleet = &self.bridge.fleet;
+        let count = self.untold.len().min(PIECE);
+        let mut text = String::new();
+        for name in self.untold.drain(..count) {
+            if let Some(robot) = fleet.directory.robot(&name) {
+                // Writing to a String does not fail.
+                let _ = write!(text, "event: robot\ndata: {}\n\n", fleet.describe(&robot));
+            }
+        }
+        text.into()
+    }
+}
+
+/// All robots that the user may see, then each change.
+pub async fn events(
+    State(bridge): State<Arc<Bridge>>,
+    Extension(user): Extension<Arc<User>>,
+) -> Result<Response, Failure> {
+    if !user.looks() {
+        return Err(Failure::forbidden(format!(
+            "user {:?} has no right to look at robots",
+            user.name
+        )));
+    }
+    let mut listener = Listener {
+        events: bridge.fleet.events.0.subscribe(),
+        closing: bridge.closing.subscribe(),
+        users: bridge.auth.generation(),
+        untold: VecDeque::new(),
+        user,
+        bridge,
+    };
+    let hello = listener.start_anew();
+    let counted = listener.bridge.metrics.listeners.count();
+    let stream = stream::unfold(
+        (Some(hello), listener, counted),
+        |(hello, mut listener, counted)| async move {
+            let bytes = match hello {
+                Some(hello) => hello,
+                None => listener.next().await?,
+            };
+            Some((Ok::<_, Infallible>(bytes), (None, listener, counted)))
+        },
+    );
+    let headers = [
+        (CONTENT_TYPE.as_str(), "text/event-stream"),
+        ("x-accel-buffering", "no"),
+    ];
+    Ok((headers, Body::from_stream(stream)).into_response())
+}

@@ -1,0 +1,403 @@
+//! Links by which anybody may look at one robot for a while. They are signed, not stored; what is
+//! kept, on a retained topic beside the robot's, is which were revoked.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    extract::{Path as PathOf, State},
+    http::StatusCode,
+    Extension, Json,
+};
+use base64::{engine::general_purpose::URL_SAFE_NO_PAD, Engine};
+use droidrelay_wire::{session::Properties, Secret};
+use ring::{
+    hmac,
+    rand::{SecureRandom, SystemRandom},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{json, Value};
+use tracing::info;
+
+use crate::{
+    app::Bridge,
+    auth::{Right, User},
+    commands::{parameters, Parameters},
+    failure::Failure,
+    robots::{shares_topic, Robot},
+    time::utc,
+};
+
+const VERSION: u8 = 1;
+/// Version, end, making, id.
+const HEAD: usize = 1 + 8 + 8 + 8;
+const MAC: usize = 32;
+const DEFAULT_FOR: u64 = 3600;
+const MAX_FOR: u64 = 365 * 86_400;
+/// Links of one robot that are revoked one by one; beyond it, all that were made before are.
+const MAX_REVOKED: usize = 200;
+/// Shorter keys could be guessed.
+const MIN_KEY: usize = 32;
+
+/// What was revoked of one robot's links; the retained payload.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Revoked {
+    /// All that were made until then, in milliseconds since 1970.
+    before: u64,
+    /// Ids, and the seconds since 1970 at which each had ended anyway.
+    ids: BTreeMap<String, u64>,
+}
+
+impl Revoked {
+    fn covers(&self, link: &Link) -> bool {
+        link.made <= self.before || self.ids.contains_key(&link.id)
+    }
+
+    /// Both together, without what has ended by itself.
+    fn merge(&mut self, other: Revoked, now: u64) {
+        self.before = self.before.max(other.before);
+        self.ids.extend(other.ids);
+        self.ids.retain(|_, ends| *ends > now);
+    }
+}
+
+/// One link, as its token says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    pub robot: String,
+    pub id: String,
+    /// Seconds since 1970.
+    pub ends: u64,
+    /// Milliseconds since 1970.
+    made: u64,
+}
+
+/// Makes, checks and revokes links.
+#[derive(Default)]
+pub struct Shares {
+    key: Option<hmac::Key>,
+    revoked: Mutex<HashMap<String, Revoked>>,
+    /// Robots whose retained topic lacks something that is known here.
+    unwritten: Mutex<HashSet<String>>,
+}
+
+/// Reads the key that signs links.
+pub fn key_from_file(path: &Path) -> Result<hmac::Key, String> {
+    let secret = Secret::from_file(path)?;
+    if secret.expose().len() < MIN_KEY {
+        return Err(format!(
+            "the key in {} is too short to be safe: write {MIN_KEY} random characters or more, for example by `openssl rand -hex 32`",
+            path.display()
+        ));
+    }
+    Ok(hmac::Key::new(
+        hmac::HMAC_SHA256,
+        secret.expose().as_bytes(),
+    ))
+}
+
+impl Shares {
+    pub fn new(key: Option<hmac::Key>) -> Self {
+        Shares {
+            key,
+            ..Shares::default()
+        }
+    }
+
+    fn key(&self) -> Result<&hmac::Key, Failure> {
+        self.key.as_ref().ok_or_else(|| {
+            let reason = "sharing is not set up: give the configuration a share.key-file";
+            Failure::new(StatusCode::CONFLICT, reason)
+        })
+    }
+
+    /// A link, and its token.
+    fn make(&self, robot: &str, lasts: u64, now: Duration) -> Result<(Link, Secret), Failure> {
+        let key = self.key()?;
+        let mut id = [0; 8];
+        SystemRandom::new()
+            .fill(&mut id)
+            .map_err(|_| Failure::unavailable("the system gives no random numbers"))?;
+        let ends = now.as_secs() + lasts;
+        let made = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let mut bytes = vec![VERSION];
+        bytes.extend(ends.to_be_bytes());
+        bytes.extend(made.to_be_bytes());
+        bytes.extend(id);
+        bytes.extend(robot.as_bytes());
+        let mac = hmac::sign(key, &bytes);
+        bytes.extend(mac.as_ref());
+        let token = Secret::new(URL_SAFE_NO_PAD.encode(bytes));
+        let link = Link {
+            robot: robot.to_owned(),
+            id: hex(&id),
+            ends,
+            made,
+        };
+        Ok((link, token))
+    }
+
+    /// The link of this token, if it still lets anybody in.
+    pub fn check(&self, token: &str, now: Duration) -> Option<Link> {
+        let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
+        let (signed, mac) = bytes.split_at_checked(bytes.len().checked_sub(MAC)?)?;
+        // In constant time.
+        hmac::verify(self.key.as_ref()?, signed, mac).ok()?;
+        let (head, robot) = signed.split_at_checked(HEAD)?;
+        let number = |at: usize| Some(u64::from_be_bytes(head.get(at..at + 8)?.try_into().ok()?));
+        let link = Link {
+            robot: std::str::from_utf8(robot).ok()?.to_owned(),
+            id: hex(head.get(17..)?),
+            ends: number(1)?,
+            made: number(9)?,
+        };
+        let lives = head.first() == Some(&VERSION) && link.ends > now.as_secs();
+        let is_revoked = lock(&self.revoked)
+            .get(&link.robot)
+            .is_some_and(|revoked| revoked.covers(&link));
+        (lives && !is_revoked).then_some(link)
+    }
+
+    /// Revokes one link, or all that were made until now; what is to be kept of the robot.
+    fn revoke(&self, robot: &str, id: Option<&str>, now: Duration) -> Revoked {
+        let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let mut new = Revoked::default();
+        match id {
+            Some(id) => {
+                // Its end is not known here; no link lasts longer.
+                new.ids.insert(id.to_owned(), now.as_secs() + MAX_FOR);
+            }
+            None => new.before = millis,
+        }
+        let mut all = lock(&self.revoked);
+        let revoked = all.entry(robot.to_owned()).or_default();
+        revoked.merge(new, now.as_secs());
+        if revoked.ids.len() > MAX_REVOKED {
+            revoked.before = millis;
+        }
+        if revoked.before == millis {
+            revoked.ids.clear();
+        }
+        revoked.clone()
+    }
+
+    /// Takes the retained payload of a robot; returns whether more is known here than there.
+    pub fn read(&self, robot: &str, kept: Revoked, now: Duration) -> bool {
+        let mut all = lock(&self.revoked);
+        let revoked = all.entry(robot.to_owned()).or_default();
+        revoked.merge(kept.clone(), now.as_secs());
+        let knows_more =
+            revoked.before > kept.before || revoked.ids.keys().any(|id| !kept.ids.contains_key(id));
+        if knows_more {
+            lock(&self.unwritten).insert(robot.to_owned());
+        }
+        knows_more
+    }
+
+    /// What is to be written of robots whose retained topic lacks something.
+    pub fn unwritten(&self) -> Vec<(String, Revoked)> {
+        let names = std::mem::take(&mut *lock(&self.unwritten));
+        let all = lock(&self.revoked);
+        let revoked = |name: String| Some((name.clone(), all.get(&name)?.clone()));
+        names.into_iter().filter_map(revoked).collect()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShareQuery {
+    #[serde(rename = "for")]
+    lasts: Option<u64>,
+}
+
+/// Makes a link.
+pub async fn share(
+    State(bridge): State<Arc<Bridge>>,
+    Extension(user): Extension<Arc<User>>,
+    PathOf(name): PathOf<String>,
+    query: Parameters<ShareQuery>,
+) -> Result<Json<Value>, Failure> {
+    let robot = bridge.robot(&user, Right::Share, &name)?;
+    let lasts = parameters(query)?.lasts.unwrap_or(DEFAULT_FOR);
+    if !(1..=MAX_FOR).contains(&lasts) {
+        return Err(Failure::bad_request(format!(
+            "for {lasts}: give whole seconds from 1 to {MAX_FOR}"
+        )));
+    }
+    let (link, token) = bridge
+        .fleet
+        .shares
+        .make(&name, lasts, bridge.fleet.now().wall)?;
+    let expires = utc(Duration::from_secs(link.ends));
+    info!(
+        robot = name,
+        by = user.name,
+        id = link.id,
+        expires,
+        "shared"
+    );
+    let mut watch = bridge.fleet.watch_urls(&robot);
+    for url in watch.values_mut() {
+        if let Value::String(url) = url {
+            let mark = if url.contains('?') { '&' } else { '?' };
+            *url = format!("{url}{mark}share={}", token.expose());
+        }
+    }
+    Ok(Json(json!({
+        "robot": name,
+        "id": link.id,
+        "token": token.expose(),
+        "expires": expires,
+        "watch": watch,
+    })))
+}
+
+/// Revokes one link.
+pub async fn revoke(
+    State(bridge): State<Arc<Bridge>>,
+    Extension(user): Extension<Arc<User>>,
+    PathOf((name, id)): PathOf<(String, String)>,
+) -> Result<StatusCode, Failure> {
+    let robot = bridge.robot(&user, Right::Share, &name)?;
+    if id.len() != 16
+        || !id
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    {
+        return Err(Failure::bad_request(
+            "this is no link's id: it has 16 hexadecimal digits, and was told when the link was made",
+        ));
+    }
+    revoke_some(&bridge, &user, &robot, Some(&id)).await
+}
+
+/// Revokes all links of a robot.
+pub async fn revoke_all(
+    State(bridge): State<Arc<Bridge>>,
+    Extension(user): Extension<Arc<User>>,
+    PathOf(name): PathOf<String>,
+) -> Result<StatusCode, Failure> {
+    let robot = bridge.robot(&user, Right::Share, &name)?;
+    revoke_some(&bridge, &user, &robot, None).await
+}
+
+async fn revoke_some(
+    bridge: &Bridge,
+    user: &User,
+    robot: &Robot,
+    id: Option<&str>,
+) -> Result<StatusCode, Failure> {
+    let shares = &bridge.fleet.shares;
+    shares.key()?;
+    let revoked = shares.revoke(&robot.name, id, bridge.fleet.now().wall);
+    // Here it holds from now on; the answer is about all bridges, and the time after a restart.
+    write(bridge, robot, &revoked).await?;
+    info!(
+        robot = robot.name,
+        by = user.name,
+        id = id.unwrap_or("*"),
+        "share revoked"
+    );
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Makes the broker keep what was revoked.
+pub async fn write(bridge: &Bridge, robot: &Robot, revoked: &Revoked) -> Result<(), Failure> {
+    let payload = serde_json::to_vec(revoked).unwrap_or_default();
+    let retained = Properties {
+        retain: true,
+        ..Properties::default()
+    };
+    let topic = shares_topic(&robot.topic);
+    bridge.publish(&topic, payload, retained).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(1_700_000_000);
+
+    fn shares(key: &[u8]) -> Shares {
+        Shares::new(Some(hmac::Key::new(hmac::HMAC_SHA256, key)))
+    }
+
+    fn later(seconds: u64) -> Duration {
+        NOW + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_link_lets_in_until_it_ends_and_nothing_about_it_can_be_changed() {
+        let shares = shares(b"one");
+        let (link, token) = shares.make("r1", 60, NOW).unwrap();
+        let token = token.expose();
+        let safe = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+        assert!(token.chars().all(safe), "{token}");
+        assert_eq!(shares.check(token, later(59)), Some(link));
+        assert_eq!(shares.check(token, later(60)), None);
+        for at in 0..token.len() {
+            let other = if token.as_bytes()[at] == b'A' {
+                "B"
+            } else {
+                "A"
+            };
+            let mut forged = token.to_owned();
+            forged.replace_range(at..=at, other);
+            assert_eq!(shares.check(&forged, NOW), None, "{forged}");
+        }
+        for wrong in ["", "AAAA", &token[1..], &format!("{token}AAAA")] {
+            assert_eq!(shares.check(wrong, NOW), None);
+        }
+        assert_eq!(self::shares(b"two").check(token, NOW), None);
+        assert_eq!(Shares::default().check(token, NOW), None);
+    }
+
+    #[test]
+    fn a_revoked_link_lets_nobody_in_at_any_bridge() {
+        let (one, two) = (shares(b"k"), shares(b"k"));
+        let (link, token) = one.make("r1", 60, NOW).unwrap();
+        let (_, other) = one.make("r1", 60, NOW).unwrap();
+        let revoked = one.revoke("r1", Some(&link.id), NOW);
+        assert_eq!(one.check(token.expose(), NOW), None);
+        assert!(two.check(token.expose(), NOW).is_some());
+        assert!(!two.read("r1", revoked.clone(), NOW));
+        assert_eq!(two.check(token.expose(), NOW), None);
+        assert!(two.check(other.expose(), NOW).is_some());
+        let all = two.revoke("r1", None, NOW);
+        assert_eq!(two.check(other.expose(), NOW), None);
+        let (_, new) = two.make("r1", 60, later(1)).unwrap();
+        assert!(two.check(new.expose(), later(1)).is_some());
+        // Of two that were revoked at the same time at two bridges, neither is lost.
+        assert!(two.read("r1", revoked, NOW));
+        let [(name, both)] = two.unwritten().try_into().unwrap();
+        assert_eq!((name.as_str(), both.before), ("r1", all.before));
+        assert!(both.ids.contains_key(&link.id));
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_forgets_what_has_ended() {
+        let shares = shares(b"k");
+        let mut revoked = Revoked::default();
+        for id in 0..=MAX_REVOKED {
+            revoked = shares.revoke("r1", Some(&format!("{id:016x}")), NOW);
+        }
+        assert!(revoked.ids.is_empty() && revoked.before > 0);
+        revoked = shares.revoke("r2", Some("a"), NOW);
+        assert_eq!(revoked.ids.len(), 1);
+        revoked = shares.revoke("r2", Some("b"), later(MAX_FOR));
+        assert_eq!(revoked.ids.keys().collect::<Vec<_>>(), ["b"]);
+    }
+}

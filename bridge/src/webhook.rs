@@ -1,0 +1,430 @@
+//! Tells others when something happens: signed JSON, a few tries, in tasks of its own.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use base64::{engine::general_purpose::STANDARD, Engine};
+use droidrelay_wire::{backoff::jitter, Backoff, RobotState, Secret, StreamState};
+use ring::hmac;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::{sync::mpsc, task::JoinSet, time::sleep};
+use tracing::{info, warn};
+
+use crate::{
+    client::{Client, Url},
+    fleet::View,
+    metrics::Metrics,
+    time::utc,
+};
+
+/// Calls that wait for one receiver; more are dropped and told in the log.
+const QUEUE: usize = 256;
+const TRIES: u32 = 6;
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between tries: all of them take about a minute and a half.
+const PAUSE: Duration = Duration::from_secs(2);
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+
+/// What can happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Happening {
+    /// The robot has opened by itself: motion, a sound, its own switch.
+    Opened,
+    /// It has fallen silent.
+    Offline,
+    /// It is back.
+    Online,
+    /// It cannot deliver, or the media server refuses it.
+    Error,
+    /// Frames reach the media server.
+    Live,
+    /// The stream has ended.
+    Idle,
+}
+
+impl Happening {
+    fn as_str(self) -> &'static str {
+        match self {
+            Happening::Opened => "opened",
+            Happening::Offline => "offline",
+            Happening::Online => "online",
+            Happening::Error => "error",
+            Happening::Live => "live",
+            Happening::Idle => "idle",
+        }
+    }
+
+    fn text(self, robot: &str, state: Option<&RobotState>) -> String {
+        match self {
+            Happening::Opened => {
+                let viewers = state.map_or(String::new(), |state| state.viewers.join(", "));
+                match viewers.as_str() {
+                    "" | "local" => format!("{robot} has opened its stream by itself"),
+                    who => format!("{robot} has opened its stream by itself: {who}"),
+                }
+            }
+            Happening::Offline => format!("{robot} is offline"),
+            Happening::Online => format!("{robot} is online again"),
+            Happening::Error => {
+                let publish = state.and_then(|state| state.publish.as_ref()?.reason.as_deref());
+                let reason = publish.or(state.and_then(|state| state.last_error.as_deref()));
+                match reason {
+                    Some(reason) => format!("{robot} cannot stream: {reason}"),
+                    None => format!("{robot} cannot stream"),
+                }
+            }
+            Happening::Live => format!("{robot} is live"),
+            Happening::Idle => format!("{robot} has ended its stream"),
+        }
+    }
+}
+
+/// One receiver, as the configuration names it.
+pub struct Webhook {
+    pub url: Url,
+    pub client: Client,
+    /// Signs; None: nothing is signed.
+    pub key: Option<hmac::Key>,
+    pub happenings: Vec<Happening>,
+    /// None: all.
+    pub robots: Option<Vec<String>>,
+}
+
+/// The key in a receiver's secret: as the Standard Webhooks specification has it (`whsec_` and
+/// base64), or any other text as it is.
+pub fn key(secret: &Secret) -> Result<hmac::Key, String> {
+    let bytes = match secret.expose().strip_prefix("whsec_") {
+        Some(encoded) => STANDARD
+            .decode(encoded)
+            .map_err(|_| "what follows \"whsec_\" in the secret is not base64".to_owned())?,
+        None => secret.expose().as_bytes().to_vec(),
+    };
+    Ok(hmac::Key::new(hmac::HMAC_SHA256, &bytes))
+}
+
+/// What is to be sent.
+#[derive(Clone)]
+struct Call {
+    id: String,
+    happening: Happening,
+    robot: String,
+    body: String,
+}
+
+/// What each robot did last, also while the broker was away; pure but for the queues.
+pub struct Alarms {
+    last: Mutex<HashMap<String, Last>>,
+    receivers: Vec<Receiver>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+struct Last {
+    online: Option<bool>,
+    state: Option<StreamState>,
+}
+
+struct Receiver {
+    happenings: Vec<Happening>,
+    robots: Option<Vec<String>>,
+    queue: mpsc::Sender<Call>,
+    name: String,
+}
+
+impl Alarms {
+    /// Delivers in `tasks`.
+    pub fn start(
+        webhooks: Vec<Webhook>,
+        metrics: &Arc<Metrics>,
+        tasks: &mut JoinSet<()>,
+        runtime: &tokio::runtime::Handle,
+    ) -> Self {
+        let receiver = |webhook: Webhook| {
+            let (queue, calls) = mpsc::channel(QUEUE);
+            let receiver = Receiver {
+                happenings: webhook.happenings,
+                robots: webhook.robots,
+                queue,
+                name: webhook.url.to_string(),
+            };
+            let (url, client, key) = (webhook.url, webhook.client, webhook.key);
+            tasks.spawn_on(deliver(url, client, key, calls, metrics.clone()), runtime);
+            receiver
+        };
+        Alarms {
+            last: Mutex::default(),
+            receivers: webhooks.into_iter().map(receiver).collect(),
+        }
+    }
+
+    /// A robot has said something; does not wait.
+    pub fn hear(&self, robot: &str, view: &View, since_1970: Duration) {
+        if self.receivers.is_empty() {
+            return;
+        }
+        for happening in self.note(robot, view) {
+            self.call(happening, robot, view, since_1970);
+        }
+    }
+
+    /// What has happened by this view, beside the last one. Of a robot that was not known before,
+    /// nothing: a bridge that was restarted tells no old news.
+    fn note(&self, robot: &str, view: &View) -> Vec<Happening> {
+        let mut all = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = all.entry(robot.to_owned()).or_default();
+        let before = *last;
+        let mut happenings = Vec::new();
+        if let Some(online) = view.online {
+            match (before.online, online) {
+                (Some(true), false) => happenings.push(Happening::Offline),
+                (Some(false), true) => happenings.push(Happening::Online),
+                _ => {}
+            }
+            last.online = Some(online);
+        }
+        if let Some(state) = view.state.as_deref() {
+            last.state = Some(state.state);
+            match (before.state, state.state) {
+                (None, _) => {}
+                (Some(old), new) if old == new => {}
+                (Some(old), new) => {
+                    if old == StreamState::Idle && state.cause == "local" {
+                        happenings.push(Happening::Opened);
+                    }
+                    match new {
+                        StreamState::Live => happenings.push(Happening::Live),
+                        StreamState::Idle => happenings.push(Happening::Idle),
+                        StreamState::Error | StreamState::Refused => {
+                            happenings.push(Happening::Error);
+                        }
+                        StreamState::Starting | StreamState::Backoff => {}
+                    }
+                }
+            }
+        }
+        happenings
+    }
+
+    fn call(&self, happening: Happening, robot: &str, view: &View, since_1970: Duration) {
+        let state = view.state.as_deref();
+        let body = json!({
+            "event": happening.as_str(),
+            "robot": robot,
+            "time": utc(since_1970),
+            "text": happening.text(robot, state),
+            "online": view.online,
+            "state": state,
+        });
+        let body = body.to_string();
+        let since = state.map_or("", |state| state.since.as_str());
+        for receiver in &self.receivers {
+            let robots = receiver.robots.as_ref();
+            let wants = receiver.happenings.contains(&happening)
+                && robots.is_none_or(|robots| robots.iter().any(|name| name == robot));
+            if !wants {
+                continue;
+            }
+            let call = Call {
+                id: id(happening, robot, since, since_1970),
+                happening,
+                robot: robot.to_owned(),
+                body: body.clone(),
+            };
+            if receiver.queue.try_send(call).is_err() {
+                warn!(
+                    robot,
+                    event = happening.as_str(),
+                    "webhook {}: too many calls wait, dropped",
+                    receiver.name
+                );
+            }
+        }
+    }
+}
+
+/// The same for the same happening at bridges side by side, which all tell it: a receiver that
+/// keeps ids sees it once.
+fn id(happening: Happening, robot: &str, since: &str, since_1970: Duration) -> String {
+    // Of presence nobody says since when it is as it is.
+    let when = match happening {
+        Happening::Offline | Happening::Online => (since_1970.as_secs() / 60).to_string(),
+        _ => since.to_owned(),
+    };
+    let text = format!("{} {robot} {when}", happening.as_str());
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    let hex: String = digest.as_ref()[..12]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("msg_{hex}")
+}
+
+async fn deliver(
+    url: Url,
+    client: Client,
+    key: Option<hmac::Key>,
+    mut calls: mpsc::Receiver<Call>,
+    metrics: Arc<Metrics>,
+) {
+    while let Some(call) = calls.recv().await {
+        let event = call.happening.as_str();
+        let result = try_again_and_again(&url, &client, key.as_ref(), &call).await;
+        metrics.webhook(
+            event,
+            if result.is_ok() {
+                "delivered"
+            } else {
+                "failed"
+            },
+        );
+        match result {
+            Ok(()) => info!(robot = call.robot, event, "webhook {url}: delivered"),
+            Err(err) => warn!(robot = call.robot, event, "webhook {err}: given up"),
+        }
+    }
+}
+
+async fn try_again_and_again(
+    url: &Url,
+    client: &Client,
+    key: Option<&hmac::Key>,
+    call: &Call,
+) -> Result<(), String> {
+    let mut backoff = Backoff::new(PAUSE, MAX_PAUSE);
+    let mut last = String::new();
+    for attempt in 0..TRIES {
+        if attempt > 0 {
+            sleep(backoff.next(jitter())).await;
+        }
+        let now = std::time::SystemTime::UNIX_EPOCH
+            .elapsed()
+            .unwrap_or_default();
+        let headers = headers(key, call, now.as_secs());
+        let body = call.body.clone();
+        match client
+            .send(Method::POST, url, headers, body, PATIENCE)
+            .await
+        {
+            Ok((status, _)) if status.is_success() => return Ok(()),
+            Ok((status, _)) => {
+                last = format!("{url}: {status}");
+                let may_pass = matches!(
+                    status,
+                    StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
+                );
+                if status.is_client_error() && !may_pass {
+                    break;
+                }
+            }
+            Err(err) => last = err,
+        }
+    }
+    Err(last)
+}
+
+/// As the Standard Webhooks specification has them.
+fn headers(key: Option<&hmac::Key>, call: &Call, timestamp: u64) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let text = |text: &str| HeaderValue::from_str(text).ok();
+    let pairs = [
+        ("webhook-id", text(&call.id)),
+        ("webhook-timestamp", text(&timestamp.to_string())),
+        (
+            "webhook-signature",
+            key.and_then(|key| text(&signature(key, &call.id, timestamp, &call.body))),
+        ),
+    ];
+    for (name, value) in pairs {
+        if let Some(value) = value {
+            headers.insert(name, value);
+        }
+    }
+    headers
+}
+
+fn signature(key: &hmac::Key, id: &str, timestamp: u64, body: &str) -> String {
+    let signed = format!("{id}.{timestamp}.{body}");
+    let mac = hmac::sign(key, signed.as_bytes());
+    format!("v1,{}", STANDARD.encode(mac.as_ref()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn alarms() -> Alarms {
+        Alarms {
+            last: Mutex::default(),
+            receivers: Vec::new(),
+        }
+    }
+
+    fn view(online: Option<bool>, state: &str) -> View {
+        View {
+            online,
+            state: serde_json::from_str(state).ok().map(Arc::new),
+        }
+    }
+
+    #[test]
+    fn what_happens_is_told_once_and_nothing_of_the_time_before() {
+        let alarms = alarms();
+        let mut seen = Vec::new();
+        for (online, state) in [
+            (Some(true), ""),
+            (Some(true), r#"{"state":"idle"}"#),
+            (
+                Some(true),
+                r#"{"state":"starting","cause":"local","viewers":["motion"]}"#,
+            ),
+            (Some(true), r#"{"state":"live","cause":"local"}"#),
+            (Some(true), r#"{"state":"live","cause":"local"}"#),
+            (None, ""),
+            (Some(true), r#"{"state":"live","cause":"local"}"#),
+            (Some(false), r#"{"state":"live","cause":"local"}"#),
+            (Some(true), r#"{"state":"idle","cause":"boot"}"#),
+            (Some(true), r#"{"state":"starting","cause":"mqtt"}"#),
+            (Some(true), r#"{"state":"refused","cause":"mqtt"}"#),
+        ] {
+            seen.extend(alarms.note("r1", &view(online, state)));
+        }
+        use Happening::*;
+        assert_eq!(seen, [Opened, Live, Offline, Online, Idle, Error]);
+        assert!(self::alarms()
+            .note("r1", &view(Some(false), r#"{"state":"live"}"#))
+            .is_empty());
+    }
+
+    #[test]
+    fn a_signature_is_that_of_the_specification() {
+        // The secret and message of its example; by
+        // `printf %s "$id.$time.$body" | openssl dgst -sha256 -hmac KEY -binary | base64`.
+        let secret = Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+        let body = r#"{"test": 2432232314}"#;
+        let signed = signature(
+            &key(&secret).unwrap(),
+            "msg_p5jXN8AQM9LWM0D4loKWxJek",
+            1_614_265_330,
+            body,
+        );
+        assert_eq!(signed, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+        assert!(key(&Secret::new("whsec_%")).is_err());
+    }
+
+    #[test]
+    fn bridges_side_by_side_name_one_happening_alike() {
+        let at = Duration::from_secs(1_700_000_000);
+        let one = id(Happening::Opened, "r1", "2026-11-25T08:00:00Z", at);
+        let late = at + Duration::from_secs(2);
+        assert_eq!(
+            one,
+            id(Happening::Opened, "r1", "2026-11-25T08:00:00Z", late)
+        );
+        assert_ne!(one, id(Happening::Opened, "r1", "2026-11-25T08:00:01Z", at));
+    }
+}
