@@ -181,7 +181,10 @@ impl Elements {
             open: !valve.property::<bool>("drop"),
             broker: valve.property::<Option<String>>("broker").is_some(),
             connected: valve.property("connected"),
-            state: serde_json::from_str(&valve.property::<String>("state")).unwrap_or_default(),
+            state: valve
+                .property::<Option<String>>("state")
+                .and_then(|state| serde_json::from_str(&state).ok())
+                .unwrap_or_default(),
             stats: valve.property("stats"),
         };
         self.valves.iter().map(read).collect()

@@ -163,6 +163,7 @@ pub struct MqttValve {
     /// Upstream is stopped, by us.
     released: AtomicBool,
     upstream_errors: Errors,
+    started: AtomicBool,
     /// The next start goes on where another life of this valve has ended.
     resume: AtomicBool,
     /// The elements behind the valve cannot take anything now.
@@ -902,6 +903,7 @@ impl MqttValve {
         });
 
         self.resume.store(false, Ordering::Relaxed);
+        self.started.store(true, Ordering::Relaxed);
         let timers = io.handle();
         self.announcer.start(&self.obj(), timers.clone(), |valve| {
             let imp = valve.imp();
@@ -1025,12 +1027,13 @@ impl MqttValve {
         serde_json::to_string(&said).unwrap_or_default()
     }
 
-    /// What the state topic says, or would say.
-    fn state_text(&self) -> String {
+    /// What the state topic says, or would say; none of a valve that has never been started.
+    fn state_text(&self) -> Option<String> {
+        self.started.load(Ordering::Relaxed).then_some(())?;
         let standby = self.real_standby(locked(&self.settings).standby);
         let now = self.now();
         let said = locked(&self.control).robot_state(standby.as_str(), now);
-        serde_json::to_string(&said).unwrap_or_default()
+        serde_json::to_string(&said).ok()
     }
 
     fn stats(&self) -> gst::Structure {
@@ -1140,6 +1143,7 @@ impl ObjectSubclass for MqttValve {
             cold: AtomicBool::new(false),
             released: AtomicBool::new(false),
             upstream_errors: Errors::default(),
+            started: AtomicBool::new(false),
             resume: AtomicBool::new(false),
             resetting: AtomicBool::new(false),
             pending_eos: AtomicBool::new(false),
@@ -1233,7 +1237,7 @@ impl ObjectImpl for MqttValve {
                     .build(),
                 glib::ParamSpecString::builder("state")
                     .nick("State")
-                    .blurb("This valve's state as the state topic tells it, in JSON, without its broker too; element message mqttvalve-state says that it has changed")
+                    .blurb("This valve's state as the state topic tells it, in JSON, without a broker too; element message mqttvalve-state says that it has changed. Unset before the first start")
                     .read_only()
                     .build(),
                 glib::ParamSpecBoxed::builder::<gst::Structure>("leases")
