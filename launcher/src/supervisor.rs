@@ -562,7 +562,7 @@ impl Supervisor {
         self.playing_since = None;
         self.counters.starts += 1;
         self.notify.status("starting");
-        self.notify.not_yet(UP_DEADLINE + UP_DEADLINE);
+        self.notify.not_yet(UP_DEADLINE + DOWN_DEADLINE);
         self.prerolled = false;
         self.submit(Job::SetState(gst::State::Paused));
     }
@@ -621,6 +621,7 @@ impl Supervisor {
             return;
         }
         let wait = self.backoff.next(jitter());
+        self.notify.not_yet(wait + UP_DEADLINE);
         let text = format!(
             "failure {} in a row, next try in {:.1} s: {reason}",
             self.failures,

@@ -92,8 +92,10 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn tell_state(&self, state: RobotState) {
-        let text = Some(self.log.clean(&report::state_text(state)));
+    pub(super) fn tell_state(&self, mut state: RobotState) {
+        // What an element complains of may name what it was given.
+        state.last_error = state.last_error.map(|text| self.log.clean(&text));
+        let text = Some(report::state_text(state));
         self.states.send_if_modified(|told| {
             let news = *told != text;
             *told = text;
