@@ -52,9 +52,9 @@ fn a_robot_that_polls_is_started_stopped_and_seen_as_any_other() {
     rig.bridge.post("/stream/start").unwrap();
     rig.wait_relay(events, Event::Published);
     rig.bridge.kill();
-    let lost = robot
-        .log()
-        .wait(0, "the lost bridge", |line| line.contains("poll: http://"));
+    let lost = robot.log().wait(0, "the lost bridge", |line| {
+        line.contains("poll: ") && line.contains("next try in")
+    });
     lost.unwrap();
     rig.bridge.restart().unwrap();
     let mark = robot.log().mark();
