@@ -1,6 +1,6 @@
 //! The bridge as a process.
 
-use std::{net::SocketAddr, process::Command};
+use std::{net::SocketAddr, path::Path, process::Command};
 
 use anyhow::{ensure, Context, Result};
 use serde_json::Value;
@@ -21,7 +21,9 @@ pub struct Bridge {
     /// Every answer as it came, head and body.
     answers: Journal<String>,
     pub user: Login,
-    _folder: TempDir,
+    /// A robot without MQTT, which polls.
+    pub robot: Login,
+    folder: TempDir,
 }
 
 impl Bridge {
@@ -29,6 +31,7 @@ impl Bridge {
     pub fn start(broker: &Mosquitto, relay: &Relay) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("bridge-").tempdir()?;
         let user = Login::generate("app")?;
+        let robot = Login::generate("poller")?;
         let password = format!("{}\n", broker.bridge.password);
         write_private(folder.path(), "mqtt.pass", &password)?;
         let config = format!(
@@ -47,41 +50,31 @@ rtsp = "{watch}"
 name = "{user}"
 role = "viewer"
 password = "{hash}"
+[[user]]
+name = "{robot}"
+role = "robot"
+robots = ["robot"]
+password = "{robot_hash}"
 "#,
             broker = broker.url(),
             bridge = broker.bridge.user,
             watch = relay.watch_url(),
             user = user.user,
             hash = user.hash(),
+            robot = robot.user,
+            robot_hash = robot.hash(),
         );
+        write_private(folder.path(), "robot.pass", &robot.password)?;
         let config = write_private(folder.path(), "bridge.toml", &config)?;
-        let mut command = Command::new(artifact("droidrelay-bridge")?);
-        command.arg("--config").arg(config);
-        let process = Process::spawn("droidrelay-bridge", &mut command)?;
-        let (_, line) = process
-            .log()
-            .wait(0, "the bridge's address", |line| {
-                line.contains("listening on http://")
-            })
-            .with_context(|| process.text())?;
-        let address = line
-            .rsplit("http://")
-            .next()
-            .and_then(|address| address.trim().parse().ok())
-            .with_context(|| format!("no address in {line:?}"))?;
-        let bridge = Bridge {
+        let (process, address) = launch(&config)?;
+        Ok(Bridge {
             process,
             address,
             answers: Journal::default(),
             user,
-            _folder: folder,
-        };
-        poll(DEADLINE, || {
-            let answer = http::request(address, "GET", "/healthz", "").ok()?;
-            (answer.status == 200).then_some(())
+            robot,
+            folder,
         })
-        .with_context(|| format!("no broker\n{}", bridge.process.text()))?;
-        Ok(bridge)
     }
 
     /// Ends as by a power cut.
@@ -95,6 +88,33 @@ password = "{hash}"
 
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// How the robot's launcher reaches it: `droidrelay run FILE …`.
+    pub fn poll_options(&self) -> [String; 6] {
+        [
+            "--poll".into(),
+            format!("{}/robots/robot/stream", self.url()),
+            "--poll-user".into(),
+            self.robot.user.clone(),
+            "--poll-password-file".into(),
+            self.folder.path().join("robot.pass").display().to_string(),
+        ]
+    }
+
+    /// Ends as by a power cut.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Back on the same port, and connected to the broker.
+    pub fn restart(&mut self) -> Result<()> {
+        let config = self.folder.path().join("bridge.toml");
+        let text = std::fs::read_to_string(&config)?;
+        let listen = format!("listen = \"{}\"", self.address);
+        std::fs::write(&config, text.replace("listen = \"127.0.0.1:0\"", &listen))?;
+        (self.process, _) = launch(&config)?;
+        Ok(())
     }
 
     pub fn request(&self, method: &str, path: &str, authorization: &str) -> Result<Answer> {
@@ -118,4 +138,28 @@ password = "{hash}"
     pub fn text(&self) -> String {
         self.process.text()
     }
+}
+
+/// Listening, and connected to the broker.
+fn launch(config: &Path) -> Result<(Process, SocketAddr)> {
+    let mut command = Command::new(artifact("droidrelay-bridge")?);
+    command.arg("--config").arg(config);
+    let process = Process::spawn("droidrelay-bridge", &mut command)?;
+    let (_, line) = process
+        .log()
+        .wait(0, "the bridge's address", |line| {
+            line.contains("listening on http://")
+        })
+        .with_context(|| process.text())?;
+    let address = line
+        .rsplit("http://")
+        .next()
+        .and_then(|address| address.trim().parse().ok())
+        .with_context(|| format!("no address in {line:?}"))?;
+    poll(DEADLINE, || {
+        let answer = http::request(address, "GET", "/healthz", "").ok()?;
+        (answer.status == 200).then_some(())
+    })
+    .with_context(|| format!("no broker\n{}", process.text()))?;
+    Ok((process, address))
 }

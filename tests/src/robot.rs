@@ -72,6 +72,20 @@ impl Robot {
     }
 
     pub fn start_with(runner: Runner, line: &str, environment: &[(&str, &str)]) -> Result<Self> {
+        Self::launch(runner, line, environment, &[])
+    }
+
+    /// By `droidrelay run` with these options.
+    pub fn supervised(line: &str, options: &[String]) -> Result<Self> {
+        Self::launch(Runner::Droidrelay, line, &[], options)
+    }
+
+    fn launch(
+        runner: Runner,
+        line: &str,
+        environment: &[(&str, &str)],
+        options: &[String],
+    ) -> Result<Self> {
         let plugins = Plugins::new()?;
         let mut command = match runner {
             Runner::GstLaunch => {
@@ -84,7 +98,7 @@ impl Robot {
                 let file = plugins.0.path().join("robot.launch");
                 fs::write(&file, line.replace(" ! ", " !\n  ") + "\n")?;
                 let mut command = plugins.droidrelay()?;
-                command.arg("run").arg(file);
+                command.arg("run").arg(file).args(options);
                 command
             }
         };

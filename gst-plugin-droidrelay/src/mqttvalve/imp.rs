@@ -9,7 +9,7 @@ use std::{
 use droidrelay_wire::{
     backoff::jitter,
     command,
-    gate::{Origin, Outcome},
+    gate::{Lease, Origin, Outcome},
     session::{Event, Message, Session},
     Backoff, Command, Secret, OFFLINE, ONLINE,
 };
@@ -232,7 +232,7 @@ impl MqttValve {
     }
 
     /// Goes on with what another valve, or this one, has held.
-    fn take_up(&self, given: Vec<droidrelay_wire::gate::Lease>) {
+    fn take_up(&self, given: Vec<Lease>) {
         let now = self.now();
         let changed = {
             let mut control = locked(&self.control);

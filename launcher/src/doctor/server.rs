@@ -131,6 +131,7 @@ pub async fn broker(file: &LaunchFile, valve: &gst::Element, report: &mut Report
         tls,
         keep_alive: Duration::from_secs(10),
         session_expiry: Duration::ZERO,
+        receive_maximum: RECEIVE_MAXIMUM,
         will: None,
         subscriptions: vec![topic.clone()],
         receive_maximum: RECEIVE_MAXIMUM,
