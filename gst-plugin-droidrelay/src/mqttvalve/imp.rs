@@ -600,6 +600,13 @@ impl MqttValve {
             wait.as_millis()
         );
         locked(&self.control).fault(Some(error));
+        // The first frame of the next try shows that it is over, and is a key frame.
+        let _ = self.word.compare_exchange(
+            word::OPEN,
+            word::KEY_UNIT,
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+        );
         self.announcer.wake();
         wait
     }
@@ -667,6 +674,9 @@ impl MqttValve {
                 );
                 if self.media.load(Ordering::Relaxed) == media::RAW {
                     self.push_key_unit();
+                }
+                if locked(&self.control).mended() {
+                    self.announcer.wake();
                 }
             }
             _ => {}
