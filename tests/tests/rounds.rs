@@ -96,3 +96,22 @@ fn connections_without_an_answer_leave_nothing_behind() {
         rig.wait_idle_again(seen);
     });
 }
+
+/// A camera that fails after half a second each time, and begins anew in another thread.
+#[test]
+fn a_camera_that_fails_again_and_again_leaves_nothing_behind() {
+    let rig = Rig::start(Kind::Nginx).unwrap();
+    let line = rig.line(&format!("{TEST_PICTURE} ! identity error-after=15"));
+    let mut robot = rig.robot(Runner::GstLaunch, &line).unwrap();
+    leave_nothing(&mut robot, || {
+        let observer = &rig.observer;
+        let seen = observer.seen().mark();
+        observer.send("start").unwrap();
+        let failed = observer.wait_state(seen, StreamState::Error).unwrap();
+        assert!(failed.1.last_error.is_some());
+        let mark = observer.seen().mark();
+        observer.wait_state(mark, StreamState::Live).unwrap();
+        observer.send("stop").unwrap();
+        rig.wait_idle_again(seen);
+    });
+}

@@ -20,9 +20,9 @@ what comes closest.
 pub fn page(bys: &[By], tables: &[(&str, Vec<Row>)]) -> String {
     let mut page = String::from(HEAD);
     // Writing to a string does not fail, here and below.
-    let _ = write!(
+    let _ = writeln!(
         page,
-        "Load average of the machine (its own load included) at the end: {}, on {} processors.\n",
+        "Load average of the machine (its own load included) at the end: {}, on {} processors.",
         load(),
         thread::available_parallelism().map_or(1, usize::from)
     );
