@@ -318,7 +318,7 @@ service='
     grep "^CapBnd:.*0000000000000000$" /proc/"$(robot)"/status
     # The passwords are root'"'"'s, and the valve has logged in with its copy.
     timeout 60 grep -q -m 1 online < <(exec mosquitto_sub -h 127.0.0.1 -t robot/stream/availability)
-    systemctl reload droidrelay@front
+    systemctl reload droidrelay@front droidrelay-bridge
     systemctl is-active droidrelay@front
     # Hung, killed: another one. A wrong file: none.
     hung=$(robot); kill -STOP "$hung"; anew "$hung"
