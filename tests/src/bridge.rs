@@ -77,11 +77,6 @@ password = "{robot_hash}"
         })
     }
 
-    /// Ends as by a power cut.
-    pub fn kill(&mut self) {
-        self.process.kill();
-    }
-
     pub fn id(&self) -> u32 {
         self.process.id()
     }

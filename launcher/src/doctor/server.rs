@@ -134,7 +134,6 @@ pub async fn broker(file: &LaunchFile, valve: &gst::Element, report: &mut Report
         receive_maximum: RECEIVE_MAXIMUM,
         will: None,
         subscriptions: vec![topic.clone()],
-        receive_maximum: RECEIVE_MAXIMUM,
     };
     let (sender, mut events) = mpsc::unbounded_channel();
     let session = Session::spawn(&tokio::runtime::Handle::current(), config, move |event| {
