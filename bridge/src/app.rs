@@ -1,6 +1,7 @@
 //! The HTTP surface.
 
 use std::{
+    future::Future,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -191,6 +192,14 @@ impl Bridge {
                 "the MQTT broker is out of reach: {reason}"
             ))),
         }
+    }
+
+    /// Runs something beside the requests, until the bridge ends.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        // What has ended needs no owner.
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
     }
 
     /// How long a demand that the media server's hooks tell holds.

@@ -1,6 +1,11 @@
 //! Server-sent events: what robots say, to everybody who may see it.
 
-use std::{collections::VecDeque, convert::Infallible, fmt::Write, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    convert::Infallible,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use axum::{
     body::{Body, Bytes},
@@ -20,6 +25,7 @@ use tokio::{
         },
         watch,
     },
+    task::yield_now,
     time::timeout,
 };
 
@@ -45,31 +51,66 @@ pub struct Event {
 }
 
 /// Where events go out.
-pub struct Events(broadcast::Sender<Event>);
+pub struct Events {
+    sender: broadcast::Sender<Event>,
+    /// Each robot's newest event, for those who come: making it costs more than sending it.
+    newest: Mutex<HashMap<Arc<str>, Bytes>>,
+}
 
 impl Default for Events {
     fn default() -> Self {
-        Events(broadcast::Sender::new(BEHIND))
+        Events {
+            sender: broadcast::Sender::new(BEHIND),
+            newest: Mutex::default(),
+        }
     }
 }
 
 impl Events {
     /// Somebody listens.
     pub fn are_wanted(&self) -> bool {
-        self.0.receiver_count() > 0
+        self.sender.receiver_count() > 0
     }
 
-    pub fn robot(&self, name: &str, description: &Value) {
-        self.send(Some(name.into()), frame("robot", description));
+    /// A robot is as described; `describe` is not asked where nobody listens.
+    pub fn robot(&self, name: &str, describe: impl FnOnce() -> Option<Value>) {
+        if !self.are_wanted() {
+            // Without listeners nothing is kept.
+            self.lock().clear();
+            return;
+        }
+        let Some(description) = describe() else {
+            return;
+        };
+        let (name, bytes): (Arc<str>, _) = (name.into(), frame("robot", &description));
+        self.lock().insert(name.clone(), bytes.clone());
+        self.send(Some(name), bytes);
     }
 
     pub fn broker(&self, description: &Value) {
+        // What nobody knows any more, or knows again, is described otherwise.
+        self.lock().clear();
         self.send(None, frame("broker", description));
+    }
+
+    /// The robot's newest event; made under the lock, so that no older one replaces a newer one.
+    fn newest(&self, name: &str, describe: impl FnOnce() -> Option<Value>) -> Option<Bytes> {
+        let mut newest = self.lock();
+        if let Some(bytes) = newest.get(name) {
+            return Some(bytes.clone());
+        }
+        let bytes = frame("robot", &describe()?);
+        newest.insert(name.into(), bytes.clone());
+        Some(bytes)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Bytes>> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn send(&self, robot: Option<Arc<str>>, bytes: Bytes) {
         // Nobody listens any more: nothing is lost.
-        let _ = self.0.send(Event { robot, bytes });
+        let _ = self.sender.send(Event { robot, bytes });
     }
 }
 
@@ -97,6 +138,8 @@ impl Listener {
                 return None;
             }
             if !self.untold.is_empty() {
+                // There is much to tell, and others have their turn in between.
+                yield_now().await;
                 return Some(self.tell());
             }
             let event = select! {
@@ -147,21 +190,20 @@ impl Listener {
         let names = self.bridge.fleet.names();
         let mine = |name: &String| self.user.may(Right::Look, name);
         self.untold = names.into_iter().filter(mine).collect();
-        self.events = self.bridge.fleet.events.0.subscribe();
+        self.events = self.bridge.fleet.events.sender.subscribe();
         frame("broker", &self.bridge.fleet.broker())
     }
 
     fn tell(&mut self) -> Bytes {
         let fleet = &self.bridge.fleet;
         let count = self.untold.len().min(PIECE);
-        let mut text = String::new();
-        for name in self.untold.drain(..count) {
-            if let Some(robot) = fleet.directory.robot(&name) {
-                // Writing to a String does not fail.
-                let _ = write!(text, "event: robot\ndata: {}\n\n", fleet.describe(&robot));
-            }
-        }
-        text.into()
+        let frames = self.untold.drain(..count).filter_map(|name| {
+            fleet.events.newest(&name, || {
+                let robot = fleet.directory.robot(&name)?;
+                Some(fleet.describe(&robot))
+            })
+        });
+        frames.collect::<Vec<_>>().concat().into()
     }
 }
 
@@ -177,7 +219,7 @@ pub async fn events(
         )));
     }
     let mut listener = Listener {
-        events: bridge.fleet.events.0.subscribe(),
+        events: bridge.fleet.events.sender.subscribe(),
         closing: bridge.closing.subscribe(),
         users: bridge.auth.generation(),
         untold: VecDeque::new(),

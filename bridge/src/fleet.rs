@@ -214,11 +214,10 @@ impl Fleet {
         if let Some(alarms) = &self.alarms {
             alarms.hear(name, &now, wall_time());
         }
-        if self.events.are_wanted() {
-            if let Some(robot) = self.directory.robot(name) {
-                self.events.robot(name, &self.describe_view(&robot, &now));
-            }
-        }
+        self.events.robot(name, || {
+            let robot = self.directory.robot(name)?;
+            Some(self.describe_view(&robot, &now))
+        });
     }
 
     fn hear_command(&self, name: &str, message: &Message) {

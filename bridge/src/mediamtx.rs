@@ -370,8 +370,9 @@ fn admitted(bridge: &Arc<Bridge>, caller: &User, question: &Question, who: &Who,
         return;
     };
     // The server waits for our answer, and everybody else for the server.
-    let (bridge, by) = (bridge.clone(), caller.name.clone());
-    tokio::spawn(async move {
+    let (owner, by) = (bridge, caller.name.clone());
+    let bridge = owner.clone();
+    owner.spawn(async move {
         let is_live = bridge.fleet.view(&robot.name).is_live();
         let is_new = bridge.demands.seen(&robot.name, &by);
         demand(&bridge, &robot, &by, settings.lease).await;

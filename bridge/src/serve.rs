@@ -142,8 +142,9 @@ pub async fn serve(
     }
     drop(listener);
     let ended = async { while connections.join_next().await.is_some() {} };
-    // What is left then is cut off with the set.
-    let _ = timeout(drain, ended).await;
+    if timeout(drain, ended).await.is_err() {
+        connections.shutdown().await;
+    }
 }
 
 async fn closed(closing: &mut watch::Receiver<bool>) {
