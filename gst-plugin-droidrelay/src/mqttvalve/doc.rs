@@ -30,7 +30,9 @@ pub const DOC: &[(&str, &str)] = &[
            time, then live. At most 64 MiB are kept.
     In all three, one second after a session the elements between the valve and rtmpauthsink
     go to READY and back, where there is nothing beside them: an encoder gives back its
-    pictures and threads. Elements before any other sink are left alone.",
+    pictures and threads. Elements before any other sink are left alone. With cold, glibc's
+    allocator gives back free memory beyond 128 KiB (M_TRIM_THRESHOLD, of the whole process),
+    unless MALLOC_TRIM_THRESHOLD_ or GLIBC_TUNABLES says what it is to keep.",
     ),
     (
         "Commands",

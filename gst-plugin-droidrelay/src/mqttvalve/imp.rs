@@ -837,7 +837,6 @@ impl MqttValve {
         let failed = |error: String| gst::error_msg!(gst::ResourceError::Settings, ("{error}"));
         let config = settings.check(&self.obj().name()).map_err(failed)?;
         let io = Io::acquire().map_err(|err| failed(format!("cannot start a thread: {err}")))?;
-        keep_little();
         let topics = settings.topics();
 
         let now = self.now();
@@ -853,6 +852,9 @@ impl MqttValve {
             }
         }
         self.cold.store(upstream.is_some(), Ordering::Relaxed);
+        if upstream.is_some() {
+            keep_little();
+        }
         let preroll_time = match settings.standby {
             Standby::Hot => settings.preroll_time.as_nanos() as u64,
             Standby::Cold | Standby::Warm => 0,
@@ -1083,10 +1085,17 @@ fn trim() {
 /// Lets the allocator give back what is free at the end of each of its arenas, which
 /// [`trim`] does for the first one alone. By itself it keeps twice the largest block that was
 /// ever freed: megabytes of pictures in each, and a camera that fails begins anew in another one.
+/// It is the whole process's, so who has chosen a threshold himself keeps it.
 fn keep_little() {
     #[cfg(target_env = "gnu")]
     {
         const KEPT: libc::c_int = 128 * 1024;
+        let tunables = std::env::var("GLIBC_TUNABLES").unwrap_or_default();
+        if std::env::var_os("MALLOC_TRIM_THRESHOLD_").is_some()
+            || tunables.contains("malloc.trim_threshold")
+        {
+            return;
+        }
         // SAFETY: sets a number of the allocator's, in its own lock.
         unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT) };
     }
