@@ -310,7 +310,7 @@ fn leases_run_out_by_themselves_while_no_bridge_answers_and_a_new_one_is_followe
     });
     let address = bridge.address;
     drop(bridge);
-    running.wait_for("poll: ");
+    running.wait_for("next try in");
     // A bridge with smaller numbers, where somebody else looks.
     let bridge = Bridge::start_at(address, 1);
     bridge.start_lease("phone-8".into(), Some(30));
