@@ -400,7 +400,7 @@ fn the_robot_is_told_as_what_it_is_on_each_step() {
     robot.wait_live(offline);
     let all = seen.since(mark);
     let viewers = all.iter().rev().find_map(Seen::state).unwrap();
-    assert_eq!(viewers.viewers, ["*"]);
+    assert_eq!(viewers.viewers, ["*"], "{all:#?}");
     assert!(Path::new(&robot.folder.path("starts")).exists());
     end(running);
 }

@@ -176,6 +176,15 @@ impl Control {
         self.opening
     }
 
+    /// The element starts: nothing flows yet, and what a sink has said was of another session.
+    pub fn start(&mut self, now: Duration) {
+        self.flowing = false;
+        self.fault = None;
+        self.publish = None;
+        self.opened_at = self.gate.is_open().then_some(now);
+        self.start_latency = None;
+    }
+
     pub fn publish(&mut self, publish: PublishState) {
         if publish.reason.is_some() {
             self.last_error.clone_from(&publish.reason);
@@ -322,6 +331,19 @@ mod tests {
         assert_eq!(state(&mut control), StreamState::Refused);
         apply(&mut control, Command::stop());
         assert_eq!(state(&mut control), StreamState::Idle);
+    }
+
+    #[test]
+    fn a_valve_that_starts_open_is_not_live_because_it_was_before() {
+        let mut control = Control::default();
+        apply(&mut control, Command::start());
+        control.publish(publish("publishing"));
+        control.flowing(Duration::ZERO);
+        assert_eq!(state(&mut control), StreamState::Live);
+        control.start(Duration::from_millis(500));
+        assert_eq!(state(&mut control), StreamState::Starting);
+        control.flowing(Duration::from_millis(520));
+        assert_eq!(control.start_latency(), Some(Duration::from_millis(20)));
     }
 
     #[test]

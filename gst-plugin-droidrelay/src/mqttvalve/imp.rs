@@ -866,6 +866,7 @@ impl MqttValve {
             // Leases that ran out while the element was stopped do not open it again.
             let outcome = control.gate.expire(Duration::ZERO, now);
             control.decided(outcome, now);
+            control.start(now);
             let open = control.gate.is_open();
             self.set_word(open);
             open
