@@ -27,5 +27,6 @@ pub mod rtsp;
 pub mod secrets;
 pub mod silence;
 pub mod soak;
+pub mod stalls;
 pub mod stamps;
 pub mod uplink;
