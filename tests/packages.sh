@@ -220,8 +220,9 @@ build() {
     mkdir "$builder/src"
     [ ! -d "$folder/kept/target" ] || mv "$folder/kept/target" "$builder/src/"
     [ ! -d "$folder/kept/.cargo" ] || mv "$folder/kept/.cargo" "$builder/root/"
+    # New to cargo: what changed here while it built the last time would pass for built.
     (cd "$root" && git ls-files -z -co --exclude-standard -- ':!fuzz' | xargs -0 ls -d 2>/dev/null |
-        tar --create --files-from=-) | tar --extract -C "$builder/src"
+        tar --create --files-from=-) | tar --extract --touch -C "$builder/src"
     within builder bash -ec '
         cd /src
         scripts/packages.sh amd64 arm64
