@@ -3,8 +3,9 @@
 # A CARGO_TARGET_DIR in the environment wins over a folder in meson's; with a CARGO_BUILD_TARGET,
 # "droidrelay-here" is built besides, for the machine that builds.
 set -eu
-# Debian's flags are for C, of which there is next to none, and would make cargo build all anew.
-unset CFLAGS CXXFLAGS CPPFLAGS LDFLAGS
+# Debian's flags and date are for C, of which there is next to none, and would make cargo build
+# all anew.
+unset CFLAGS CXXFLAGS CPPFLAGS LDFLAGS SOURCE_DATE_EPOCH
 cargo=$1 source=$2 profile=$4
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$3/target}"
 shift 4
