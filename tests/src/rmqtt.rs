@@ -212,9 +212,12 @@ message_expiry_interval = "1d"
                 nodes.map(|(node, ports)| format!("{}@127.0.0.1:{}", node + 1, port(ports)));
             format!("{:?}", nodes.collect::<Vec<_>>())
         };
+        // How long a dead node is waited for: less than the four seconds in which robots and bridges
+        // give up a login. Of one that they gave up, the last will could come after the next one's
+        // `online`.
         let raft = format!(
             "node_grpc_addrs = {}\nraft_peer_addrs = {}\nladdr = \"127.0.0.1:{}\"\n\
-             raft.grpc_reuseaddr = true\n",
+             raft.grpc_reuseaddr = true\nnode_grpc_client_timeout = \"2s\"\nraft.grpc_timeout = \"2s\"\n",
             addresses(|ports| ports.rpc),
             addresses(|ports| ports.raft),
             self.ports[node].raft
