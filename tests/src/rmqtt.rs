@@ -3,6 +3,7 @@
 use std::{
     env, fs,
     io::{self, Write},
+    net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -15,7 +16,7 @@ use tempfile::TempDir;
 use crate::{
     mosquitto::answers,
     observer::{Observer, Seen},
-    process::{free_port, on_free_ports, poll, program, Process},
+    process::{on_free_ports, poll, program, Process},
     secrets::{random_word, write_private, Login},
 };
 
@@ -71,7 +72,7 @@ impl Cluster {
         let (nodes, set_up) = on_free_ports(|| {
             let set_up = SetUp {
                 folder: tempfile::Builder::new().prefix("rmqtt-").tempdir()?,
-                ports: (0..NODES).map(|_| Ports::free()).collect::<Result<_>>()?,
+                ports: free_ports()?,
                 robots: Login::generate("robots")?,
                 operator: Login::generate("operator")?,
             };
@@ -148,14 +149,19 @@ impl Cluster {
     }
 }
 
-impl Ports {
-    fn free() -> Result<Self> {
-        Ok(Ports {
-            mqtt: free_port()?,
-            rpc: free_port()?,
-            raft: free_port()?,
-        })
-    }
+/// All different: each is held until all are known.
+fn free_ports() -> Result<Vec<Ports>> {
+    let held = (0..3 * NODES)
+        .map(|_| TcpListener::bind("127.0.0.1:0"))
+        .collect::<io::Result<Vec<_>>>()?;
+    let ports = held.iter().map(|port| Ok(port.local_addr()?.port()));
+    let ports = ports.collect::<Result<Vec<u16>>>()?;
+    let nodes = ports.chunks_exact(3).map(|ports| Ports {
+        mqtt: ports[0],
+        rpc: ports[1],
+        raft: ports[2],
+    });
+    Ok(nodes.collect())
 }
 
 impl SetUp {
