@@ -2,6 +2,7 @@
 # Installs with apt what building and the demo need and this Debian (12 or newer) lacks.
 #   scripts/install-deps.sh [tests]     "tests": also what only tests/run.sh needs
 #   scripts/install-deps.sh packages [ARCH]     only what scripts/packages.sh needs
+#   scripts/install-deps.sh cluster     also what only building a broker in tests/cluster.sh needs
 # Nothing is touched, and no root asked for, when all of it is there.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
@@ -17,6 +18,9 @@ wanted=(
 )
 if [ "${1:-}" = packages ]; then
     wanted=(gcc libc6-dev pkgconf git ca-certificates libgstreamer1.0-dev debhelper meson)
+fi
+if [ "${1:-}" = cluster ]; then
+    wanted+=(cmake g++ libssl-dev make perl protobuf-compiler)
 fi
 # cargo-web is the current Rust in Debian's security suite; Debian's own is too old.
 rust_is_new_enough || wanted+=(cargo-web rustc-web)

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Measures what Droidrelay costs, beside what does the same without it; prints Markdown tables.
-#   tests/bench.sh [--write] [valve|idle|latency|start|stream|valves|bridge] [OPTION]...
+#   tests/bench.sh [--write] [valve|idle|latency|start|stream|valves|bridge|viewers] [OPTION]...
 # All of them by default (some 45 minutes); --help names the options. --write: into
 # docs/performance.md, with plots beside it.
 set -euo pipefail

@@ -15,6 +15,14 @@ use crate::{
     secrets::{write_private, Login},
 };
 
+/// A robot that a bridge knows.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    pub name: &'a str,
+    pub topic: &'a str,
+    pub path: &'a str,
+}
+
 pub struct Bridge {
     process: Process,
     address: SocketAddr,
@@ -29,22 +37,46 @@ pub struct Bridge {
 impl Bridge {
     /// Listening, and connected to the broker.
     pub fn start(broker: &Mosquitto, relay: &Relay) -> Result<Self> {
+        let robots = [Known {
+            name: "robot",
+            topic: TOPIC,
+            path: PATH,
+        }];
+        Self::start_at(
+            &broker.url(),
+            &broker.bridge,
+            &robots,
+            &relay.watch_url(),
+            &Login::generate("app")?,
+        )
+    }
+
+    /// As [`Bridge::start`], at any broker that knows `login`, for `robots`, the first of which may
+    /// poll too; `user` may ask it.
+    pub fn start_at(
+        broker: &str,
+        login: &Login,
+        robots: &[Known],
+        watch: &str,
+        user: &Login,
+    ) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("bridge-").tempdir()?;
-        let user = Login::generate("app")?;
         let robot = Login::generate("poller")?;
-        let password = format!("{}\n", broker.bridge.password);
+        let password = format!("{}\n", login.password);
         write_private(folder.path(), "mqtt.pass", &password)?;
+        let known: String = robots
+            .iter()
+            .map(|Known { name, topic, path }| {
+                format!("[[robot]]\nname = \"{name}\"\ntopic = \"{topic}\"\npath = \"{path}\"\n")
+            })
+            .collect();
         let config = format!(
             r#"listen = "127.0.0.1:0"
 [mqtt]
 broker = "{broker}"
 username = "{bridge}"
 password-file = "mqtt.pass"
-[[robot]]
-name = "robot"
-topic = "{TOPIC}"
-path = "{PATH}"
-[watch]
+{known}[watch]
 rtsp = "{watch}"
 [[user]]
 name = "{user}"
@@ -53,15 +85,14 @@ password = "{hash}"
 [[user]]
 name = "{robot}"
 role = "robot"
-robots = ["robot"]
+robots = ["{first}"]
 password = "{robot_hash}"
 "#,
-            broker = broker.url(),
-            bridge = broker.bridge.user,
-            watch = relay.watch_url(),
+            bridge = login.user,
             user = user.user,
             hash = user.hash(),
             robot = robot.user,
+            first = robots[0].name,
             robot_hash = robot.hash(),
         );
         write_private(folder.path(), "robot.pass", &robot.password)?;
@@ -71,7 +102,7 @@ password = "{robot_hash}"
             process,
             address,
             answers: Journal::default(),
-            user,
+            user: user.clone(),
             robot,
             folder,
         })
@@ -79,6 +110,10 @@ password = "{robot_hash}"
 
     pub fn id(&self) -> u32 {
         self.process.id()
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
     }
 
     pub fn url(&self) -> String {

@@ -55,12 +55,22 @@ pub struct Cloud {
     pub watcher: Login,
 }
 
+/// A second MediaMTX, which gets from the first what somebody looks at.
+pub struct Replica {
+    process: Process,
+    rtsp: u16,
+    viewer: Login,
+    _folder: TempDir,
+}
+
 /// What the servers are started with, again and again.
 struct SetUp {
     folder: TempDir,
     ports: Ports,
     media: Media,
     publisher: Login,
+    /// As this user a replica reads at the first MediaMTX.
+    replica: Login,
 }
 
 struct Ports {
@@ -81,6 +91,7 @@ impl Cloud {
             folder,
             media,
             publisher: Login::generate("robot1")?,
+            replica: Login::generate("replica")?,
             ports: Ports {
                 bridge: free_port()?,
                 rtmp: free_port()?,
@@ -138,6 +149,23 @@ impl Cloud {
     pub fn view_as(&self, login: &Login) -> Result<rtsp::Viewer> {
         let address = SocketAddr::from(([127, 0, 0, 1], self.set_up.ports.rtsp));
         rtsp::Viewer::open(address, PATH, login, Duration::from_secs(40))
+    }
+
+    /// Ready for viewers; it has nothing yet.
+    pub fn replica(&self) -> Result<Replica> {
+        let folder = tempfile::Builder::new().prefix("replica-").tempdir()?;
+        let (process, rtsp) = on_free_ports(|| {
+            let rtsp = free_port()?;
+            let config = self.set_up.replica_config(rtsp)?;
+            let config = write_private(folder.path(), "mediamtx.yml", &config)?;
+            Ok((launch_mediamtx(&config, &[rtsp])?, rtsp))
+        })?;
+        Ok(Replica {
+            process,
+            rtsp,
+            viewer: self.viewer.clone(),
+            _folder: folder,
+        })
     }
 
     /// The robot's line behind `camera`; the robot is online and idle.
@@ -272,6 +300,11 @@ name = "{viewer}"
 role = "viewer"
 password = "{viewer_hash}"
 [[user]]
+name = "{replica}"
+role = "viewer"
+robots = ["{ROBOT}"]
+password = "{replica_hash}"
+[[user]]
 name = "{robot}"
 role = "robot"
 robots = ["{ROBOT}"]
@@ -285,6 +318,8 @@ password = "{caller_hash}"
             user = broker.bridge.user,
             viewer = viewer.user,
             viewer_hash = viewer.hash(),
+            replica = self.replica.user,
+            replica_hash = self.replica.hash(),
             robot = self.publisher.user,
             robot_hash = self.publisher.hash(),
             caller = caller.user,
@@ -364,21 +399,65 @@ paths:
         Ok(process)
     }
 
-    fn launch_media(&self) -> Result<Process> {
-        on_free_ports(|| {
-            let program = find_mediamtx().context("MediaMTX not found")?;
-            let mut command = Command::new(program);
-            command
-                .arg(self.file("mediamtx.yml"))
-                .current_dir(self.folder());
-            let mut process = Process::spawn("mediamtx", &mut command)?;
-            let Ports { rtsp, webrtc, .. } = self.ports;
-            process.wait_ready(|| {
-                [rtsp, webrtc]
-                    .into_iter()
-                    .all(|port| TcpStream::connect(("127.0.0.1", port)).is_ok())
-            })?;
-            Ok(process)
-        })
+    /// As docs/scaling.md has it, without TLS: the bridge says who may look here too, and whoever
+    /// looks is one reader more at the origin.
+    fn replica_config(&self, port: u16) -> Result<String> {
+        let caller = std::fs::read_to_string(self.file("mediamtx.pass"))?;
+        let Login { user, password } = &self.replica;
+        let Ports { bridge, rtsp, .. } = self.ports;
+        Ok(format!(
+            r#"logLevel: info
+logDestinations: [stdout]
+authMethod: http
+authHTTPAddress: http://mediamtx:{caller}@127.0.0.1:{bridge}/mediamtx/auth
+rtspAddress: "127.0.0.1:{port}"
+rtspTransports: [tcp]
+rtmp: false
+hls: false
+webrtc: false
+srt: false
+moq: false
+paths:
+  "~^(live/[a-z]+)$":
+    source: rtsp://{user}:{password}@127.0.0.1:{rtsp}/$G1
+    sourceOnDemand: true
+    sourceOnDemandStartTimeout: 20s
+    sourceOnDemandCloseAfter: 1s
+    rtspTransport: tcp
+"#
+        ))
     }
+
+    fn launch_media(&self) -> Result<Process> {
+        let Ports { rtsp, webrtc, .. } = self.ports;
+        on_free_ports(|| launch_mediamtx(&self.file("mediamtx.yml"), &[rtsp, webrtc]))
+    }
+}
+
+impl Replica {
+    /// Opens the robot's stream here by RTSP; back when there is one.
+    pub fn view(&self) -> Result<rtsp::Viewer> {
+        let address = SocketAddr::from(([127, 0, 0, 1], self.rtsp));
+        rtsp::Viewer::open(address, PATH, &self.viewer, Duration::from_secs(40))
+    }
+
+    pub fn text(&self) -> String {
+        self.process.text()
+    }
+}
+
+/// Listening at `ports`.
+fn launch_mediamtx(config: &Path, ports: &[u16]) -> Result<Process> {
+    let program = find_mediamtx().context("MediaMTX not found")?;
+    let mut command = Command::new(program);
+    command.arg(config);
+    if let Some(folder) = config.parent() {
+        command.current_dir(folder);
+    }
+    let mut process = Process::spawn("mediamtx", &mut command)?;
+    process.wait_ready(|| {
+        let mut ports = ports.iter();
+        ports.all(|port| TcpStream::connect(("127.0.0.1", *port)).is_ok())
+    })?;
+    Ok(process)
 }

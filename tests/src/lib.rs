@@ -1,6 +1,7 @@
 //! Real servers and processes for tests and for the demo: each owns its folder and ports, is
 //! ready when its protocol answers, and is ended by its handle.
 
+pub mod balancer;
 pub mod bench;
 pub mod bridge;
 pub mod browser;
@@ -22,6 +23,7 @@ pub mod process;
 pub mod reader;
 pub mod relay;
 pub mod rig;
+pub mod rmqtt;
 pub mod robot;
 pub mod rtsp;
 pub mod secrets;

@@ -404,7 +404,7 @@ fn init_rights(folder: &Path, operator: &Login) -> Result<()> {
 }
 
 /// Any CONNACK will do, also a refusal.
-fn answers(port: u16) -> bool {
+pub(crate) fn answers(port: u16) -> bool {
     const CONNECT: &[u8] = b"\x10\x10\x00\x04MQTT\x04\x02\x00\x0a\x00\x04test";
     let Ok(mut stream) = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port))) else {
         return false;

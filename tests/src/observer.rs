@@ -16,7 +16,7 @@ use crate::{
     mosquitto::{Mosquitto, DISCOVERY_PREFIX, TOPIC},
     process::poll,
     robot::{Robot, Runner},
-    secrets::random_word,
+    secrets::{random_word, Login},
 };
 
 /// What was seen on the broker.
@@ -76,12 +76,17 @@ impl Observer {
 
     /// As [`Observer::start`], and to `more` filters.
     pub fn start_with(broker: &Mosquitto, more: &[&str]) -> Result<Self> {
+        Self::start_at(&broker.url(), &broker.operator, more)
+    }
+
+    /// As [`Observer::start_with`], at any broker that knows `login`.
+    pub fn start_at(broker: &str, login: &Login, more: &[&str]) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()?;
-        let (url, _) = BrokerUrl::parse(&broker.url()).map_err(|err| anyhow!(err))?;
-        let login = broker.operator.clone();
+        let (url, _) = BrokerUrl::parse(broker).map_err(|err| anyhow!(err))?;
+        let login = login.clone();
         let config = Config {
             broker: url,
             client_id: format!("operator-{}", random_word()?),

@@ -138,7 +138,12 @@ impl Process {
 
     /// Asks `ready` until it is; fails when the process ends or the deadline passes.
     pub fn wait_ready(&mut self, ready: impl Fn() -> bool) -> Result<()> {
-        let deadline = Instant::now() + DEADLINE;
+        self.wait_ready_for(DEADLINE, ready)
+    }
+
+    /// As [`Process::wait_ready`], where there is another deadline.
+    pub fn wait_ready_for(&mut self, patience: Duration, ready: impl Fn() -> bool) -> Result<()> {
+        let deadline = Instant::now() + patience;
         while !ready() {
             if let Some(status) = self.has_ended() {
                 bail!("{} ended: {status}\n{}", self.name, self.text());

@@ -136,6 +136,14 @@ impl Viewer {
         }
     }
 
+    /// Takes what has come, or waits for more; how many bytes it was.
+    pub fn take_media(&mut self) -> Result<usize> {
+        let mut some = [0; 65536];
+        let length = self.stream.read(&mut some)?;
+        ensure!(length > 0, "the server hung up");
+        Ok(length)
+    }
+
     /// Whether media still comes within `patience`.
     pub fn gets_media(&mut self, patience: Duration) -> Result<bool> {
         self.stream.get_ref().set_read_timeout(Some(patience))?;

@@ -10,6 +10,7 @@ pub mod subscriber;
 pub mod usage;
 mod valve;
 pub mod valves;
+mod viewers;
 
 use std::{fs, os::unix::fs::symlink, path::PathBuf, process::Command};
 
@@ -83,6 +84,8 @@ enum What {
     Valve(valve::Options),
     /// A thousand valves in one process: threads, memory, and whether each one obeys
     Valves(valves::Options),
+    /// MediaMTX: CPU time, memory and bytes for each viewer
+    Viewers(viewers::Options),
 }
 
 pub fn run(options: &Options) -> Result<()> {
@@ -95,6 +98,7 @@ pub fn run(options: &Options) -> Result<()> {
         Some(What::Stream(options)) => stream::run(options, common),
         Some(What::Valve(options)) => valve::run(options),
         Some(What::Valves(options)) => valves::run(options),
+        Some(What::Viewers(options)) => viewers::run(options),
         None => {
             start::run(&start::Options::default(), common)?;
             latency::run(&latency::Options::default(), common)?;
@@ -102,7 +106,8 @@ pub fn run(options: &Options) -> Result<()> {
             idle::run(&idle::Options::default())?;
             valve::run(&valve::Options::default())?;
             valves::run(&valves::Options::default())?;
-            bridge::run(&bridge::Options::default())
+            bridge::run(&bridge::Options::default())?;
+            viewers::run(&viewers::Options::default())
         }
     }
 }

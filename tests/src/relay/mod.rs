@@ -153,6 +153,10 @@ impl Relay {
         })
     }
 
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     pub fn kind(&self) -> Kind {
         self.kind
     }
@@ -196,6 +200,11 @@ impl Relay {
             Kind::Nginx => self.publish_url(),
             Kind::MediaMtx => format!("rtsp://127.0.0.1:{}/{PATH}", self.ports.other),
         }
+    }
+
+    /// MediaMTX alone: where RTSP is.
+    pub fn rtsp_address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.ports.other))
     }
 
     /// What to type into a player, with the viewer's credentials.
