@@ -130,8 +130,13 @@ pub fn droidrelay_with_plugins() -> Command {
         let scripted = built.with_file_name("examples").join("libgstscripted.so");
         for plugin in [&built, &scripted] {
             assert!(plugin.exists(), "{} is not built", plugin.display());
+            let link = plugins.join(plugin.file_name().unwrap());
+            if fs::read_link(&link).is_ok_and(|to| to != *plugin) {
+                // Of a target folder that was elsewhere.
+                let _ = fs::remove_file(&link);
+            }
             // Another test program may be the first.
-            let _ = symlink(plugin, plugins.join(plugin.file_name().unwrap()));
+            let _ = symlink(plugin, link);
         }
         plugins
     });
