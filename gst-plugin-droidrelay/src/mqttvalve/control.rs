@@ -200,11 +200,6 @@ impl Control {
         self.fault = fault;
     }
 
-    /// A frame comes: tells whether that ends a fault.
-    pub fn mended(&mut self) -> bool {
-        self.fault.take().is_some()
-    }
-
     /// A fault that does not keep the robot from delivering.
     pub fn note(&mut self, error: String) {
         self.last_error = Some(error);

@@ -703,9 +703,6 @@ impl MqttValve {
                 if self.media.load(Ordering::Relaxed) == media::RAW {
                     self.push_key_unit();
                 }
-                if locked(&self.control).mended() {
-                    self.announcer.wake();
-                }
             }
             _ => {}
         }
