@@ -9,13 +9,15 @@ use std::{
 use droidrelay_tests::{
     journal::DEADLINE,
     link::Link,
-    mosquitto::{self, Mosquitto},
+    mosquitto::{self, Mosquitto, TOPIC},
     observer::Observer,
     process::poll,
     rig::TINY_PICTURE,
     robot::{Robot, Runner},
 };
-use droidrelay_wire::{session::Properties, Command, RobotState, StreamState, OFFLINE, ONLINE};
+use droidrelay_wire::{
+    availability_topic, session::Properties, Command, RobotState, StreamState, OFFLINE, ONLINE,
+};
 use StreamState::{Idle, Live};
 
 /// What GStreamer calls critical ends a robot under test; the valve tells what it does.
@@ -607,4 +609,21 @@ fn what_is_no_command_is_counted_and_named_and_moves_nothing() {
     is_idle_after(&scene.obeyed("stop"), 1);
     assert!(robot.is_running());
     robot.end().unwrap();
+}
+
+/// As it comes where the nodes of a cluster wait for each other, and then nobody else says
+/// otherwise.
+#[test]
+fn a_last_will_that_comes_late_is_contradicted() {
+    let scene = Scene::new();
+    let _robot = scene.robot("");
+    let mark = scene.mark();
+    let will = Properties {
+        retain: true,
+        ..Properties::default()
+    };
+    let topic = availability_topic(TOPIC);
+    scene.observer.send_to(&topic, OFFLINE, will).unwrap();
+    scene.observer.wait_available(mark, OFFLINE).unwrap();
+    scene.observer.wait_available(mark, ONLINE).unwrap();
 }

@@ -55,6 +55,10 @@ const BACKOFF_MIN: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(3);
 /// A connection that lasted this long makes the next wait the shortest again.
 const STABLE: Duration = Duration::from_secs(10);
+/// A connection as old as this, and then each time that its age has doubled, says anew what the
+/// last will would change: that of a login which was given up comes late where the nodes of a
+/// cluster wait for each other, and stands until somebody says otherwise.
+const LATE_WILL: Duration = Duration::from_secs(15);
 /// Last publishes and DISCONNECT at a clean end. What is written by then is on its way: the
 /// kernel goes on sending it.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
@@ -92,7 +96,8 @@ pub struct Config {
     /// [`RECEIVE_MAXIMUM`]. Of more retained values than this and 1000 together, Mosquitto drops
     /// those beyond at a new subscription.
     pub receive_maximum: u16,
-    /// Topic and payload of the retained last will.
+    /// Topic and payload of the retained last will. A value that the session has there by
+    /// [`Session::set_retained`] is said again now and then, in case the will came all the same.
     pub will: Option<(String, String)>,
     /// Topic filters, QoS 1.
     pub subscriptions: Vec<String>,
@@ -105,7 +110,8 @@ pub enum Event {
     Up,
     /// Not connected: why, fit for logs. Comes for each failed try.
     Down { reason: String },
-    /// A message; it is acknowledged when the handler returns.
+    /// A message; it is acknowledged when the handler returns, in a session that the broker
+    /// keeps, so that none is lost with the connection.
     Message(Message),
     /// The broker does not take a retained value, or a subscription beside those that the
     /// session needs: which, and the remedy. Comes once for each in a connection.
@@ -431,6 +437,14 @@ impl State {
         }
     }
 
+    /// Sends the value of `topic` once more, where it has one.
+    fn say_again(&mut self, topic: &str) {
+        if let Some(slot) = self.retained.get_mut(topic) {
+            slot.dirty = true;
+            self.flush();
+        }
+    }
+
     fn up(&mut self, client: AsyncClient) {
         self.client = Some(client);
         self.connects += 1;
@@ -624,6 +638,8 @@ async fn drive(
     }
     let mut subscribed = config.subscriptions.is_empty();
     let mut ping_pause = Duration::ZERO;
+    let began = Instant::now();
+    let mut say_again = began + LATE_WILL;
     // While it connects, rumqttc's own time-out comes first.
     let mut patience = Patience {
         owed: Some("the connection"),
@@ -652,6 +668,11 @@ async fn drive(
         match &event {
             MqttEvent::Incoming(Packet::PingResp(_)) if subscribed => {
                 patience.answered(ping_pause);
+                let now = Instant::now();
+                if let Some((topic, _)) = config.will.as_ref().filter(|_| now >= say_again) {
+                    say_again = now + (now - began);
+                    shared.lock().say_again(topic);
+                }
             }
             MqttEvent::Incoming(_) => patience.heard(),
             _ => {}
@@ -671,7 +692,7 @@ async fn drive(
                 events
                     .options
                     .set_keep_alive(Duration::from_secs(u16::MAX.into()));
-                if std::mem::take(clean_start) && !config.session_expiry.is_zero() {
+                if std::mem::take(clean_start) && is_kept(config) {
                     disconnect(client, events).await;
                     return End::Forgotten;
                 }
@@ -687,10 +708,10 @@ async fn drive(
                     nolocal: false,
                     preserve_retain: false,
                     // A session that goes on was given what is retained, and all that followed.
-                    retain_forward_rule: if config.session_expiry.is_zero() {
-                        RetainForwardRule::OnEverySubscribe
-                    } else {
+                    retain_forward_rule: if is_kept(config) {
                         RetainForwardRule::OnNewSubscribe
+                    } else {
+                        RetainForwardRule::OnEverySubscribe
                     },
                 });
                 if client.try_subscribe_many(filters).is_err() {
@@ -735,8 +756,10 @@ async fn drive(
                             .map(|data| data.to_vec()),
                     }));
                 }
-                // There is room for all of them.
-                let _ = client.try_ack(&publish);
+                if is_kept(config) {
+                    // There is room for all of them.
+                    let _ = client.try_ack(&publish);
+                }
             }
             MqttEvent::Incoming(Packet::PubAck(answer)) => {
                 let refused = shared.lock().acknowledged(answer.pkid, answer.reason);
@@ -805,6 +828,11 @@ async fn disconnect(client: &AsyncClient, events: &mut EventLoop) {
     .await;
 }
 
+/// Whether the broker keeps for the next connection what this one has not acknowledged.
+fn is_kept(config: &Config) -> bool {
+    !config.session_expiry.is_zero()
+}
+
 fn options(
     config: &Config,
     clean_start: bool,
@@ -838,7 +866,8 @@ fn options(
         ))
         .set_clean_start(clean_start)
         .set_receive_maximum(Some(config.receive_maximum.max(1)))
-        .set_manual_acks(true);
+        // By itself rumqttc acknowledges many at once, ahead of the handler.
+        .set_manual_acks(is_kept(config));
     if let Some((topic, payload)) = &config.will {
         options.set_last_will(LastWill::new(
             topic,

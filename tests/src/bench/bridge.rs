@@ -125,7 +125,8 @@ impl Server {
         Ok(server)
     }
 
-    fn fastapi(broker: &Mosquitto, libraries: &Path) -> Result<Self> {
+    /// With `does_as_much` it asks for a password and waits for the broker, as ours does.
+    fn fastapi(broker: &Mosquitto, libraries: &Path, does_as_much: bool) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("fastapi-").tempdir()?;
         let login = &broker.bridge;
         let password = write_private(folder.path(), "mqtt.pass", &login.password)?;
@@ -138,10 +139,17 @@ impl Server {
             .arg(script)
             .args([&port.to_string(), &broker.port().to_string(), TOPIC])
             .args([&login.user, text_of(&password)?]);
+        let mut authorization = String::new();
+        if does_as_much {
+            let user = Login::generate("app")?;
+            let digest = user.hash().replace("sha256:", "");
+            command.args([&user.user, &digest]);
+            authorization = user.basic();
+        }
         let server = Server {
             process: Process::spawn("bridge.py", &mut command)?,
             address: SocketAddr::from(([127, 0, 0, 1], port)),
-            authorization: String::new(),
+            authorization,
             _folder: folder,
         };
         server.wait("/")?;
@@ -235,9 +243,10 @@ fn requests(options: &Options, runtime: &Runtime) -> Result<()> {
     println!();
     println!(
         "`POST /stream/start` for {} s by so many clients, each on a connection of its own, all on \
-         one machine with the broker. droidrelay-bridge checks a password (SHA-256) and answers \
-         when the broker has acknowledged; the other one ({}; no `--reload`) does neither. In \
-         brackets the ratio to it.",
+         one machine with the broker. droidrelay-bridge checks a password (SHA-256), answers when \
+         the broker has acknowledged, and logs each command; the Python scripts' bridge ({}; no \
+         `--reload`) does none of it, the third one is as that one and does all of it. In brackets \
+         the ratio to the scripts' one.",
         options.seconds,
         versions(libraries.path())?
     );
@@ -260,18 +269,20 @@ fn requests(options: &Options, runtime: &Runtime) -> Result<()> {
             runtime.block_on(ask(server, clients, Duration::from_secs(1)))?;
             runtime.block_on(ask(server, clients, seconds))
         };
-        let theirs = measure(&Server::fastapi(&broker, libraries.path())?)?;
+        let scripts = measure(&Server::fastapi(&broker, libraries.path(), false)?)?;
+        let as_much = measure(&Server::fastapi(&broker, libraries.path(), true)?)?;
         let ours = measure(&Server::ours(&broker, &broker.bridge, &robot)?)?;
-        for (name, load) in [("FastAPI", &theirs), ("droidrelay-bridge", &ours)] {
-            let ratio = |value: f64, peer: f64| match name {
-                "FastAPI" => format!("{value:.0}"),
-                _ => format!("{value:.0} ({:.1})", value / peer),
-            };
+        for (name, load) in [
+            ("FastAPI", &scripts),
+            ("FastAPI, password, acknowledged", &as_much),
+            ("droidrelay-bridge", &ours),
+        ] {
+            let ratio = |value: f64, peer: f64| format!("{value:.0} ({:.1})", value / peer);
             table.push(vec![
                 name.to_owned(),
                 clients.to_string(),
-                ratio(load.per_second(), theirs.per_second()),
-                ratio(load.per_cpu_second(), theirs.per_cpu_second()),
+                ratio(load.per_second(), scripts.per_second()),
+                ratio(load.per_cpu_second(), scripts.per_cpu_second()),
                 millis(at(&load.times, 0.5)),
                 millis(at(&load.times, 0.99)),
             ]);
