@@ -180,7 +180,8 @@ async fn connection(
     }
 }
 
-async fn http(
+/// Serves one connection, to its end or, after `closing`, to that of the request in progress.
+pub async fn http(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     peer: SocketAddr,
     app: Router,

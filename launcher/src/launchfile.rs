@@ -112,13 +112,23 @@ pub struct LaunchFile {
 
 impl LaunchFile {
     pub fn parse(text: &str, lookup: &mut Lookup) -> Result<Self, Fault> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut reader = Reader {
-            rest: text.strip_prefix('\u{feff}').unwrap_or(text),
+            rest: text,
             place: Place { line: 1, column: 1 },
             words: Vec::new(),
             mask: Mask::default(),
             lookup,
         };
+        if text.contains('\0') {
+            while reader.peek() != Some('\0') {
+                reader.next();
+            }
+            return Err(Fault::data(
+                reader.place,
+                "a NUL character: launch files are text, remove it",
+            ));
+        }
         let words = reader.all_words()?;
         if words.is_empty() {
             return Err(Fault::data(
@@ -298,12 +308,6 @@ impl Reader<'_, '_> {
                         (_, None) => {}
                     }
                 }
-                '\0' => {
-                    return Err(Fault::data(
-                        place,
-                        "a NUL character: launch files are text, remove it",
-                    ))
-                }
                 _ if quote.is_none() && c.is_whitespace() => break,
                 _ => {
                     self.next();
@@ -363,6 +367,14 @@ impl Reader<'_, '_> {
             .map_err(|err| Fault::configuration(place, format!("variable {name}: {err}")))?
             // As in a shell, `:-` stands in for an empty value as well.
             .filter(|value| !(default.is_some() && value.text.is_empty()));
+        if found
+            .as_ref()
+            .is_some_and(|value| value.text.contains('\0'))
+        {
+            let text =
+                format!("variable {name} holds a NUL character: give it a value that is text");
+            return Err(Fault::configuration(place, text));
+        }
         let mut piece = Piece {
             literal: true,
             ..Piece::new("", place)
@@ -371,6 +383,11 @@ impl Reader<'_, '_> {
             (Some(value), _) => {
                 if value.secret || is_secret_name(name) {
                     self.mask.hide(&value.text);
+                    // As words of its own it would show in parts, unless it describes elements.
+                    if !value.text.contains('!') {
+                        let words = value.text.split_whitespace();
+                        words.for_each(|word| self.mask.hide(word));
+                    }
                 }
                 piece.text = value.text;
             }

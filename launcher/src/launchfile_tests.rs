@@ -8,6 +8,8 @@ fn parse(text: &str) -> Result<LaunchFile, Fault> {
             "CAMERA" => ("v4l2src device=/dev/video0 ! video/x-raw,width=640", false),
             "EMPTY" => ("", false),
             "KEY" => ("hunter2", true),
+            "PHRASE" => ("hunter2 horse", true),
+            "NUL" => ("a\0b", false),
             "BROKEN" => return Err("cannot read it".into()),
             _ => return Ok(None),
         };
@@ -205,6 +207,9 @@ fn faults_of_the_text_are_named_with_their_places() {
         ("a ${../x}", "1:3", "name"),
         ("a ${BROKEN}", "1:3", "cannot read it"),
         ("a\0", "1:2", "NUL"),
+        ("a\n'b\0'", "2:3", "NUL"),
+        ("a ${NONE:-b\0}", "1:12", "NUL"),
+        ("a=${NUL}", "1:3", "NUL"),
         ("# only\n", "2:1", "no pipeline"),
     ] {
         let (place, fault) = fault(text);
@@ -217,4 +222,12 @@ fn faults_of_the_text_are_named_with_their_places() {
 fn secrets_are_masked_whether_by_property_or_by_source() {
     let file = parse("a password=one x=${KEY}").unwrap();
     assert_eq!(file.mask.apply("one hunter2 two"), "*** *** two");
+    // Forgotten quotes, or a space too many: it is a word, or several.
+    let file = parse("a password= ${PHRASE}").unwrap();
+    let words: Vec<_> = file.words.iter().map(|word| word.text.as_str()).collect();
+    assert_eq!(words, ["a", "password=", "hunter2", "horse"]);
+    assert_eq!(
+        file.mask.apply("no element \"horse\""),
+        "no element \"***\""
+    );
 }
