@@ -5,6 +5,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use anyhow::{bail, ensure, Context, Result};
@@ -16,6 +17,8 @@ use crate::process::{program_of, text_of, Process, Signal};
 const CAPS: &str = "video/x-raw,format=I420,width=640,height=360,framerate=25/1";
 /// Shared memory for some 20 pictures.
 const MEMORY: u32 = 8_000_000;
+/// For a player to end by itself.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 pub struct Camera {
     name: String,
@@ -97,9 +100,7 @@ impl Camera {
         match &mut self.source {
             Source::Device(path) => bail!("{} cannot be unplugged from here", path.display()),
             Source::Player(player) => {
-                player.process.end(Signal::INT)?;
-                // The next one would take another name beside it.
-                let _ = fs::remove_file(player.socket());
+                player.end();
                 Ok(())
             }
         }
@@ -167,6 +168,25 @@ impl Player {
         })
     }
 
+    /// Leaves nothing behind, however it ends.
+    fn end(&mut self) {
+        self.process.signal(Signal::INT);
+        // shmsink hangs at times when it is ended in its first moment.
+        if self.process.wait(PATIENCE).is_none() {
+            self.process.kill();
+        }
+        let name = self.memory();
+        let memory = fs::read_dir("/dev/shm").into_iter().flatten().flatten();
+        for file in memory {
+            if file.path().to_string_lossy().contains(&name) {
+                // Gone already where it ended by itself.
+                let _ = fs::remove_file(file.path());
+            }
+        }
+        // The next one would take another name beside it.
+        let _ = fs::remove_file(self.socket());
+    }
+
     fn restart(&mut self) -> Result<()> {
         self.process = play(&self.socket(), &self.source)?;
         Ok(())
@@ -209,15 +229,6 @@ fn is_listened_at(socket: &Path) -> bool {
 
 impl Drop for Player {
     fn drop(&mut self) {
-        // Ended by SIGINT it removes its memory; killed, it cannot.
-        let name = self.memory();
-        let memory = fs::read_dir("/dev/shm").into_iter().flatten().flatten();
-        let ended = self.process.end(Signal::INT);
-        for file in memory {
-            if ended.is_ok() && file.path().to_string_lossy().contains(&name) {
-                // Gone already where all went well.
-                let _ = fs::remove_file(file.path());
-            }
-        }
+        self.end();
     }
 }
