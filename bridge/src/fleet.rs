@@ -133,6 +133,7 @@ impl Fleet {
             Event::Up => {
                 info!("connected to the MQTT broker");
                 self.link.send_replace(Link::Up(Instant::now()));
+                self.wanted.forget_commanded();
                 self.was_up.store(true, Ordering::Relaxed);
                 self.events.broker(&self.broker());
             }
@@ -230,8 +231,18 @@ impl Fleet {
             Ok(command) => {
                 let online = self.view(name).online;
                 self.wanted.obey(name, &command, online, self.now());
+                if self.is_young() {
+                    self.wanted.keep_commanded(name, &command);
+                }
             }
             Err(refusal) => debug!(robot = name, "not a command: {refusal}"),
+        }
+    }
+
+    fn is_young(&self) -> bool {
+        match self.link() {
+            Link::Up(since) => since.elapsed() < YOUNG,
+            _ => true,
         }
     }
 
@@ -239,10 +250,7 @@ impl Fleet {
         if message.payload.is_empty() {
             return;
         }
-        let is_young = match self.link() {
-            Link::Up(since) => since.elapsed() < YOUNG,
-            _ => true,
-        };
+        let is_young = self.is_young();
         match serde_json::from_slice(&message.payload) {
             Ok(note) => self
                 .wanted

@@ -95,6 +95,21 @@ struct Inner {
     unannounced: HashSet<String>,
     /// Version of all robots that have no entry: not below any that an entry had.
     version: u64,
+    /// What was commanded since the connection began, while it was young.
+    commanded: HashMap<String, Commanded>,
+}
+
+/// Whose leases commands have decided: a note that comes later may have been written before.
+#[derive(Debug, Clone, Default)]
+struct Commanded {
+    everybody: bool,
+    ids: HashSet<String>,
+}
+
+impl Commanded {
+    fn decides(&self, id: &str) -> bool {
+        self.everybody || self.ids.contains(id)
+    }
 }
 
 struct Entry {
@@ -233,6 +248,28 @@ impl Board {
         });
     }
 
+    /// Notes that come now do not change what this command has decided.
+    pub fn keep_commanded(&self, name: &str, command: &Command) {
+        let mut inner = self.lock();
+        let commanded = inner.commanded.entry(name.to_owned()).or_default();
+        match command {
+            Command::Start { id, .. } => {
+                let id = id.as_deref().unwrap_or(ANYBODY);
+                commanded.ids.insert(id.to_owned());
+            }
+            Command::Stop { id: Some(id) } => {
+                commanded.ids.insert(id.clone());
+            }
+            Command::Stop { id: None } => commanded.everybody = true,
+            Command::Keyframe => {}
+        }
+    }
+
+    /// A connection begins: commands may have been missed.
+    pub fn forget_commanded(&self) {
+        self.lock().commanded.clear();
+    }
+
     /// The robot's availability topic says so, in the robot's own words or (`on_behalf`) a bridge's.
     pub fn available(&self, name: &str, is_online: Option<bool>, on_behalf: bool, now: Now) {
         let mut inner = self.lock();
@@ -311,8 +348,8 @@ impl Board {
     }
 
     /// Takes a note. Where it was `retained`, or the connection `is_young` and commands may have
-    /// been missed, its leases are what holds; else only the numbers count, so that bridges side
-    /// by side give the same answers.
+    /// been missed, its leases are what holds, but for those that a command decided which was not
+    /// missed; else only the numbers count, so that bridges side by side give the same answers.
     pub fn read(&self, name: &str, note: Note, retained: bool, is_young: bool, now: Now) {
         if !retained && note.by == self.id {
             return;
@@ -330,6 +367,7 @@ impl Board {
             return;
         }
         let (mut own, mut is_behind) = (0, false);
+        let commanded = inner.commanded.get(name).cloned().unwrap_or_default();
         inner.with(name, |entry| {
             own = *entry.version.borrow();
             if decisive {
@@ -342,7 +380,12 @@ impl Board {
                     };
                     known.iter().find(is_it).cloned().unwrap_or((id, until))
                 };
-                entry.gate = Gate::with_leases(leases.into_iter().map(same), Origin::Mqtt);
+                let kept = known
+                    .iter()
+                    .filter(|(id, _)| commanded.decides(id))
+                    .cloned();
+                let told = leases.into_iter().filter(|(id, _)| !commanded.decides(id));
+                entry.gate = Gate::with_leases(told.map(same).chain(kept), Origin::Mqtt);
             }
             entry.keyframe = entry.keyframe.max(note.keyframe);
             let here = entry.presence.is_some_and(|presence| presence.here);
@@ -628,6 +671,37 @@ mod tests {
         let expected = one.answer("r1", at(10));
         assert_eq!(two.answer("r1", later), expected);
         assert_eq!(expected.wanted.leases[1].lease, Some(20.0));
+    }
+
+    #[test]
+    fn a_note_that_was_written_before_a_command_changes_nothing_of_it() {
+        let (one, two) = (board("a"), board("b"));
+        one.heard("r1", Duration::ZERO, at(0));
+        obey(&one, &start("missed", 30), 0);
+        obey(&one, &start("stopped", 30), 0);
+        let [(name, note)] = one.unwritten(at(0)).try_into().unwrap();
+        let stop = Command::Stop {
+            id: Some("stopped".into()),
+        };
+        for command in [start("phone", 30), stop] {
+            obey(&two, &command, 1);
+            two.keep_commanded("r1", &command);
+        }
+        let ids = || {
+            let leases = two.answer("r1", at(1)).wanted.leases.into_iter();
+            let mut ids: Vec<_> = leases.filter_map(|lease| lease.id).collect();
+            ids.sort_unstable();
+            ids
+        };
+        two.read(&name, note.clone(), false, true, at(1));
+        assert_eq!(ids(), ["missed", "phone"]);
+        obey(&two, &Command::stop(), 1);
+        two.keep_commanded("r1", &Command::stop());
+        two.read(&name, note.clone(), false, true, at(1));
+        assert!(ids().is_empty());
+        two.forget_commanded();
+        two.read(&name, note, true, true, at(1));
+        assert_eq!(ids(), ["missed", "stopped"]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod mask;
 
 use launchfile::{LaunchFile, Value};
 
-/// Nothing that an input holds by itself, or the first byte that it has in common with one.
+/// Its first character is what no input has by itself.
 const SECRET: &str = "\u{1f511}hunter2 /";
 
 fn parse(text: &str) -> Result<LaunchFile, launchfile::Fault> {
@@ -34,7 +34,7 @@ fn parse(text: &str) -> Result<LaunchFile, launchfile::Fault> {
 }
 
 fuzz_target!(|text: &str| {
-    if text.contains(SECRET) {
+    if text.contains(SECRET.chars().next().unwrap_or_default()) {
         return;
     }
     match parse(text) {

@@ -140,7 +140,7 @@ impl LaunchFile {
         if first.text.ends_with("gst-launch-1.0") || first.text.starts_with('-') {
             return Err(Fault::data(
                 first.place,
-                format!("{}: the command's name and options do not belong into the file, write only the pipeline", first.text),
+                format!("{}: the command's name and options do not belong into the file, write only the pipeline", reader.mask.apply(&first.text)),
             ));
         }
         let mut file = LaunchFile {

@@ -222,6 +222,8 @@ fn faults_of_the_text_are_named_with_their_places() {
 fn secrets_are_masked_whether_by_property_or_by_source() {
     let file = parse("a password=one x=${KEY}").unwrap();
     assert_eq!(file.mask.apply("one hunter2 two"), "*** *** two");
+    let (_, refused) = fault("-x\"${KEY}\"");
+    assert!(refused.text.starts_with("-x***:"), "{}", refused.text);
     // Forgotten quotes, or a space too many: it is a word, or several.
     let file = parse("a password= ${PHRASE}").unwrap();
     let words: Vec<_> = file.words.iter().map(|word| word.text.as_str()).collect();
