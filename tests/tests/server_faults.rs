@@ -24,6 +24,8 @@ use tempfile::TempDir;
 
 /// From a fault's end to a stream, where that is not left to the next try.
 const BACK: Duration = Duration::from_secs(2);
+/// What a robot's log says of each try.
+const CONNECTING: &str = "rtmpauthsink-state, state=(string)connecting";
 /// What is upstream of the sink is never held for longer.
 const HELD: Duration = Duration::from_millis(100);
 /// From SIGINT to the end of the process.
@@ -163,10 +165,9 @@ impl Scene {
         let (at, _) = published.unwrap_or_else(|err| panic!("{err:#}\n{}", robot.text()));
         let back = at.saturating_duration_since(healed);
         let log = robot.log().timed();
-        let tries = log.iter().filter(|(tried, line)| {
-            (healed..at).contains(tried)
-                && line.contains("rtmpauthsink-state, state=(string)connecting")
-        });
+        let tries = log
+            .iter()
+            .filter(|(tried, line)| (healed..at).contains(tried) && line.contains(CONNECTING));
         let tries = tries.count();
         eprintln!("published again {back:?} after the fault's end, {tries} tries after it");
         assert!(
@@ -521,9 +522,12 @@ fn a_name_that_nobody_knows(kind: Kind) {
         let names = NameServer::start(network).unwrap();
         named("no name server (DNS) has answered within 2 s");
         // The worst moment: the next question has just been lost.
-        let asked = names.queries().mark();
+        let (asked, said) = (names.queries().mark(), robot.log().mark());
         let queries = names.queries();
         queries.wait(asked, "the next question", |()| true).unwrap();
+        // The try that asked it is not one of those after the fault.
+        let tries = |line: &String| line.contains(CONNECTING);
+        robot.log().wait(said, "the next try", tries).unwrap();
         let events = scene.rig.relay.events().mark();
         names.answer();
         scene.wait_back(&robot, events, Instant::now());
