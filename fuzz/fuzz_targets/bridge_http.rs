@@ -3,7 +3,11 @@
 //! secret in what it is told.
 #![no_main]
 
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+};
 
 use droidrelay_bridge::{app, serve, Bridge, Config};
 use libfuzzer_sys::fuzz_target;
@@ -14,8 +18,7 @@ use tokio::{
 
 /// More than any answer but the page.
 const PIPE: usize = 64 * 1024;
-const PEER: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 50000);
+const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 50000);
 /// `admin:hunter2hunter2`, `robot:…`, `mediamtx:…` and `viewer:…` come in with this password.
 const CONFIG: &str = r#"
 [mqtt]
@@ -54,8 +57,12 @@ struct Served {
     bridge: Arc<Bridge>,
 }
 
-thread_local! {
-    static SERVED: Served = {
+/// Somebody whom the bridge knows is answered: so are inputs like it.
+const KNOWN: &[u8] = b"GET /robots HTTP/1.1\r\nHost: h\r\n\
+    Authorization: Basic dmlld2VyOmh1bnRlcjJodW50ZXIy\r\n\r\n";
+
+impl Served {
+    fn start() -> Self {
         // Whoever is waited for comes, or is given up, at once.
         let runtime = Builder::new_current_thread()
             .enable_all()
@@ -65,19 +72,20 @@ thread_local! {
         let text = CONFIG.replace('@', DIGEST);
         let config = Config::parse(&text, Path::new("bridge.toml"), |_| None).unwrap();
         let bridge = Bridge::start(config, runtime.handle()).unwrap();
-        Served { runtime, bridge }
-    };
-}
+        let served = Served { runtime, bridge };
+        assert!(served.answer(KNOWN).starts_with(b"HTTP/1.1 200 "));
+        served
+    }
 
-fuzz_target!(|said: &[u8]| {
-    let answer = SERVED.with(|served| {
-        served.runtime.block_on(async {
+    /// What the client is told that says this on a connection of its own.
+    fn answer(&self, said: &[u8]) -> Vec<u8> {
+        self.runtime.block_on(async {
             let (mut client, server) = duplex(PIPE);
-            let bridge = &served.bridge;
+            let bridge = &self.bridge;
             let serving = serve::http(server, PEER, app(bridge.clone()), bridge.closing());
             let asking = async {
+                // Not closed: who hangs up is not answered. The bridge's patience ends it.
                 client.write_all(said).await.unwrap_or_default();
-                client.shutdown().await.unwrap_or_default();
                 let mut answer = Vec::new();
                 client
                     .take(PIPE as u64)
@@ -88,7 +96,15 @@ fuzz_target!(|said: &[u8]| {
             };
             tokio::join!(serving, asking).1
         })
-    });
+    }
+}
+
+thread_local! {
+    static SERVED: Served = Served::start();
+}
+
+fuzz_target!(|said: &[u8]| {
+    let answer = SERVED.with(|served| served.answer(said));
     let text = String::from_utf8_lossy(&answer);
     for line in text.lines().filter(|line| line.starts_with("HTTP/1.1 ")) {
         assert!(
