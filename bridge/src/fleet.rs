@@ -230,15 +230,14 @@ impl Fleet {
         match Command::parse(&message.payload) {
             Ok(command) => {
                 let online = self.view(name).online;
-                self.wanted.obey(name, &command, online, self.now());
-                if self.is_young() {
-                    self.wanted.keep_commanded(name, &command);
-                }
+                self.wanted
+                    .obey(name, &command, online, self.is_young(), self.now());
             }
             Err(refusal) => debug!(robot = name, "not a command: {refusal}"),
         }
     }
 
+    /// The connection is so young that commands may have been missed.
     fn is_young(&self) -> bool {
         match self.link() {
             Link::Up(since) => since.elapsed() < YOUNG,

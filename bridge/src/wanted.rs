@@ -107,6 +107,20 @@ struct Commanded {
 }
 
 impl Commanded {
+    fn note(&mut self, command: &Command) {
+        match command {
+            Command::Start { id, .. } => {
+                let id = id.as_deref().unwrap_or(ANYBODY);
+                self.ids.insert(id.to_owned());
+            }
+            Command::Stop { id: Some(id) } => {
+                self.ids.insert(id.clone());
+            }
+            Command::Stop { id: None } => self.everybody = true,
+            Command::Keyframe => {}
+        }
+    }
+
     fn decides(&self, id: &str) -> bool {
         self.everybody || self.ids.contains(id)
     }
@@ -234,7 +248,19 @@ impl Board {
     }
 
     /// Obeys a command that came on the robot's command topic; `is_online` as it said itself.
-    pub fn obey(&self, name: &str, command: &Command, is_online: Option<bool>, now: Now) {
+    /// Where the connection `is_young`, notes that follow do not change what it has decided.
+    pub fn obey(
+        &self,
+        name: &str,
+        command: &Command,
+        is_online: Option<bool>,
+        is_young: bool,
+        now: Now,
+    ) {
+        if is_young {
+            let commanded = &mut self.lock().commanded;
+            commanded.entry(name.to_owned()).or_default().note(command);
+        }
         self.with(name, |entry| {
             let outcome = entry
                 .gate
@@ -246,23 +272,6 @@ impl Board {
             entry.gate.link(true, now.monotonic);
             entry.gate.link(is_online != Some(false), now.monotonic);
         });
-    }
-
-    /// Notes that come now do not change what this command has decided.
-    pub fn keep_commanded(&self, name: &str, command: &Command) {
-        let mut inner = self.lock();
-        let commanded = inner.commanded.entry(name.to_owned()).or_default();
-        match command {
-            Command::Start { id, .. } => {
-                let id = id.as_deref().unwrap_or(ANYBODY);
-                commanded.ids.insert(id.to_owned());
-            }
-            Command::Stop { id: Some(id) } => {
-                commanded.ids.insert(id.clone());
-            }
-            Command::Stop { id: None } => commanded.everybody = true,
-            Command::Keyframe => {}
-        }
     }
 
     /// A connection begins: commands may have been missed.
@@ -540,7 +549,7 @@ mod tests {
     }
 
     fn obey(board: &Board, command: &Command, now: u64) {
-        board.obey("r1", command, Some(true), at(now));
+        board.obey("r1", command, Some(true), false, at(now));
     }
 
     fn ids(answer: &Answer) -> Vec<Option<&str>> {
@@ -633,13 +642,13 @@ mod tests {
     #[test]
     fn a_start_for_a_robot_that_stays_offline_is_over_after_two_minutes() {
         let board = board("a");
-        board.obey("r1", &Command::start(), Some(false), at(1000));
+        board.obey("r1", &Command::start(), Some(false), false, at(1000));
         assert!(board.expire(at(1119)).is_empty());
         assert!(board.is_open("r1"));
         board.expire(at(1120));
         assert!(!board.is_open("r1"));
         // One that comes back in time still finds it.
-        board.obey("r1", &Command::start(), Some(false), at(2000));
+        board.obey("r1", &Command::start(), Some(false), false, at(2000));
         board.heard("r1", Duration::ZERO, at(2100));
         board.expire(at(2114));
         assert!(board.is_open("r1"));
@@ -684,8 +693,7 @@ mod tests {
             id: Some("stopped".into()),
         };
         for command in [start("phone", 30), stop] {
-            obey(&two, &command, 1);
-            two.keep_commanded("r1", &command);
+            two.obey("r1", &command, Some(true), true, at(1));
         }
         let ids = || {
             let leases = two.answer("r1", at(1)).wanted.leases.into_iter();
@@ -695,8 +703,7 @@ mod tests {
         };
         two.read(&name, note.clone(), false, true, at(1));
         assert_eq!(ids(), ["missed", "phone"]);
-        obey(&two, &Command::stop(), 1);
-        two.keep_commanded("r1", &Command::stop());
+        two.obey("r1", &Command::stop(), Some(true), true, at(1));
         two.read(&name, note.clone(), false, true, at(1));
         assert!(ids().is_empty());
         two.forget_commanded();
