@@ -69,7 +69,8 @@ pub const DOC: &[(&str, &str)] = &[
     most 128 bytes, or else its id: so a sender sees that it was executed), opens (openings so
     far), refused_commands, standby, start_latency_ms, version. `live` means that the server has
     accepted the publisher and frames flow. `availability-topic`: online or offline, retained;
-    offline is the last will and is sent at a clean end too.",
+    offline is the last will and is sent at a clean end too; online is sent again 15 s after
+    connecting and each time that the connection is twice as old, should a will have come late.",
     ),
     (
         "Discovery",
