@@ -28,6 +28,11 @@ fn rounds() -> usize {
     rounds.expect("DROIDRELAY_ROUNDS is a number, 3 or more")
 }
 
+fn robot(rig: &Rig, line: &str) -> Robot {
+    rig.robot_with(Runner::GstLaunch, line, ENVIRONMENT)
+        .unwrap()
+}
+
 /// A third of the rounds warms up; the last third uses no more than the one in between.
 fn leave_nothing(robot: &mut Robot, round: impl Fn()) {
     let thread = thread::current();
@@ -53,9 +58,7 @@ fn sessions(kind: Kind) {
     }
     let rig = Rig::start(kind).unwrap();
     let line = rig.line(TEST_PICTURE);
-    let mut robot = rig
-        .robot_with(Runner::GstLaunch, &line, ENVIRONMENT)
-        .unwrap();
+    let mut robot = robot(&rig, &line);
     leave_nothing(&mut robot, || {
         let seen = rig.observer.seen().mark();
         let events = rig.relay.events().mark();
@@ -88,9 +91,7 @@ fn connections_without_an_answer_leave_nothing_behind() {
         "{TEST_PICTURE} ! {} ! queue ! {ENCODER} ! {sink}",
         rig.valve()
     );
-    let mut robot = rig
-        .robot_with(Runner::GstLaunch, &line, ENVIRONMENT)
-        .unwrap();
+    let mut robot = robot(&rig, &line);
     leave_nothing(&mut robot, || {
         let seen = rig.observer.seen().mark();
         let connections = silence.connections();
@@ -110,9 +111,7 @@ fn connections_without_an_answer_leave_nothing_behind() {
 fn a_camera_that_fails_again_and_again_leaves_nothing_behind() {
     let rig = Rig::start(Kind::Nginx).unwrap();
     let line = rig.line(&format!("{TEST_PICTURE} ! identity error-after=15"));
-    let mut robot = rig
-        .robot_with(Runner::GstLaunch, &line, ENVIRONMENT)
-        .unwrap();
+    let mut robot = robot(&rig, &line);
     leave_nothing(&mut robot, || {
         let observer = &rig.observer;
         let seen = observer.seen().mark();

@@ -167,8 +167,8 @@ impl Scene {
         let log = robot.log().timed();
         let tries = log
             .iter()
-            .filter(|(tried, line)| (healed..at).contains(tried) && line.contains(CONNECTING));
-        let tries = tries.count();
+            .filter(|(tried, line)| (healed..at).contains(tried) && line.contains(CONNECTING))
+            .count();
         eprintln!("published again {back:?} after the fault's end, {tries} tries after it");
         assert!(
             back < BACK || tries <= 1,
