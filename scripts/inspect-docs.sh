@@ -32,14 +32,14 @@ normalised() {
 }
 
 rc=0
-mkdir -p "$root/docs"
+mkdir -p "$root/docs/4-reference"
 for element in mqttvalve rtmpauthsink; do
     normalised $element >"$scratch/$element.txt"
     if [ "${1:-}" = --update ]; then
-        cp "$scratch/$element.txt" "$root/docs/$element.txt"
-    elif ! diff -u --label "docs/$element.txt" --label "gst-inspect-1.0 $element" \
-        "$root/docs/$element.txt" "$scratch/$element.txt"; then
-        echo "docs/$element.txt is out of date; look at the change, then scripts/inspect-docs.sh --update" >&2
+        cp "$scratch/$element.txt" "$root/docs/4-reference/$element.txt"
+    elif ! diff -u --label "docs/4-reference/$element.txt" --label "gst-inspect-1.0 $element" \
+        "$root/docs/4-reference/$element.txt" "$scratch/$element.txt"; then
+        echo "docs/4-reference/$element.txt is out of date; look at the change, then scripts/inspect-docs.sh --update" >&2
         rc=1
     fi
 done

@@ -2,7 +2,7 @@
 # Measures what Droidrelay costs, beside what does the same without it; prints Markdown tables.
 #   tests/bench.sh [--write] [valve|idle|latency|start|stream|valves|bridge|viewers] [OPTION]...
 # All of them by default (some 45 minutes); --help names the options. --write: into
-# docs/performance.md, with plots beside it.
+# docs/5-reports/performance.md, with plots beside it.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 "$root/scripts/install-deps.sh" tests
@@ -10,7 +10,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 rust_is_new_enough
 write=
 if [ "${1:-}" = --write ]; then
-    write=$root/docs
+    write=$root/docs/5-reports
     shift
 fi
 

@@ -2,7 +2,7 @@
 # Breaks each part of the running system in turn and looks whether it mends itself: PASS or FAIL
 # with the time to recover; exits 1 where one of ours fails. Some 25 minutes; as root all of it
 # (networks of its own).
-#   tests/faults.sh [--short] [--write docs] [--only TEXT] [OPTION]...     --help names all
+#   tests/faults.sh [--short] [--write docs/5-reports] [--only TEXT] [OPTION]...     --help names all
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 "$root/scripts/install-deps.sh" tests

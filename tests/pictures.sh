@@ -15,5 +15,5 @@ for picture in "$folder"/page-*.png; do
     [[ $picture != *phone* ]] || width=390
     ffmpeg -v error -y -i "$picture" -filter_complex \
         "scale=$width:-1:flags=area,split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=dither=none" \
-        -update 1 "docs/$(basename "$picture")"
+        -update 1 "docs/images/$(basename "$picture")"
 done

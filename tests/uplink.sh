@@ -1,6 +1,6 @@
 #!/bin/bash
 # Shows what a weak uplink does to a stream, beside the same line with plain rtmp2sink; writes
-# docs/uplink.md, .csv and .svg. Takes some three minutes, as root (networks of its own).
+# docs/5-reports/uplink.md, .csv and .svg. Takes some three minutes, as root (networks of its own).
 #   tests/uplink.sh [FOLDER]
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -12,4 +12,4 @@ build() { cargo build --manifest-path "$root/Cargo.toml" --release --locked -q "
 # The plugin by itself, as robots have it: with the other crates it would get their features.
 build -p gst-plugin-droidrelay
 build -p droidrelay-tests --bin uplink
-exec "${CARGO_TARGET_DIR:-$root/target}/release/uplink" "${1:-$root/docs}"
+exec "${CARGO_TARGET_DIR:-$root/target}/release/uplink" "${1:-$root/docs/5-reports}"

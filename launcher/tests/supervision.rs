@@ -1,5 +1,5 @@
 //! Every fault that the launcher knows an answer to, by a camera that fails as it is told, with a
-//! real broker and a real server: docs/supervision.md is the table of these tests.
+//! real broker and a real server: docs/3-concepts/supervision.md is the table of these tests.
 
 mod common;
 

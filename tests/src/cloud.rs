@@ -399,7 +399,7 @@ paths:
         Ok(process)
     }
 
-    /// As docs/scaling.md has it, without TLS: the bridge says who may look here too, and whoever
+    /// As docs/2-guides/scaling-out.md has it, without TLS: the bridge says who may look here too, and whoever
     /// looks is one reader more at the origin.
     fn replica_config(&self, port: u16) -> Result<String> {
         let caller = std::fs::read_to_string(self.file("mediamtx.pass"))?;

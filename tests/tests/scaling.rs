@@ -1,5 +1,5 @@
 //! Past one machine, on engines that exist: a cluster of brokers, bridges behind a load balancer,
-//! a media server that reads from another. docs/scaling.md tells how to lay that out.
+//! a media server that reads from another. docs/2-guides/scaling-out.md tells how to lay that out.
 
 use std::{
     io::{BufRead, BufReader, Write},

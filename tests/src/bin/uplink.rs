@@ -22,7 +22,7 @@ use droidrelay_tests::{
 #[derive(Parser)]
 struct Options {
     /// Folder for uplink.csv, uplink.svg and uplink.md
-    #[arg(default_value = "docs")]
+    #[arg(default_value = "docs/5-reports")]
     folder: PathBuf,
 }
 

@@ -6,7 +6,7 @@ use super::{By, Outcome, Row};
 
 const HEAD: &str = "# What happens when something breaks
 
-Made by `tests/faults.sh --write docs`: every case runs the whole system (Mosquitto, nginx-rtmp or
+Made by `tests/faults.sh --write docs/5-reports`: every case runs the whole system (Mosquitto, nginx-rtmp or
 MediaMTX, the bridge, a robot), breaks something, and looks whether all is well again without
 anybody's help. The time is from the fault's end until then. The robot runs its line by
 `gst-launch-1.0`, by `droidrelay run`, and, for comparison, as the Python scripts that Droidrelay
