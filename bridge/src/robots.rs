@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Which robots there are: names, command topics, media paths.
 
 use std::collections::{BTreeMap, HashMap};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! TLS beside others in the process that use rustls too. A program of its own: what it changes
 //! belongs to the process.
 
@@ -11,7 +13,7 @@ use droidrelay_tests::{
 };
 use droidrelay_wire::broker::Scheme;
 use gst::prelude::*;
-use rustls::crypto::{ring, CryptoProvider};
+use rustls::crypto::{CryptoProvider, ring};
 
 #[test]
 fn whatever_provider_the_process_has_the_plugin_uses_its_own() {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Several valves in one process.
 
 use droidrelay_tests::{
@@ -11,10 +13,10 @@ use droidrelay_tests::{
     process::poll,
     reader::packets,
     relay::{Event, Kind},
-    rig::{Rig, ENCODER, TEST_PICTURE, TINY_PICTURE},
+    rig::{ENCODER, Rig, TEST_PICTURE, TINY_PICTURE},
     robot::{Robot, Runner},
 };
-use droidrelay_wire::{session::Properties, RobotState, StreamState};
+use droidrelay_wire::{RobotState, StreamState, session::Properties};
 
 /// gst-launch-1.0, GLib's worker, the camera, the one for the network, and those that GLib's pool
 /// keeps; what more comes up for the work of a moment ends with it.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The words that robot and bridge share, and the MQTT session that both keep.
 //!
 //! Everything but [`session`] and [`tls`] is pure: no I/O besides reading a named

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What carries MQTT: the one place that knows which of it is built in.
 
 use rumqttc::Transport;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Leases on their way from one valve to the next: `application/x-mqttvalve-leases` with
 //! `leases`, an array of structures `lease` with `id` (string), `origin` (`mqtt` or `local`) and
 //! `left` (uint64, nanoseconds; absent: until a stop).

@@ -1,12 +1,14 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The servers at the other end: name, TCP, TLS, login, rights.
 
 use std::{path::PathBuf, time::Duration};
 
 use droidrelay_wire::{
-    broker::split_port,
-    session::{Config, Event, Session, RECEIVE_MAXIMUM},
-    tls::TlsFiles,
     BrokerUrl, Secret,
+    broker::split_port,
+    session::{Config, Event, RECEIVE_MAXIMUM, Session},
+    tls::TlsFiles,
 };
 use gst::prelude::*;
 use tokio::{
@@ -316,7 +318,9 @@ pub fn publish(sink: &gst::Element, report: &mut Report) {
         // A bin lets go of what is linked, too.
         let _ = bin.remove(sink);
     }
-    let line = format!("videotestsrc is-live=true ! video/x-raw,format=I420,width=320,height=240,framerate=10/1 ! {encoder} name=encoder");
+    let line = format!(
+        "videotestsrc is-live=true ! video/x-raw,format=I420,width=320,height=240,framerate=10/1 ! {encoder} name=encoder"
+    );
     let built = gst::parse::launch(&line)
         .ok()
         .and_then(|pipeline| pipeline.downcast::<gst::Pipeline>().ok())
