@@ -23,7 +23,7 @@ use axum::{
 };
 use droidrelay_wire::{
     Command,
-    session::{Properties, Session},
+    mqtt::session::{Properties, Session},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -456,7 +456,7 @@ mod tests {
     use super::*;
     use axum::body::Body;
     use base64::{Engine, engine::general_purpose::STANDARD};
-    use droidrelay_wire::session::{Event, Message};
+    use droidrelay_wire::mqtt::session::{Event, Message};
     use http_body_util::BodyExt;
     use std::net::TcpListener;
     use tower::ServiceExt;

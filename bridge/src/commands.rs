@@ -10,7 +10,7 @@ use axum::{
 };
 use droidrelay_wire::{
     Command, StreamState,
-    command::{check_id, lease_from_seconds},
+    words::command::{check_id, lease_from_seconds},
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};

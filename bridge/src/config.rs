@@ -12,11 +12,13 @@ use std::{
 };
 
 use droidrelay_wire::{
-    BrokerUrl, DEFAULT_TOPIC, Secret,
-    broker::UserInfo,
-    check_topic,
-    session::{self, MIN_KEEP_ALIVE},
-    tls::TlsFiles,
+    BrokerUrl, Secret,
+    mqtt::{
+        broker::UserInfo,
+        session::{self, MIN_KEEP_ALIVE},
+    },
+    net::tls::TlsFiles,
+    words::topics::{DEFAULT_TOPIC, check_topic},
 };
 use ring::{
     hmac,
@@ -293,7 +295,7 @@ impl Default for Mqtt {
     fn default() -> Self {
         let (url, userinfo) = (
             BrokerUrl {
-                scheme: droidrelay_wire::broker::Scheme::Mqtt,
+                scheme: droidrelay_wire::mqtt::broker::Scheme::Mqtt,
                 host: "127.0.0.1".into(),
                 port: 1883,
                 path: "/mqtt".into(),

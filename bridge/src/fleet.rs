@@ -12,8 +12,9 @@ use std::{
 };
 
 use droidrelay_wire::{
-    Command, OFFLINE, ONLINE, RobotState, StreamState,
-    session::{Event, Message},
+    Command, RobotState, StreamState,
+    mqtt::session::{Event, Message},
+    words::topics::{OFFLINE, ONLINE},
 };
 use serde_json::{Map, Value, json};
 use tokio::{

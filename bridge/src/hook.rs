@@ -6,7 +6,7 @@ use std::{env, fs, path::PathBuf, time::Duration};
 
 use axum::http::{HeaderMap, Method};
 use clap::{Args, ValueEnum};
-use droidrelay_wire::{Secret, tls::TlsFiles};
+use droidrelay_wire::{Secret, net::tls::TlsFiles};
 use serde_json::{Value, json};
 
 use crate::client::{Client, Url, basic, bearer};

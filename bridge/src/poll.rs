@@ -12,8 +12,10 @@ use axum::{
     http::StatusCode,
 };
 use droidrelay_wire::{
-    OFFLINE, ONLINE, RobotState, availability_topic, poll::MAX_STATE, session::Properties,
-    state_topic,
+    RobotState,
+    mqtt::session::Properties,
+    words::poll::MAX_STATE,
+    words::topics::{OFFLINE, ONLINE, availability_topic, state_topic},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};

@@ -17,7 +17,10 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::Args;
-use droidrelay_wire::{Secret, availability_topic, state_topic};
+use droidrelay_wire::{
+    Secret,
+    words::topics::{availability_topic, state_topic},
+};
 use ring::{
     pbkdf2,
     rand::{SecureRandom, SystemRandom},

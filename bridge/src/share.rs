@@ -16,7 +16,7 @@ use axum::{
     http::StatusCode,
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use droidrelay_wire::{Secret, session::Properties};
+use droidrelay_wire::{Secret, mqtt::session::Properties};
 use ring::{
     hmac,
     rand::{SecureRandom, SystemRandom},

@@ -14,8 +14,10 @@ use std::{
 
 use droidrelay_wire::{
     Command,
-    gate::{ANYBODY, Gate, Origin, Outcome},
-    poll::{GRACE, Lease, Wanted},
+    words::{
+        gate::{ANYBODY, Gate, Origin, Outcome},
+        poll::{GRACE, Lease, Wanted},
+    },
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};

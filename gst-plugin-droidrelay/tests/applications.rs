@@ -15,7 +15,10 @@ use droidrelay_tests::{
     rig::{ENCODER, Rig, TEST_PICTURE},
     robot::Plugins,
 };
-use droidrelay_wire::{OFFLINE, ONLINE, StreamState};
+use droidrelay_wire::{
+    StreamState,
+    words::topics::{OFFLINE, ONLINE},
+};
 
 struct Application {
     process: Process,

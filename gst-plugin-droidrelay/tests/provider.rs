@@ -11,7 +11,7 @@ use droidrelay_tests::{
     mosquitto::{Listener, Mosquitto, Options},
     secrets::write_private,
 };
-use droidrelay_wire::broker::Scheme;
+use droidrelay_wire::mqtt::broker::Scheme;
 use gst::prelude::*;
 use rustls::crypto::{CryptoProvider, ring};
 

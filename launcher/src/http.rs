@@ -7,7 +7,7 @@ use std::{path::PathBuf, time::Duration};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use droidrelay_wire::{
     Secret,
-    tls::{self, TlsFiles},
+    net::tls::{self, TlsFiles},
 };
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{

@@ -19,7 +19,10 @@ use droidrelay_tests::{
     relay::{Event, Kind},
     rig::{ENCODER, Rig},
 };
-use droidrelay_wire::{OFFLINE, ONLINE, StreamState};
+use droidrelay_wire::{
+    StreamState,
+    words::topics::{OFFLINE, ONLINE},
+};
 use rustix::process::Signal;
 
 use common::{Folder, Running, Systemd, droidrelay_with_plugins};

@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use droidrelay_wire::{Command, OFFLINE, StreamState};
+use droidrelay_wire::{Command, StreamState, words::topics::OFFLINE};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use droidrelay_wire::broker::Scheme;
+use droidrelay_wire::mqtt::broker::Scheme;
 use serde_json::Value;
 use tempfile::TempDir;
 

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use droidrelay_wire::{
-    BrokerUrl, ONLINE, RobotState, StreamState, availability_topic,
+    BrokerUrl, RobotState, StreamState,
+    mqtt::session::{Config, Event, Properties, RECEIVE_MAXIMUM, Session},
     secret::Secret,
-    session::{Config, Event, Properties, RECEIVE_MAXIMUM, Session},
-    state_topic,
+    words::topics::{ONLINE, availability_topic, state_topic},
 };
 use tokio::runtime::Runtime;
 

@@ -19,7 +19,9 @@ use droidrelay_tests::{
     robot::{Robot, Runner},
 };
 use droidrelay_wire::{
-    Command, OFFLINE, ONLINE, RobotState, StreamState, availability_topic, session::Properties,
+    Command, RobotState, StreamState,
+    mqtt::session::Properties,
+    words::topics::{OFFLINE, ONLINE, availability_topic},
 };
 
 /// What GStreamer calls critical ends a robot under test; the valve tells what it does.

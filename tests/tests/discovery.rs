@@ -12,7 +12,7 @@ use droidrelay_tests::{
     rig::{Rig, TEST_PICTURE, TINY_PICTURE},
     robot::{Robot, Runner},
 };
-use droidrelay_wire::{StreamState, session::Properties};
+use droidrelay_wire::{StreamState, mqtt::session::Properties};
 use serde_json::Value;
 
 const STRICT: &[(&str, &str)] = &[("G_DEBUG", "fatal-criticals")];

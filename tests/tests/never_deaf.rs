@@ -18,7 +18,7 @@ use droidrelay_tests::{
     secrets::write_private,
     silence::Silence,
 };
-use droidrelay_wire::{ONLINE, StreamState};
+use droidrelay_wire::{StreamState, words::topics::ONLINE};
 use tempfile::TempDir;
 
 /// From a fault's end to a command that is obeyed.

@@ -21,7 +21,7 @@ use droidrelay_tests::{
     rig::Rig,
     robot::{Plugins, Robot},
 };
-use droidrelay_wire::{ONLINE, StreamState};
+use droidrelay_wire::{StreamState, words::topics::ONLINE};
 
 /// A launch file.
 struct Line {

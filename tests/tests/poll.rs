@@ -9,7 +9,10 @@ use droidrelay_tests::{
     rig::{ENCODER, Rig, TEST_PICTURE},
     robot::Robot,
 };
-use droidrelay_wire::{OFFLINE, ONLINE, StreamState};
+use droidrelay_wire::{
+    StreamState,
+    words::topics::{OFFLINE, ONLINE},
+};
 
 /// Nothing but the bridge's URL tells it who wants what.
 fn line(rig: &Rig) -> String {

@@ -15,7 +15,7 @@ use droidrelay_tests::{
 };
 use droidrelay_wire::{
     StreamState,
-    tls::{Checks, TlsFiles},
+    net::tls::{Checks, TlsFiles},
 };
 use tempfile::TempDir;
 

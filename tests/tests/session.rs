@@ -20,7 +20,10 @@ use droidrelay_tests::{
     rig::{ENCODER, Rig, TEST_PICTURE},
     robot::{Robot, Runner},
 };
-use droidrelay_wire::{OFFLINE, ONLINE, StreamState};
+use droidrelay_wire::{
+    StreamState,
+    words::topics::{OFFLINE, ONLINE},
+};
 
 #[derive(Clone, Copy)]
 struct Setup {

@@ -15,7 +15,11 @@ use droidrelay_tests::{
     robot::{Robot, Runner},
     secrets::write_private,
 };
-use droidrelay_wire::{OFFLINE, ONLINE, StreamState, broker::Scheme};
+use droidrelay_wire::{
+    StreamState,
+    mqtt::broker::Scheme,
+    words::topics::{OFFLINE, ONLINE},
+};
 use tempfile::TempDir;
 
 /// A broker with what it shows to clients, and somebody who gives commands there.

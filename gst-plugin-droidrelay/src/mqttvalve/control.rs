@@ -7,7 +7,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use droidrelay_wire::{
     PublishState, RobotState, StreamState,
-    gate::{Cause, Change, Gate, Outcome},
+    words::gate::{Cause, Change, Gate, Outcome},
 };
 
 use crate::link;
@@ -289,7 +289,7 @@ fn utc_after(after: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use droidrelay_wire::{Command, gate::Origin};
+    use droidrelay_wire::{Command, words::gate::Origin};
 
     fn apply(control: &mut Control, command: Command) {
         let outcome = control

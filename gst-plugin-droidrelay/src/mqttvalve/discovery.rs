@@ -5,7 +5,10 @@
 //!
 //! <https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload>
 
-use droidrelay_wire::{Command, OFFLINE, ONLINE, StreamState, check_topic};
+use droidrelay_wire::{
+    Command, StreamState,
+    words::topics::{OFFLINE, ONLINE, check_topic},
+};
 use serde_json::{Value, json};
 
 use super::settings::Topics;

@@ -9,11 +9,14 @@ use std::{
 };
 
 use droidrelay_wire::{
-    Backoff, Command, OFFLINE, ONLINE, Secret,
+    Backoff, Command, Secret,
     backoff::jitter,
-    command,
-    gate::{Lease, Origin, Outcome},
-    session::{Event, Message, Session},
+    mqtt::session::{Event, Message, Session},
+    words::topics::{OFFLINE, ONLINE},
+    words::{
+        command,
+        gate::{Lease, Origin, Outcome},
+    },
 };
 use glib::subclass::Signal;
 use gst::{prelude::*, subclass::prelude::*};
@@ -1195,7 +1198,7 @@ impl ObjectImpl for MqttValve {
                 glib::ParamSpecString::builder("topic")
                     .nick("Topic")
                     .blurb("Topic on which commands come; no wildcards")
-                    .default_value(Some(droidrelay_wire::DEFAULT_TOPIC))
+                    .default_value(Some(droidrelay_wire::words::topics::DEFAULT_TOPIC))
                     .mutable_ready()
                     .build(),
                 text_spec("username", "Username", "User name at the broker. Unset: none, or the one from the broker URL"),
@@ -1353,8 +1356,8 @@ impl ObjectImpl for MqttValve {
                 gst::info!(CAT, imp = self, "broker: {shown:?}");
             }
             "topic" => {
-                settings.topic =
-                    text(value).unwrap_or_else(|| droidrelay_wire::DEFAULT_TOPIC.into());
+                settings.topic = text(value)
+                    .unwrap_or_else(|| droidrelay_wire::words::topics::DEFAULT_TOPIC.into());
             }
             "username" => settings.username = text(value),
             "password" => settings.password = text(value).map(Secret::new),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use gst::prelude::*;
 
-use droidrelay_wire::gate::{Lease, Origin};
+use droidrelay_wire::words::gate::{Lease, Origin};
 
 const NAME: &str = "application/x-mqttvalve-leases";
 const MQTT: &str = "mqtt";

@@ -6,12 +6,13 @@
 use std::{path::PathBuf, time::Duration};
 
 use droidrelay_wire::{
-    BrokerUrl, DEFAULT_TOPIC, OFFLINE, Secret, availability_topic,
-    broker::UserInfo,
-    check_topic,
-    session::{self, Credentials, MIN_KEEP_ALIVE},
-    state_topic,
-    tls::TlsFiles,
+    BrokerUrl, Secret,
+    mqtt::{
+        broker::UserInfo,
+        session::{self, Credentials, MIN_KEEP_ALIVE},
+    },
+    net::tls::TlsFiles,
+    words::topics::{DEFAULT_TOPIC, OFFLINE, availability_topic, check_topic, state_topic},
 };
 
 use super::{Standby, discovery::Device};

@@ -8,7 +8,7 @@ use std::{
 
 use droidrelay_wire::{
     PublishState, Secret,
-    tls::{self, Checks, TlsFiles},
+    net::tls::{self, Checks, TlsFiles},
 };
 use gio::TlsCertificateFlags;
 use gst::{prelude::*, subclass::prelude::*};

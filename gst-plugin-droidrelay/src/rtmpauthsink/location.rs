@@ -6,7 +6,7 @@ use std::fmt;
 
 use droidrelay_wire::{
     Secret,
-    broker::{shown_scheme, split_port},
+    mqtt::broker::{shown_scheme, split_port},
     secret::{percent_decode, percent_encode},
 };
 

@@ -4,7 +4,7 @@
 
 use std::{future::Future, io, sync::Arc, time::Duration};
 
-use droidrelay_wire::{Backoff, PublishState, Secret, backoff::jitter, tls};
+use droidrelay_wire::{Backoff, PublishState, Secret, backoff::jitter, net::tls};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     time::{Instant, sleep_until, timeout, timeout_at},

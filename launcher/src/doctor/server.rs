@@ -6,9 +6,11 @@ use std::{path::PathBuf, time::Duration};
 
 use droidrelay_wire::{
     BrokerUrl, Secret,
-    broker::split_port,
-    session::{Config, Event, RECEIVE_MAXIMUM, Session},
-    tls::TlsFiles,
+    mqtt::{
+        broker::split_port,
+        session::{Config, Event, RECEIVE_MAXIMUM, Session},
+    },
+    net::tls::TlsFiles,
 };
 use gst::prelude::*;
 use tokio::{
@@ -171,7 +173,7 @@ pub async fn broker(file: &LaunchFile, valve: &gst::Element, report: &mut Report
 /// A TLS session with what answers at `tcp`.
 async fn secure(
     what: &str,
-    tls: &droidrelay_wire::tls::Client,
+    tls: &droidrelay_wire::net::tls::Client,
     host: &str,
     tcp: TcpStream,
     report: &mut Report<'_>,

@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use droidrelay_wire::{
     BrokerUrl,
-    session::{self, Event, Properties, Session},
+    mqtt::session::{self, Event, Properties, Session},
 };
 use tempfile::TempDir;
 use tokio::{

@@ -10,7 +10,9 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::Args;
-use droidrelay_wire::{RobotState, StreamState, session::Properties, state_topic};
+use droidrelay_wire::{
+    RobotState, StreamState, mqtt::session::Properties, words::topics::state_topic,
+};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::{

@@ -11,7 +11,7 @@ use droidrelay_tests::{
     camera::Camera,
     cloud::{Cloud, Media, OTHER_TOPIC, ROBOT},
 };
-use droidrelay_wire::{ONLINE, availability_topic, state_topic};
+use droidrelay_wire::words::topics::{ONLINE, availability_topic, state_topic};
 
 /// Takes pictures of the bridge's page
 #[derive(Parser)]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use droidrelay_wire::{StreamState, session::Properties};
+use droidrelay_wire::{StreamState, mqtt::session::Properties};
 
 use super::{
     Case, Found, Setup,
@@ -768,7 +768,7 @@ fn robot_off(setup: &Setup) -> Result<Found> {
     let mark = system.rig.observer.seen().mark();
     system.robot()?.end()?;
     let observer = &system.rig.observer;
-    observer.wait_available(mark, droidrelay_wire::OFFLINE)?;
+    observer.wait_available(mark, droidrelay_wire::words::topics::OFFLINE)?;
     // The bridge hears it at the same time, by a connection of its own.
     let says_so = || {
         let answer = system.rig.bridge.post("/stream/start").ok()?;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use droidrelay_wire::{ONLINE, RobotState, StreamState};
+use droidrelay_wire::{RobotState, StreamState, words::topics::ONLINE};
 
 use super::{By, Setup};
 use crate::{

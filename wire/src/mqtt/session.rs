@@ -37,7 +37,8 @@ use tokio::{
 };
 
 use crate::{
-    Backoff, BrokerUrl, Secret, backoff::jitter, command::check_id, tls, transport::transport,
+    Backoff, BrokerUrl, Secret, backoff::jitter, mqtt::transport::transport, net::tls,
+    words::command::check_id,
 };
 
 /// TCP, TLS, CONNECT and CONNACK together. With the pause before the next try it is less than

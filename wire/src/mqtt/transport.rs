@@ -4,7 +4,7 @@
 
 use rumqttc::Transport;
 
-use crate::{broker::Scheme, tls};
+use crate::{mqtt::broker::Scheme, net::tls};
 
 impl Scheme {
     /// Says what this build lacks for the scheme.
