@@ -5,8 +5,8 @@
     scripts/check-links.py
 
 Checked are: relative links and images, anchors into Markdown files, paths of this repository in
-`code spans` and in code blocks, names of scripts and sources in code spans, and references from
-sources to docs/. Only what `git ls-files` knows exists. Links to other hosts are not followed.
+`code spans` and in code blocks, names of scripts, sources and tests in code spans, and references
+from sources to docs/. Only what `git ls-files` knows exists. Links to other hosts are not followed.
 """
 
 import itertools
@@ -26,11 +26,13 @@ CODE = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
 INLINE = re.compile(r"\]\(\s*<?([^)\s>]+)>?(?:\s+[\"'][^)]*)?\)")
 REFERENCE = re.compile(r"\[[^\]]+\]\[([^\]]+)\]")
 DEFINITION = re.compile(r" {0,3}\[([^\]]+)\]:\s*<?([^\s>]+)")
-HTML = re.compile(r"\b(?:href|src|srcset)=[\"']([^\"']+)[\"']")
+HTML = re.compile(r"\b(?:href|src|srcset)=[\"']([^\"'\s,]+)")
 HTML_ANCHOR = re.compile(r"\b(?:id|name)=[\"']([^\"']+)[\"']")
 EXTERNAL = re.compile(r"[a-z][a-z0-9+.-]*:", re.I)
 PATH = re.compile(r"[\w.@-]+(?:/[\w.@{},*-]*)+")
 SOURCE = re.compile(r"[\w.@-]+\.(?:rs|py|sh|md)")
+# Names of tests are sentences.
+TEST = re.compile(r"[a-z]+(?:_[a-z0-9]+){4,}")
 DOCS = re.compile(r"\bdocs/[\w./-]*\w")
 
 
@@ -47,12 +49,17 @@ FOLDERS = {"."}
 for name in FILES:
     while name := posixpath.dirname(name):
         FOLDERS.add(name)
+PATHS = FILES | FOLDERS
 NAMES = {posixpath.basename(name) for name in FILES}
 
 
 def read(name):
     with open(os.path.join(ROOT, name), encoding="utf-8", errors="replace") as file:
         return file.read().splitlines()
+
+
+TESTS = {test for name in FILES if name.endswith(".rs")
+         for line in read(name) for test in re.findall(r"\bfn (\w+)", line)}
 
 
 def lines_of(name):
@@ -101,7 +108,7 @@ def broken_link(source, target):
     name = source
     if path:
         name = posixpath.normpath(posixpath.join(posixpath.dirname(source), unquote(path)))
-        if name not in FILES and name not in FOLDERS:
+        if name not in PATHS:
             return f"no such file: {target}"
     if anchor:
         if not name.endswith(".md"):
@@ -126,7 +133,7 @@ def broken_path(source, text):
         return None
     for path in expanded(text.rstrip("/.,")):
         paths = [posixpath.join(folder, path) for folder in folders]
-        if not any(fnmatchcase(name, path) for name in FILES | FOLDERS for path in paths):
+        if not any(fnmatchcase(name, path) for name in PATHS for path in paths):
             return f"no such path: {path}"
     return None
 
@@ -151,6 +158,8 @@ def faults(name):
                 yield number, broken_path(name, word)
             if SOURCE.fullmatch(code) and code not in NAMES:
                 yield number, f"no file of this name: {code}"
+            if TEST.fullmatch(code) and code not in TESTS:
+                yield number, f"no test of this name: {code}"
         prose = CODE.sub("", line)
         if definition := DEFINITION.match(prose):
             definitions[definition[1].lower()] = number
@@ -167,7 +176,7 @@ def faults(name):
 def faults_of_source(name):
     for number, line in enumerate(read(name), 1):
         for path in DOCS.findall(line):
-            if path not in FILES and path not in FOLDERS:
+            if path not in PATHS:
                 yield number, f"no such file: {path}"
 
 
