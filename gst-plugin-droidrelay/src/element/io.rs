@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The one thread on which all network I/O of the process's elements runs.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    thread,
+};
+
+use once_cell::sync::Lazy;
+use tokio::{
+    runtime::{Builder, Handle},
+    sync::oneshot,
+};
+
+static SHARED: Lazy<Mutex<Weak<Io>>> = Lazy::new(Mutex::default);
+
+/// Owns the thread; the last holder to drop it ends and joins it.
+pub struct Io {
+    handle: Handle,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Io {
+    /// The running I/O thread, started if there is none.
+    pub fn acquire() -> io::Result<Arc<Io>> {
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(io) = shared.upgrade() {
+            return Ok(io);
+        }
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel();
+        let thread = thread::Builder::new()
+            .name("droidrelay-io".into())
+            .spawn(move || {
+                block_sigpipe();
+                // Either way the owner wants the thread to end.
+                let _ = runtime.block_on(stopped);
+                // Dropping a runtime would wait for a name lookup that hangs.
+                runtime.shutdown_background();
+            })?;
+        let io = Arc::new(Io {
+            handle,
+            stop: Some(stop),
+            thread: Some(thread),
+        });
+        *shared = Arc::downgrade(&io);
+        Ok(io)
+    }
+
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+}
+
+/// Makes a write to a socket that the peer has closed an error in this thread, as it is in every
+/// Rust program: in a C program such as gst-launch-1.0, SIGPIPE would end the process. (Its
+/// disposition is the application's; a vectored write cannot take MSG_NOSIGNAL.)
+fn block_sigpipe() {
+    // SAFETY: the set is initialised before it is read, and lives during the calls.
+    unsafe {
+        let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGPIPE);
+        libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+    }
+}
+
+impl Drop for Io {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            // The thread is gone already if nobody listens.
+            let _ = stop.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            // An element finalised by a task of this very thread cannot join it.
+            if thread.thread().id() != thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_holders_share_one_thread_and_the_last_one_ends_it() {
+        let first = Io::acquire().unwrap();
+        let second = Io::acquire().unwrap();
+        assert!(Arc::ptr_eq(&first, &second));
+        let (sender, receiver) = std::sync::mpsc::channel();
+        first.handle().spawn(async move {
+            let name = thread::current().name().map(str::to_owned);
+            sender.send(name).unwrap();
+        });
+        assert_eq!(receiver.recv().unwrap().as_deref(), Some("droidrelay-io"));
+        let weak = Arc::downgrade(&first);
+        drop(first);
+        assert!(weak.upgrade().is_some());
+        drop(second);
+        assert!(weak.upgrade().is_none());
+    }
+}

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The events by which valve and sink find each other through the stream.
+//!
+//! Downstream `droidrelay-session` (`wanted`: boolean, `opening`: uint64): out-of-band at
+//! start, so that the sink connects while camera and encoder come up; serialized just ahead of
+//! the first buffer, so that frames of an earlier session which an encoder still holds can be
+//! told from it, with `history` (uint64, nanoseconds of media from before the opening that come
+//! first), and sticky, because a leaky queue drops other events along with the buffers that it
+//! has no room for while an encoder comes up; out-of-band at stop. Upstream `droidrelay-publish`: the sink's publishing state.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use droidrelay_wire::PublishState;
+
+const SESSION: &str = "droidrelay-session";
+const PUBLISH: &str = "droidrelay-publish";
+
+/// What a valve says, each with the number of the opening that it speaks of. Numbers grow in
+/// the whole process: out-of-band events and the stream overtake each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Session {
+    /// A session is wanted, told ahead of all data.
+    Wanted(u64),
+    /// What follows in the stream belongs to the opened session, and begins with this much from
+    /// before the opening.
+    Begins(u64, gst::ClockTime),
+    /// The session of this opening is no longer wanted, nor any before it.
+    Unwanted(u64),
+}
+
+/// Number of a new opening.
+pub fn next_opening() -> u64 {
+    static OPENINGS: AtomicU64 = AtomicU64::new(0);
+    OPENINGS.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+impl Session {
+    /// The event that says it.
+    pub fn event(self) -> gst::Event {
+        let structure = |wanted: bool, opening: u64| {
+            gst::Structure::builder(SESSION)
+                .field("wanted", wanted)
+                .field("opening", opening)
+        };
+        match self {
+            Session::Wanted(opening) => {
+                gst::event::CustomDownstreamOob::new(structure(true, opening).build())
+            }
+            Session::Begins(opening, history) => gst::event::CustomDownstreamSticky::new(
+                structure(true, opening).field("history", history).build(),
+            ),
+            Session::Unwanted(opening) => {
+                gst::event::CustomDownstreamOob::new(structure(false, opening).build())
+            }
+        }
+    }
+}
+
+/// Reads an event made by [`Session::event`].
+pub fn parse_session(event: &gst::EventRef) -> Option<Session> {
+    let structure = event.structure().filter(|s| s.name() == SESSION)?;
+    let wanted = structure.get::<bool>("wanted").ok()?;
+    let opening = structure.get::<u64>("opening").ok()?;
+    Some(match (wanted, event.is_serialized()) {
+        (false, _) => Session::Unwanted(opening),
+        (true, false) => Session::Wanted(opening),
+        (true, true) => {
+            let history = structure.get::<gst::ClockTime>("history").ok();
+            Session::Begins(opening, history.unwrap_or_default())
+        }
+    })
+}
+
+/// The sink's state on its way to the valve.
+pub fn publish(state: &PublishState) -> gst::Event {
+    let structure = gst::Structure::builder(PUBLISH)
+        .field("state", &state.state)
+        .field_if_some("reason", state.reason.as_ref())
+        .field("attempt", state.attempt)
+        .field_if_some("next-try", state.next_try)
+        .field_if_some("bitrate", state.bitrate)
+        .field_if_some("target-bitrate", state.target_bitrate)
+        .build();
+    gst::event::CustomUpstream::new(structure)
+}
+
+/// Reads an event made by [`publish`].
+pub fn parse_publish(event: &gst::EventRef) -> Option<PublishState> {
+    let structure = event.structure().filter(|s| s.name() == PUBLISH)?;
+    Some(PublishState {
+        state: structure.get("state").ok()?,
+        reason: structure.get("reason").ok(),
+        attempt: structure.get("attempt").ok()?,
+        next_try: structure.get("next-try").ok(),
+        bitrate: structure.get("bitrate").ok(),
+        target_bitrate: structure.get("target-bitrate").ok(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_read_back_as_what_was_said() {
+        gst::init().unwrap();
+        let opening = next_opening();
+        assert!(next_opening() > opening);
+        for said in [
+            Session::Wanted(opening),
+            Session::Begins(opening, gst::ClockTime::from_mseconds(5)),
+            Session::Unwanted(opening),
+        ] {
+            assert_eq!(parse_session(&said.event()), Some(said));
+        }
+        let state = PublishState {
+            state: "backoff".into(),
+            reason: Some("server gone".into()),
+            attempt: 3,
+            next_try: Some(0.5),
+            bitrate: Some(1_500_000),
+            target_bitrate: Some(1_600_000),
+        };
+        assert_eq!(parse_publish(&publish(&state)), Some(state));
+        assert_eq!(
+            parse_publish(&Session::Begins(1, gst::ClockTime::ZERO).event()),
+            None
+        );
+        assert_eq!(parse_session(&crate::element::keyunit::downstream(1)), None);
+    }
+}

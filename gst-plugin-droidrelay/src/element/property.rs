@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! What the properties of both elements have in common.
+
+use std::{
+    ffi::{CStr, OsString},
+    os::unix::ffi::OsStringExt,
+    path::PathBuf,
+};
+
+use glib::{prelude::*, translate::ToGlibPtr};
+use gst::prelude::*;
+
+/// A text that may change up to READY.
+pub fn text_spec(name: &str, nick: &str, blurb: &str) -> glib::ParamSpec {
+    glib::ParamSpecString::builder(name)
+        .nick(nick)
+        .blurb(blurb)
+        .mutable_ready()
+        .build()
+}
+
+/// A secret: it can be set, and never be read.
+pub fn secret_spec(name: &str, nick: &str, blurb: &str) -> glib::ParamSpec {
+    glib::ParamSpecString::builder(name)
+        .nick(nick)
+        .blurb(blurb)
+        .write_only()
+        .mutable_ready()
+        .build()
+}
+
+/// A text. GLib lets applications set any bytes: what is not UTF-8 is complained of, and no
+/// reason to end the process, as the bindings would.
+pub fn text(value: &glib::Value) -> Option<String> {
+    let text = String::from_utf8(bytes(value)?).unwrap_or_else(|err| {
+        glib::g_warning!(
+            "droidrelay",
+            "a text that is not UTF-8 was set, U+FFFD stands for what is not: give UTF-8"
+        );
+        String::from_utf8_lossy(err.as_bytes()).into_owned()
+    });
+    Some(text)
+}
+
+/// A path; the empty text is none.
+pub fn path(value: &glib::Value) -> Option<PathBuf> {
+    bytes(value)
+        .filter(|path| !path.is_empty())
+        .map(|path| OsString::from_vec(path).into())
+}
+
+fn bytes(value: &glib::Value) -> Option<Vec<u8>> {
+    assert!(value.is::<String>(), "GObject checks the type first");
+    // SAFETY: a string's value holds a C string, or none, that lives as long as the value.
+    unsafe {
+        let text = glib::gobject_ffi::g_value_get_string(value.to_glib_none().0);
+        (!text.is_null()).then(|| CStr::from_ptr(text).to_bytes().to_vec())
+    }
+}
+
+/// The value of a property that is a path.
+pub fn path_value(path: Option<&PathBuf>) -> glib::Value {
+    path.map(|path| path.to_string_lossy().into_owned())
+        .to_value()
+}

@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! A server that publishers of any make can be tested with: on real sockets, made of the same
+//! chunk and value layers. Keeps nothing of the media.
+
+use std::{
+    io::{self, Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+};
+
+use droidrelay_tests::journal::{DEADLINE, Journal};
+use droidrelay_wire::Secret;
+
+use super::{
+    amf0::{self, Value},
+    auth::{Challenge, Method},
+    chunk::{ChunkReader, ChunkWriter, Message, message_type},
+};
+
+const HANDSHAKE_SIZE: usize = 1536;
+
+/// Whom it lets in.
+#[derive(Clone, Debug)]
+pub enum Access {
+    Everybody,
+    /// Who answers `challenge`.
+    Login {
+        user: String,
+        password: String,
+        challenge: Challenge,
+        /// The challenge comes at once, also to who has not named a user.
+        at_once: bool,
+    },
+    /// Nobody: asks for a login whatever comes.
+    Nobody(&'static str),
+}
+
+/// Where in a session something goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing has been said yet.
+    Accept,
+    /// C0 and C1 have come.
+    Hello,
+    /// Half of S1 is on its way.
+    HalfHello,
+    /// The handshake is done.
+    Handshake,
+    /// A command has come and is not answered.
+    Connect,
+    CreateStream,
+    Publish,
+    /// Media comes.
+    Media,
+}
+
+impl Step {
+    pub const ALL: [Step; 8] = [
+        Step::Accept,
+        Step::Hello,
+        Step::HalfHello,
+        Step::Handshake,
+        Step::Connect,
+        Step::CreateStream,
+        Step::Publish,
+        Step::Media,
+    ];
+}
+
+/// What goes wrong there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The connection is closed.
+    Drop,
+    /// Nothing more is said or read, and the connection stays.
+    Stall,
+    /// Something is said that is not RTMP.
+    Garbage,
+}
+
+type Faults = Arc<Mutex<Option<(Step, Fault)>>>;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// The application as it was asked for, with its query.
+    Connect(String),
+    Rejected(String),
+    Accepted,
+    /// The stream name as it came.
+    Publish(String),
+    Video,
+    /// Something went wrong as it should.
+    Failed,
+}
+
+pub struct Server {
+    port: u16,
+    seen: Journal<Seen>,
+    faults: Faults,
+}
+
+impl Server {
+    /// Listens until the process ends.
+    pub fn start(access: Access) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let seen = Journal::default();
+        let faults = Faults::default();
+        let (journal, script) = (seen.clone(), faults.clone());
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (access, seen, faults) = (access.clone(), journal.clone(), script.clone());
+                // What a client breaks off harms only itself.
+                thread::spawn(move || Connection::new(stream, access, seen, faults).serve());
+            }
+        });
+        Server { port, seen, faults }
+    }
+
+    /// What goes wrong from now on in each session, if anything.
+    pub fn fail(&self, fault: Option<(Step, Fault)>) {
+        *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+    }
+
+    pub fn url(&self) -> String {
+        format!("rtmp://127.0.0.1:{}/live/stream", self.port)
+    }
+
+    pub fn seen(&self) -> &Journal<Seen> {
+        &self.seen
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    access: Access,
+    seen: Journal<Seen>,
+    faults: Faults,
+    reader: ChunkReader,
+    writer: ChunkWriter,
+}
+
+impl Connection {
+    fn new(stream: TcpStream, access: Access, seen: Journal<Seen>, faults: Faults) -> Self {
+        Connection {
+            stream,
+            access,
+            seen,
+            faults,
+            reader: ChunkReader::new(),
+            writer: ChunkWriter::new(),
+        }
+    }
+
+    fn serve(mut self) -> io::Result<()> {
+        self.stream.set_nodelay(true)?;
+        self.stream.set_read_timeout(Some(DEADLINE))?;
+        self.reach(Step::Accept)?;
+        let mut hello = [0; 1 + HANDSHAKE_SIZE];
+        self.stream.read_exact(&mut hello)?;
+        self.reach(Step::Hello)?;
+        self.stream.write_all(&[3; HANDSHAKE_SIZE / 2])?;
+        self.reach(Step::HalfHello)?;
+        self.stream
+            .write_all(&[3; 1 + HANDSHAKE_SIZE - HANDSHAKE_SIZE / 2])?;
+        self.stream.write_all(&hello[1..])?;
+        self.stream.read_exact(&mut hello[1..])?;
+        self.reach(Step::Handshake)?;
+        let mut input = [0; 4096];
+        loop {
+            let count = self.stream.read(&mut input)?;
+            if count == 0 {
+                return Ok(());
+            }
+            self.reader.push(&input[..count]);
+            while let Some(message) = self.reader.next_message().map_err(io::Error::other)? {
+                self.message(&message)?;
+            }
+        }
+    }
+
+    /// Goes wrong where that is this step's fate.
+    fn reach(&mut self, step: Step) -> io::Result<()> {
+        let fate = *self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((_, fault)) = fate.filter(|(at, _)| *at == step) else {
+            return Ok(());
+        };
+        self.seen.push(Seen::Failed);
+        match fault {
+            Fault::Drop => self.stream.shutdown(Shutdown::Both)?,
+            // With its socket, until the process ends.
+            Fault::Stall => loop {
+                thread::park();
+            },
+            // Also at the handshake's and a chunk's borders no RTMP.
+            Fault::Garbage => self.stream.write_all(&[0xff; 8192])?,
+        }
+        Err(io::ErrorKind::Other.into())
+    }
+
+    fn message(&mut self, message: &Message) -> io::Result<()> {
+        match message.type_id {
+            message_type::VIDEO => {
+                self.seen.push(Seen::Video);
+                self.reach(Step::Media)?;
+            }
+            message_type::COMMAND_AMF0 => self.command(&amf0::decode(&message.body))?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn command(&mut self, values: &[Value]) -> io::Result<()> {
+        let text = |at: usize| values.get(at).and_then(Value::as_str).unwrap_or_default();
+        let id = values.get(1).and_then(Value::as_number).unwrap_or_default();
+        match text(0) {
+            "connect" => {
+                self.reach(Step::Connect)?;
+                let app = values.get(2).and_then(|value| value.get("app")?.as_str());
+                let app = app.unwrap_or_default();
+                self.seen.push(Seen::Connect(app.to_owned()));
+                match self.access.objection(app) {
+                    None => {
+                        self.seen.push(Seen::Accepted);
+                        let success = status("status", "NetConnection.Connect.Success", "");
+                        self.send("_result", id, &[Value::Null, success])?;
+                    }
+                    Some(description) => {
+                        self.seen.push(Seen::Rejected(description.clone()));
+                        let code = "NetConnection.Connect.Rejected";
+                        let rejected = status("error", code, &description);
+                        self.send("_error", id, &[Value::Null, rejected])?;
+                        self.send("close", 0.0, &[Value::Null])?;
+                        self.stream.shutdown(Shutdown::Write)?;
+                    }
+                }
+            }
+            "createStream" => {
+                self.reach(Step::CreateStream)?;
+                self.send("_result", id, &[Value::Null, 1.0.into()])?;
+            }
+            "publish" => {
+                self.reach(Step::Publish)?;
+                self.seen.push(Seen::Publish(text(3).to_owned()));
+                let started = status("status", "NetStream.Publish.Start", "");
+                self.send("onStatus", 0.0, &[Value::Null, started])?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, name: &str, id: f64, rest: &[Value]) -> io::Result<()> {
+        let mut body = Vec::new();
+        amf0::encode_string(&mut body, name);
+        Value::Number(id).encode(&mut body);
+        rest.iter().for_each(|value| value.encode(&mut body));
+        let mut out = Vec::new();
+        let stream = u32::from(name == "onStatus");
+        let kind = message_type::COMMAND_AMF0;
+        self.writer.message(&mut out, 3, kind, stream, 0, &[&body]);
+        self.stream.write_all(&out)
+    }
+}
+
+impl Access {
+    /// What a rejection says to who asks for `app`.
+    fn objection(&self, app: &str) -> Option<String> {
+        let (user, password, challenge, at_once) = match self {
+            Access::Everybody => return None,
+            Access::Nobody(description) => return Some((*description).to_owned()),
+            Access::Login {
+                user,
+                password,
+                challenge,
+                at_once,
+            } => (user, password, challenge, *at_once),
+        };
+        let method = match challenge {
+            Challenge::Adobe { .. } => Method::Adobe,
+            Challenge::Limelight { .. } => Method::Limelight,
+        };
+        let name = method.name();
+        let (app, query) = app.split_once('?').unwrap_or((app, ""));
+        if query.is_empty() && !at_once {
+            return Some(format!(
+                "[ AccessManager.Reject ] : [ code=403 need auth; authmod={name} ] : "
+            ));
+        }
+        let asked = match challenge {
+            Challenge::Adobe {
+                salt,
+                challenge,
+                opaque,
+            } => {
+                let opaque = opaque.iter().map(|opaque| format!("&opaque={opaque}"));
+                let opaque: String = opaque.collect();
+                format!("salt={salt}&challenge={challenge}{opaque}")
+            }
+            Challenge::Limelight { nonce } => format!("nonce={nonce}"),
+        };
+        let value = |name| {
+            let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+            Some(pairs.find(|(key, _)| *key == name)?.1)
+        };
+        let Some(response) = value("response") else {
+            return Some(format!(
+                "[ AccessManager.Reject ] : [ authmod={name} ] : ?reason=needauth&user={user}&{asked}"
+            ));
+        };
+        let nonce = value("cnonce").or(value("challenge")).unwrap_or_default();
+        let nonce = u32::from_str_radix(nonce, 16).unwrap_or_default();
+        let expected = challenge.answer(app, user, &Secret::new(password.as_str()), nonce);
+        let right = expected
+            .expose()
+            .split('&')
+            .any(|pair| pair.strip_prefix("response=") == Some(response));
+        (!right).then(|| {
+            format!("[ AccessManager.Reject ] : [ authmod={name} ] : ?reason=authfailed&opaque=")
+        })
+    }
+}
+
+fn status(level: &str, code: &str, description: &str) -> Value {
+    let text = |name: &str, text: &str| (name.to_owned(), text.into());
+    Value::Object(vec![
+        text("level", level),
+        text("code", code),
+        text("description", description),
+    ])
+}

@@ -1,0 +1,627 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The client's side of one publishing session (RTMP 1.0, sections 5.2 and 7.2).
+
+use std::{collections::VecDeque, fmt};
+
+use droidrelay_wire::{Secret, secret};
+
+use super::Error;
+use super::amf0::{self, Value};
+use super::auth::Demand;
+use super::chunk::{ChunkReader, ChunkWriter, Message, chunk_stream, message_type};
+use super::flv::Metadata;
+
+/// The only RTMP version there is, section 5.2.2.
+const VERSION: u8 = 3;
+/// Length of C1, C2, S1, S2, section 5.2.3.
+const HANDSHAKE_SIZE: usize = 1536;
+/// Our chunks: most frames go in one, and audio never waits long behind one.
+const CHUNK_SIZE: u32 = 65_536;
+/// How many bytes the server may take before it acknowledges them. Small, so that
+/// [`Publisher::acknowledged_bytes`] follows what the uplink carries.
+const WINDOW: u32 = 65_536;
+/// The id that every server gives to the first stream of a connection.
+const FIRST_STREAM: u32 = 1;
+/// Most bytes of answers that wait for a server that asks and does not read.
+const MAX_ANSWERS: usize = 64 * 1024;
+/// Longest text taken over from a server, in characters.
+const MAX_TEXT: usize = 500;
+
+/// Transaction ids of our commands.
+mod transaction {
+    pub const CONNECT: u32 = 1;
+    pub const RELEASE_STREAM: u32 = 2;
+    pub const FC_PUBLISH: u32 = 3;
+    pub const CREATE_STREAM: u32 = 4;
+    pub const PUBLISH: u32 = 5;
+    pub const FC_UNPUBLISH: u32 = 6;
+    pub const DELETE_STREAM: u32 = 7;
+}
+
+/// User control events, section 7.1.7.
+mod user_control {
+    pub const PING_REQUEST: u16 = 6;
+    pub const PING_RESPONSE: u16 = 7;
+}
+
+/// Where to publish and how.
+#[derive(Clone, Debug)]
+pub struct Params {
+    pub app: String,
+    /// `rtmp://host[:port]/app`, without any credential.
+    pub tc_url: String,
+    /// Stream name as sent, with its query and so with the credentials.
+    pub stream: Secret,
+    /// Stands as a query behind the application's name, for servers that want a login there.
+    pub login: Option<Secret>,
+    /// Send every command behind the handshake without waiting for answers. `false` is
+    /// the textbook order: each step waits for the answer to the one before.
+    pub pipelined: bool,
+    /// Tell the server that the video is HEVC (`fourCcList` of Enhanced RTMP).
+    pub hevc: bool,
+}
+
+/// The step whose answer is awaited, in their order. It moves with the server's answers
+/// only: a connection that closes at `Publish` was closed while the server decided about
+/// the publisher, most often about its credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Progress {
+    Handshake,
+    Connect,
+    CreateStream,
+    Publish,
+    Published,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// The server does not accept these credentials, or none at all.
+    Credentials,
+    /// Somebody publishes there already.
+    PathTaken,
+    Other,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The server takes the stream.
+    Published,
+    /// The server refuses the stream, or ends it. Its texts are freed of every credential.
+    Refused {
+        code: String,
+        description: String,
+        kind: RefusalKind,
+    },
+    /// The server wants a login at connect: connect again with it.
+    LoginDemanded(Demand),
+    /// The server's first stream has not the id 1 that pipelining counts on: connect again
+    /// step by step.
+    StreamIdMismatch,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    AwaitS0S1,
+    AwaitS2,
+    Messages,
+}
+
+/// One publishing session, from C0 to `deleteStream`.
+///
+/// Give every byte that the socket reads to [`input`](Self::input), write what
+/// [`output`](Self::output) holds after each call, take the events. After
+/// [`Event::Refused`], [`Event::LoginDemanded`], [`Event::StreamIdMismatch`] or an [`Error`]
+/// the session is over: close the socket.
+pub struct Publisher {
+    params: Params,
+    phase: Phase,
+    progress: Progress,
+    handshake: Vec<u8>,
+    reader: ChunkReader,
+    writer: ChunkWriter,
+    stream_id: u32,
+    /// `publish` is in the output, media may follow it.
+    publish_sent: bool,
+    /// Nothing more is sent or expected.
+    over: bool,
+    failed: Option<Error>,
+    events: VecDeque<Event>,
+    output: Vec<u8>,
+    written: usize,
+    /// Bytes of control messages since the output was last empty.
+    answers: usize,
+    received_bytes: u64,
+    /// Received bytes at our last Acknowledgement, and how often one is due.
+    acknowledged_to_peer: u64,
+    window_of_peer: Option<u32>,
+    acknowledged: Option<u64>,
+}
+
+impl fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publisher")
+            .field("params", &self.params)
+            .field("progress", &self.progress)
+            .field("over", &self.over)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Publisher {
+    /// Begins a session; [`output`](Self::output) then holds C0 and C1. `random` fills C1
+    /// (1528 bytes; fewer are repeated).
+    pub fn new(params: Params, random: &[u8]) -> Self {
+        let mut output = vec![VERSION];
+        output.extend([0; 8]);
+        let filler = random.iter().copied().cycle().chain(std::iter::repeat(0));
+        output.extend(filler.take(HANDSHAKE_SIZE - 8));
+        Publisher {
+            params,
+            phase: Phase::AwaitS0S1,
+            progress: Progress::Handshake,
+            handshake: Vec::new(),
+            reader: ChunkReader::new(),
+            writer: ChunkWriter::new(),
+            stream_id: FIRST_STREAM,
+            publish_sent: false,
+            over: false,
+            failed: None,
+            events: VecDeque::new(),
+            output,
+            written: 0,
+            answers: 0,
+            received_bytes: 0,
+            acknowledged_to_peer: 0,
+            window_of_peer: None,
+            acknowledged: None,
+        }
+    }
+
+    /// Takes bytes from the server, in any split. An error ends the session.
+    pub fn input(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        self.received_bytes += bytes.len() as u64;
+        let taken = self.take(bytes);
+        if let Err(error) = &taken {
+            self.over = true;
+            self.failed = Some(error.clone());
+        }
+        taken
+    }
+
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// What is to be written to the socket next.
+    pub fn output(&self) -> &[u8] {
+        &self.output[self.written..]
+    }
+
+    /// Marks the first `count` bytes of [`output`](Self::output) as written.
+    pub fn consume(&mut self, count: usize) {
+        let count = count.min(self.output.len() - self.written);
+        self.written += count;
+        // Moving the rest only where it is the smaller part keeps the cost linear.
+        if self.written * 2 >= self.output.len() {
+            self.output.drain(..self.written);
+            self.written = 0;
+        }
+        if self.output.is_empty() {
+            self.answers = 0;
+        }
+    }
+
+    /// May media be given now? Pipelined as soon as the handshake is done, else once the
+    /// server has said `NetStream.Publish.Start`.
+    pub fn ready_for_media(&self) -> bool {
+        let answered = self.params.pipelined || self.is_published();
+        self.publish_sent && answered && !self.over
+    }
+
+    pub fn is_published(&self) -> bool {
+        self.progress == Progress::Published && !self.over
+    }
+
+    pub fn progress(&self) -> Progress {
+        self.progress
+    }
+
+    /// How many of our bytes the server says it has, `None` before it said so.
+    pub fn acknowledged_bytes(&self) -> Option<u64> {
+        self.acknowledged
+    }
+
+    /// Sends `onMetaData`. Like all media calls: nothing happens unless
+    /// [`ready_for_media`](Self::ready_for_media).
+    pub fn metadata(&mut self, metadata: &Metadata) {
+        self.raw_data(0, &metadata.body());
+    }
+
+    /// Sends the body of an FLV script tag; `onMetaData` gets the `@setDataFrame` in front
+    /// that makes servers keep it.
+    pub fn raw_data(&mut self, timestamp_ms: u32, body: &[u8]) {
+        let mut prefix = Vec::new();
+        if body.get(3..13) == Some(b"onMetaData") {
+            amf0::encode_string(&mut prefix, "@setDataFrame");
+        }
+        self.media(
+            chunk_stream::DATA,
+            message_type::DATA_AMF0,
+            timestamp_ms,
+            &[&prefix, body],
+        );
+    }
+
+    /// Sends one video body, given as parts that follow each other.
+    pub fn video(&mut self, timestamp_ms: u32, body: &[&[u8]]) {
+        self.media(chunk_stream::VIDEO, message_type::VIDEO, timestamp_ms, body);
+    }
+
+    /// Sends one audio body, given as parts that follow each other.
+    pub fn audio(&mut self, timestamp_ms: u32, body: &[&[u8]]) {
+        self.media(chunk_stream::AUDIO, message_type::AUDIO, timestamp_ms, body);
+    }
+
+    /// Ends the session: the output then ends with `FCUnpublish` and `deleteStream`. Write
+    /// it, or just close the socket, which servers take for the same.
+    pub fn unpublish(&mut self) {
+        if self.over {
+            return;
+        }
+        self.over = true;
+        if self.publish_sent {
+            self.stream_command("FCUnpublish", transaction::FC_UNPUBLISH);
+            let id = Value::Number(self.stream_id.into());
+            let mut body = command("deleteStream", transaction::DELETE_STREAM);
+            Value::Null.encode(&mut body);
+            id.encode(&mut body);
+            self.command(0, &body);
+        }
+    }
+
+    fn media(&mut self, chunk_stream: u8, type_id: u8, timestamp_ms: u32, body: &[&[u8]]) {
+        if self.ready_for_media() {
+            self.writer.message(
+                &mut self.output,
+                chunk_stream,
+                type_id,
+                self.stream_id,
+                timestamp_ms,
+                body,
+            );
+        }
+    }
+
+    fn take(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+        while self.phase != Phase::Messages && !bytes.is_empty() {
+            let size = match self.phase {
+                Phase::AwaitS0S1 => 1 + HANDSHAKE_SIZE,
+                _ => HANDSHAKE_SIZE,
+            };
+            let missing = size - self.handshake.len();
+            let (head, rest) = bytes.split_at(bytes.len().min(missing));
+            self.handshake.extend(head);
+            bytes = rest;
+            if self.phase == Phase::AwaitS0S1 && self.handshake[0] != VERSION {
+                return Err(Error::new(format!(
+                    "the server answers {:#04x} where RTMP says 0x03: is this the RTMP port?",
+                    self.handshake[0]
+                )));
+            }
+            if self.handshake.len() == size {
+                self.handshake_step();
+            }
+        }
+        if !bytes.is_empty() {
+            self.reader.push(bytes);
+        }
+        while let Some(message) = self.reader.next_message()? {
+            if !self.over {
+                self.message(message)?;
+            }
+            self.check_answers()?;
+        }
+        self.acknowledge();
+        self.check_answers()
+    }
+
+    fn handshake_step(&mut self) {
+        if self.phase == Phase::AwaitS0S1 {
+            self.phase = Phase::AwaitS2;
+            // C2 repeats S1, section 5.2.4; its second time field may stay the server's.
+            self.output.extend(&self.handshake[1..]);
+            if self.params.pipelined && !self.over {
+                self.send_connect();
+                self.send_create_stream();
+                self.send_publish();
+            }
+        } else {
+            self.phase = Phase::Messages;
+            self.progress = self.progress.max(Progress::Connect);
+            if !self.params.pipelined && !self.over {
+                self.send_connect();
+            }
+        }
+        self.handshake.clear();
+    }
+
+    fn message(&mut self, message: Message) -> Result<(), Error> {
+        let number = || {
+            let bytes: [u8; 4] = message.body.get(..4)?.try_into().ok()?;
+            Some(u32::from_be_bytes(bytes))
+        };
+        match message.type_id {
+            message_type::ACKNOWLEDGEMENT => {
+                if let Some(sequence) = number() {
+                    // The sequence number has 32 bits and wraps (section 5.4.3).
+                    let known = self.acknowledged.unwrap_or(0);
+                    let more = sequence.wrapping_sub(known as u32);
+                    if more <= i32::MAX as u32 {
+                        self.acknowledged = Some(known + u64::from(more));
+                    }
+                }
+            }
+            message_type::WINDOW_ACKNOWLEDGEMENT_SIZE => {
+                self.window_of_peer = number().filter(|size| *size > 0);
+            }
+            message_type::SET_PEER_BANDWIDTH => {
+                if let Some(size) = number() {
+                    self.send_window(size.min(WINDOW));
+                }
+            }
+            message_type::USER_CONTROL => self.user_control(&message.body),
+            message_type::COMMAND_AMF0 => self.answer(&message.body)?,
+            // One byte for the format, then AMF 0 until a marker says otherwise.
+            message_type::COMMAND_AMF3 => self.answer(message.body.get(1..).unwrap_or(&[]))?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn user_control(&mut self, body: &[u8]) {
+        if body.get(..2) == Some(&user_control::PING_REQUEST.to_be_bytes())
+            && let Some(time) = body.get(2..6)
+        {
+            let [a, b] = user_control::PING_RESPONSE.to_be_bytes();
+            let answer = [&[a, b], time].concat();
+            self.control(message_type::USER_CONTROL, &answer);
+        }
+    }
+
+    fn acknowledge(&mut self) {
+        let Some(window) = self.window_of_peer.filter(|_| !self.over) else {
+            return;
+        };
+        if self.received_bytes - self.acknowledged_to_peer >= u64::from(window) {
+            self.acknowledged_to_peer = self.received_bytes;
+            let sequence = (self.received_bytes as u32).to_be_bytes();
+            self.control(message_type::ACKNOWLEDGEMENT, &sequence);
+        }
+    }
+
+    fn check_answers(&self) -> Result<(), Error> {
+        if self.answers > MAX_ANSWERS {
+            return Err(Error::new(format!(
+                "the server asks and does not read: more than {MAX_ANSWERS} bytes of answers wait"
+            )));
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, body: &[u8]) -> Result<(), Error> {
+        let values = amf0::decode(body);
+        let Some(name) = values.first().and_then(Value::as_str) else {
+            return Err(Error::new("the server sent a command without a name"));
+        };
+        let to = values.get(1).and_then(Value::as_number);
+        let answers = |id: u32| to == Some(f64::from(id));
+        let information = values.iter().find(|value| value.get("code").is_some());
+        match name {
+            "_result" if answers(transaction::CONNECT) => {
+                self.step(Progress::Connect, Self::send_create_stream)
+            }
+            "_result" if answers(transaction::CREATE_STREAM) => {
+                let id = values.get(3).and_then(Value::as_number);
+                let id = id.filter(|id| (1.0..=f64::from(u32::MAX)).contains(id));
+                let Some(id) = id.map(|id| id as u32) else {
+                    return Err(Error::new(
+                        "the server's answer to createStream holds no stream id",
+                    ));
+                };
+                if !self.params.pipelined && !self.publish_sent {
+                    self.stream_id = id;
+                } else if id != self.stream_id {
+                    self.end(Event::StreamIdMismatch);
+                    return Ok(());
+                }
+                self.step(Progress::CreateStream, Self::send_publish)
+            }
+            "_error"
+                if answers(transaction::CONNECT)
+                    || answers(transaction::CREATE_STREAM)
+                    || answers(transaction::PUBLISH) =>
+            {
+                let description = information.and_then(|info| info.get("description")?.as_str());
+                let demand = description
+                    .filter(|_| answers(transaction::CONNECT))
+                    .and_then(Demand::parse);
+                match demand {
+                    Some(demand) => self.end(Event::LoginDemanded(demand)),
+                    None => self.refused(information),
+                }
+            }
+            "onStatus" => {
+                let text = |name| information?.get(name)?.as_str();
+                let code = text("code").unwrap_or_default();
+                if code == "NetStream.Publish.Start" {
+                    if self.publish_sent && self.progress < Progress::Published {
+                        self.progress = Progress::Published;
+                        self.events.push_back(Event::Published);
+                    }
+                } else if text("level") == Some("error") || kind_of(code) != RefusalKind::Other {
+                    self.refused(information);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Moves on from `awaited` once; a repeated answer changes nothing.
+    fn step(&mut self, awaited: Progress, send: fn(&mut Self)) {
+        if self.progress != awaited {
+            return;
+        }
+        self.progress = match awaited {
+            Progress::Connect => Progress::CreateStream,
+            _ => Progress::Publish,
+        };
+        if !self.params.pipelined {
+            send(self);
+        }
+    }
+
+    fn refused(&mut self, information: Option<&Value>) {
+        let text = |name| information?.get(name)?.as_str();
+        let code = text("code").unwrap_or("no code");
+        let event = Event::Refused {
+            code: self.without_secrets(code),
+            description: self.without_secrets(text("description").unwrap_or_default()),
+            kind: kind_of(code),
+        };
+        self.end(event);
+    }
+
+    fn end(&mut self, event: Event) {
+        self.over = true;
+        self.events.push_back(event);
+    }
+
+    /// A server's text, bounded, on one line, and without what it may repeat of ours.
+    fn without_secrets(&self, text: &str) -> String {
+        // Cutting comes last, so that no beginning of a secret is left at the end.
+        let mut text = on_one_line(text);
+        let stream = self.params.stream.expose();
+        let query = stream.split_once('?').map_or("", |(_, query)| query);
+        let login = self.params.login.as_ref().map_or("", Secret::expose);
+        let pairs = |query| str::split(query, '&').filter_map(|pair| pair.split_once('='));
+        let values = pairs(query)
+            .filter(|(name, _)| *name != "user")
+            // The rest of a login is public.
+            .chain(pairs(login).filter(|(name, _)| *name == "response"))
+            .map(|(_, value)| value);
+        for secret in [query, login].into_iter().chain(values) {
+            let decoded = secret::percent_decode(secret).unwrap_or_default();
+            for form in [on_one_line(secret), on_one_line(&decoded)] {
+                if !form.is_empty() {
+                    text = text.replace(&form, "…");
+                }
+            }
+        }
+        text.chars().take(MAX_TEXT).collect()
+    }
+
+    fn send_connect(&mut self) {
+        self.writer.set_chunk_size(&mut self.output, CHUNK_SIZE);
+        self.send_window(WINDOW);
+        let with_login = |text: &str| match &self.params.login {
+            Some(login) => format!("{text}?{}", login.expose()),
+            None => text.to_owned(),
+        };
+        let mut members: Vec<(String, Value)> = [
+            ("app", with_login(&self.params.app).as_str()),
+            ("type", "nonprivate"),
+            ("flashVer", "FMLE/3.0 (compatible; droidrelay)"),
+            ("tcUrl", &with_login(&self.params.tc_url)),
+        ]
+        .into_iter()
+        .map(|(name, text)| (name.to_string(), text.into()))
+        .collect();
+        if self.params.hevc {
+            let list = Value::StrictArray(vec!["hvc1".into()]);
+            members.push(("fourCcList".to_string(), list));
+        }
+        let mut body = command("connect", transaction::CONNECT);
+        Value::Object(members).encode(&mut body);
+        self.command(0, &body);
+    }
+
+    fn send_create_stream(&mut self) {
+        self.stream_command("releaseStream", transaction::RELEASE_STREAM);
+        self.stream_command("FCPublish", transaction::FC_PUBLISH);
+        let mut body = command("createStream", transaction::CREATE_STREAM);
+        Value::Null.encode(&mut body);
+        self.command(0, &body);
+    }
+
+    fn send_publish(&mut self) {
+        let mut body = command("publish", transaction::PUBLISH);
+        Value::Null.encode(&mut body);
+        amf0::encode_string(&mut body, self.params.stream.expose());
+        amf0::encode_string(&mut body, "live");
+        self.command(self.stream_id, &body);
+        self.publish_sent = true;
+    }
+
+    /// A command that names the stream, as Flash Media Server and its heirs expect it.
+    fn stream_command(&mut self, name: &str, transaction: u32) {
+        let mut body = command(name, transaction);
+        Value::Null.encode(&mut body);
+        amf0::encode_string(&mut body, self.params.stream.expose());
+        self.command(0, &body);
+    }
+
+    fn command(&mut self, stream_id: u32, body: &[u8]) {
+        self.writer.message(
+            &mut self.output,
+            chunk_stream::COMMAND,
+            message_type::COMMAND_AMF0,
+            stream_id,
+            0,
+            &[body],
+        );
+    }
+
+    fn send_window(&mut self, size: u32) {
+        self.control(
+            message_type::WINDOW_ACKNOWLEDGEMENT_SIZE,
+            &size.to_be_bytes(),
+        );
+    }
+
+    fn control(&mut self, type_id: u8, body: &[u8]) {
+        let before = self.output.len();
+        self.writer.control(&mut self.output, type_id, body);
+        self.answers += self.output.len() - before;
+    }
+}
+
+fn command(name: &str, transaction: u32) -> Vec<u8> {
+    let mut body = Vec::new();
+    amf0::encode_string(&mut body, name);
+    Value::Number(transaction.into()).encode(&mut body);
+    body
+}
+
+fn on_one_line(text: &str) -> String {
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().map(plain).collect()
+}
+
+fn kind_of(code: &str) -> RefusalKind {
+    match code {
+        "NetConnection.Connect.Rejected" => RefusalKind::Credentials,
+        _ => match code.rsplit('.').next() {
+            Some("Unauthorized" | "NotAuthorized" | "Denied") => RefusalKind::Credentials,
+            Some("BadName") => RefusalKind::PathTaken,
+            _ => RefusalKind::Other,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: MPL-2.0
+
+use std::error::Error;
+
+use super::TlsFiles;
+
+/// There is none in a build without the feature `tls`.
+#[derive(Clone)]
+pub enum Client {}
+
+impl Client {
+    pub(super) fn new(_: &TlsFiles) -> Result<Self, String> {
+        Err("built without TLS: build with the feature tls".into())
+    }
+
+    pub async fn connect<S>(&self, _host: &str, _tcp: S) -> Result<S, String> {
+        match *self {}
+    }
+}
+
+pub(crate) fn fault(_: &(dyn Error + 'static)) -> Option<String> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_remedy_is_named() {
+        let error = Client::new(&TlsFiles::default()).err().unwrap();
+        assert!(error.contains("build with the feature tls"), "{error}");
+    }
+}

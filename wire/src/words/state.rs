@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The retained JSON of the state topic.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// What a viewer needs to know of the robot's stream, in one word.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StreamState {
+    /// Closed: nothing flows.
+    #[default]
+    Idle,
+    /// Open, but the server has not accepted the publisher yet or no frame has passed.
+    Starting,
+    /// The server has accepted the publisher and frames flow.
+    Live,
+    /// Open, but the publishing session is lost: waiting for the next try.
+    Backoff,
+    /// Open, but the server refuses the publisher (wrong credentials, path taken).
+    Refused,
+    /// Open, but the robot cannot deliver, for example because the camera does not open.
+    Error,
+}
+
+impl StreamState {
+    pub const ALL: [StreamState; 6] = [
+        StreamState::Idle,
+        StreamState::Starting,
+        StreamState::Live,
+        StreamState::Backoff,
+        StreamState::Refused,
+        StreamState::Error,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            StreamState::Idle => "idle",
+            StreamState::Starting => "starting",
+            StreamState::Live => "live",
+            StreamState::Backoff => "backoff",
+            StreamState::Refused => "refused",
+            StreamState::Error => "error",
+        }
+    }
+
+    /// How far from well: of several streams that are told as one, the gravest speaks.
+    pub fn gravity(self) -> u8 {
+        match self {
+            StreamState::Idle => 0,
+            StreamState::Live => 1,
+            StreamState::Starting => 2,
+            StreamState::Backoff => 3,
+            StreamState::Refused => 4,
+            StreamState::Error => 5,
+        }
+    }
+}
+
+/// What the sink says of its publishing session; part of the state as `publish`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PublishState {
+    /// `idle`, `connecting`, `publishing`, `backoff` or `refused`.
+    pub state: String,
+    /// Why the state is what it is; absent while all is well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Tries since the last session that the server accepted.
+    pub attempt: u32,
+    /// Seconds until the next try, where one is waited for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_try: Option<f64>,
+    /// Bits per second that the server took over the last seconds, while publishing; told
+    /// anew when it has changed by a tenth.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bitrate: Option<u64>,
+    /// Bits per second that the encoder was told to make when `bitrate` was told, where
+    /// `adaptive-bitrate` is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_bitrate: Option<u64>,
+}
+
+/// The retained payload of the state topic.
+///
+/// Fields that a newer robot adds are kept in `more`, so that a bridge hands them on.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RobotState {
+    pub state: StreamState,
+    /// RFC 3339 UTC time at which `state` was entered, by the robot's clock.
+    pub since: String,
+    /// What led to it: `boot`, `mqtt`, `lease`, `local`, `offline`, `publish`, `camera`.
+    pub cause: String,
+    /// Ids that hold the stream open; a plain `start` counts as `*`, the local switch as `local`.
+    pub viewers: Vec<String>,
+    /// RFC 3339 time at which the last lease ends; null while one holds until `stop`, or none lives.
+    pub lease_until: Option<String>,
+    /// The sink's publishing session; absent where no `rtmpauthsink` is downstream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publish: Option<PublishState>,
+    /// Last fault or refused command, without any secret.
+    pub last_error: Option<String>,
+    /// What the sender of the last command that was obeyed knows it by: its MQTT 5 correlation
+    /// data, where that is printable UTF-8 of at most 128 bytes, or else the id in it.
+    pub last_command_id: Option<String>,
+    /// What runs while closed: `cold`, `warm` or `hot`.
+    pub standby: String,
+    /// Commands refused since the element started.
+    pub refused_commands: u64,
+    /// Milliseconds from the last opening to the first buffer that passed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_latency_ms: Option<f64>,
+    /// Version of the robot's software.
+    pub version: String,
+    #[serde(flatten)]
+    pub more: serde_json::Map<String, Value>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_fields_survive_and_missing_ones_default() {
+        let state: RobotState =
+            serde_json::from_str(r#"{"state":"live","from_the_future":7}"#).unwrap();
+        assert_eq!(state.state, StreamState::Live);
+        let text = serde_json::to_string(&state).unwrap();
+        assert!(text.contains(r#""from_the_future":7"#), "{text}");
+    }
+
+    #[test]
+    fn states_are_written_in_lower_case() {
+        for state in StreamState::ALL {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
+        }
+        let text = serde_json::to_string(&RobotState::default()).unwrap();
+        assert!(text.starts_with(r#"{"state":"idle""#), "{text}");
+        assert!(text.contains(r#""lease_until":null"#), "{text}");
+    }
+}
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use proptest::{collection::vec, option, prelude::*, sample::select};
+
+    /// Milliseconds, as times are told.
+    fn seconds() -> impl Strategy<Value = f64> {
+        (0..1_000_000_000u32).prop_map(|millis| f64::from(millis) / 1000.0)
+    }
+
+    /// What a newer robot may add.
+    fn unknown() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 16, 4, |inner| {
+            prop_oneof![
+                vec(inner.clone(), 0..4).prop_map(Value::from),
+                vec(("[a-z]{1,3}", inner), 0..4)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    prop_compose! {
+        fn publish()(
+            state in any::<String>(),
+            reason in any::<Option<String>>(),
+            attempt in any::<u32>(),
+            next_try in option::of(seconds()),
+            [bitrate, target_bitrate] in any::<[Option<u64>; 2]>(),
+        ) -> PublishState {
+            PublishState { state, reason, attempt, next_try, bitrate, target_bitrate }
+        }
+    }
+
+    prop_compose! {
+        fn robot_state()(
+            state in select(&StreamState::ALL[..]),
+            [since, cause, standby, version] in any::<[String; 4]>(),
+            [lease_until, last_error, last_command_id] in any::<[Option<String>; 3]>(),
+            viewers in vec(any::<String>(), 0..4),
+            publish in option::of(publish()),
+            refused_commands in any::<u64>(),
+            start_latency_ms in option::of(seconds()),
+            more in vec(("x_[a-z]{1,5}", unknown()), 0..3),
+        ) -> RobotState {
+            RobotState {
+                state,
+                since,
+                cause,
+                viewers,
+                lease_until,
+                publish,
+                last_error,
+                last_command_id,
+                standby,
+                refused_commands,
+                start_latency_ms,
+                version,
+                more: more.into_iter().collect(),
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_state_is_read_as_it_was_written(state in robot_state()) {
+            let written = serde_json::to_vec(&state).unwrap();
+            prop_assert_eq!(serde_json::from_slice::<RobotState>(&written).unwrap(), state);
+        }
+    }
+}
