@@ -131,11 +131,12 @@ def broken_path(source, text):
                if posixpath.join(folder, text.split("/")[0]) in FOLDERS]
     if not folders:
         return None
-    for path in expanded(text.rstrip("/.,")):
+    def exists(path):
         paths = [posixpath.join(folder, path) for folder in folders]
-        if not any(fnmatchcase(name, path) for name in PATHS for path in paths):
-            return f"no such path: {path}"
-    return None
+        return any(fnmatchcase(name, path) for name in PATHS for path in paths)
+
+    missing = [path for path in expanded(text.rstrip("/.,")) if not exists(path)]
+    return f"no such path: {', '.join(missing)}" if missing else None
 
 
 def words_of(line):
