@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The HTTP surface.
 
 use std::{
@@ -8,27 +10,27 @@ use std::{
 };
 
 use axum::{
+    Extension, Json, Router,
     extract::{ConnectInfo, Path, Request, State},
     http::{
+        HeaderMap, HeaderName, HeaderValue, StatusCode,
         header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, RETRY_AFTER, WWW_AUTHENTICATE},
         uri::Authority,
-        HeaderMap, HeaderName, HeaderValue, StatusCode,
     },
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{delete, get, post, put, MethodRouter},
-    Extension, Json, Router,
+    routing::{MethodRouter, delete, get, post, put},
 };
 use droidrelay_wire::{
-    session::{Properties, Session},
     Command,
+    mqtt::session::{Properties, Session},
 };
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 use tokio::{
     runtime::Handle,
     sync::watch,
     task::JoinSet,
-    time::{timeout_at, Instant},
+    time::{Instant, timeout_at},
 };
 use tower_http::{limit::RequestBodyLimitLayer, timeout::RequestBodyTimeoutLayer};
 use tracing::warn;
@@ -453,8 +455,8 @@ async fn harden(mut response: Response) -> Response {
 mod tests {
     use super::*;
     use axum::body::Body;
-    use base64::{engine::general_purpose::STANDARD, Engine};
-    use droidrelay_wire::session::{Event, Message};
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    use droidrelay_wire::mqtt::session::{Event, Message};
     use http_body_util::BodyExt;
     use std::net::TcpListener;
     use tower::ServiceExt;
@@ -736,10 +738,12 @@ mod tests {
         browser.headers_mut().insert("accept", accept);
         let (status, json, head) = bench.send(browser).await;
         assert_eq!((status, json), (StatusCode::OK, Value::Null));
-        assert!(head.headers()[CONTENT_TYPE]
-            .to_str()
-            .unwrap()
-            .starts_with("text/html"));
+        assert!(
+            head.headers()[CONTENT_TYPE]
+                .to_str()
+                .unwrap()
+                .starts_with("text/html")
+        );
         let mut script = request("GET", "/robots", None);
         let destination = HeaderValue::from_static("empty");
         script.headers_mut().insert("sec-fetch-dest", destination);

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Who may do what: hashed secrets, Basic and Bearer, a limit on failed tries.
 
 use std::{
@@ -9,11 +11,11 @@ use std::{
 };
 
 use argon2::{
-    password_hash::{phc, PasswordHasher, PasswordVerifier},
     Argon2,
+    password_hash::{PasswordHasher, PasswordVerifier, phc},
 };
 use axum::http::HeaderValue;
-use base64::{engine::general_purpose::STANDARD, Engine};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use droidrelay_wire::Secret;
 use ring::{digest, hmac, rand::SystemRandom};
 use serde::Deserialize;
@@ -111,8 +113,7 @@ pub enum Hash {
 impl Hash {
     /// Reads a hash; the error shows nothing of the text, which may be a plain password.
     pub fn parse(text: &str) -> Result<Self, String> {
-        const REMEDY: &str =
-            "make it with `droidrelay-bridge hash-password` (add --sha256 for a long random secret)";
+        const REMEDY: &str = "make it with `droidrelay-bridge hash-password` (add --sha256 for a long random secret)";
         if let Some(digest) = text.strip_prefix("sha256:") {
             return STANDARD
                 .decode(digest)
@@ -288,7 +289,7 @@ impl Auth {
                 Verdict::Slow(user, hash) => {
                     return self
                         .by_slow_password(user, hash, name, password, peer)
-                        .await
+                        .await;
                 }
             },
             None => None,
@@ -316,10 +317,10 @@ impl Auth {
         let digest = sha256(token);
         let mut found = None;
         for user in self.users().iter() {
-            if let Some(Hash::Sha256(expected)) = &user.token {
-                if bool::from(digest.ct_eq(expected)) {
-                    found = Some(user.clone());
-                }
+            if let Some(Hash::Sha256(expected)) = &user.token
+                && bool::from(digest.ct_eq(expected))
+            {
+                found = Some(user.clone());
             }
         }
         found
@@ -488,10 +489,10 @@ impl Failures {
     fn forget(&mut self, now: Instant) {
         let mut by_peer = std::mem::take(&mut self.by_peer);
         by_peer.retain(|_, bucket| self.level(bucket, now) > 0.0);
-        if by_peer.len() >= MAX_PEERS {
-            if let Some(peer) = by_peer.keys().next().copied() {
-                by_peer.remove(&peer);
-            }
+        if by_peer.len() >= MAX_PEERS
+            && let Some(peer) = by_peer.keys().next().copied()
+        {
+            by_peer.remove(&peer);
         }
         self.by_peer = by_peer;
     }
@@ -656,10 +657,11 @@ mod tests {
                 "{wait:?}"
             );
             let other = IpAddr::from([127, 0, 0, 2]);
-            assert!(auth
-                .check(Some(&basic("human", "hunter2")), other)
-                .await
-                .is_ok());
+            assert!(
+                auth.check(Some(&basic("human", "hunter2")), other)
+                    .await
+                    .is_ok()
+            );
         }
     }
 

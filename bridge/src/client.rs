@@ -1,17 +1,19 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! As much of an HTTP client as webhooks, hooks and MediaMTX's API need: one request, one
 //! connection, nothing followed.
 
 use std::{fmt, time::Duration};
 
 use axum::http::{
-    header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT},
     HeaderMap, HeaderValue, Method, Request, StatusCode, Uri,
+    header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT},
 };
-use base64::{engine::general_purpose::STANDARD, Engine};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use droidrelay_wire::{
-    secret::percent_decode,
-    tls::{self, TlsFiles},
     Secret,
+    net::tls::{self, TlsFiles},
+    secret::percent_decode,
 };
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Bytes, client::conn::http1};

@@ -1,18 +1,20 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Start, stop, key frame: what a viewer may ask of a robot.
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    extract::{rejection::QueryRejection, Path, Query, State},
     Extension, Json,
+    extract::{Path, Query, State, rejection::QueryRejection},
 };
 use droidrelay_wire::{
-    command::{check_id, lease_from_seconds},
     Command, StreamState,
+    words::command::{check_id, lease_from_seconds},
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tokio::time::{timeout_at, Instant};
+use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
 use crate::{

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The configuration file: read, checked, every error with its line and remedy.
 
 use std::{
@@ -10,24 +12,26 @@ use std::{
 };
 
 use droidrelay_wire::{
-    broker::UserInfo,
-    check_topic,
-    session::{self, MIN_KEEP_ALIVE},
-    tls::TlsFiles,
-    BrokerUrl, Secret, DEFAULT_TOPIC,
+    BrokerUrl, Secret,
+    mqtt::{
+        broker::UserInfo,
+        session::{self, MIN_KEEP_ALIVE},
+    },
+    net::tls::TlsFiles,
+    words::topics::{DEFAULT_TOPIC, check_topic},
 };
 use ring::{
     hmac,
     rand::{SecureRandom, SystemRandom},
 };
-use serde::{de::Error as _, Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
 use crate::{
     auth::{FailureLimit, Hash, Role, User},
-    client::{basic, Client, Url},
+    client::{Client, Url, basic},
     mediamtx,
-    robots::{self, Directory, Robot, TopicTemplate, PLACEHOLDER},
+    robots::{self, Directory, PLACEHOLDER, Robot, TopicTemplate},
     serve::Tls,
     share,
     webhook::{self, Happening, Webhook},
@@ -113,7 +117,9 @@ impl FromStr for Network {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
-            format!("{text:?} is neither an address nor a network: write for example \"127.0.0.1\" or \"10.0.0.0/8\"")
+            format!(
+                "{text:?} is neither an address nor a network: write for example \"127.0.0.1\" or \"10.0.0.0/8\""
+            )
         };
         let (address, bits) = match text.split_once('/') {
             None => (text, None),
@@ -289,7 +295,7 @@ impl Default for Mqtt {
     fn default() -> Self {
         let (url, userinfo) = (
             BrokerUrl {
-                scheme: droidrelay_wire::broker::Scheme::Mqtt,
+                scheme: droidrelay_wire::mqtt::broker::Scheme::Mqtt,
                 host: "127.0.0.1".into(),
                 port: 1883,
                 path: "/mqtt".into(),
@@ -540,7 +546,9 @@ impl File {
             let listen = far.get_ref().0;
             return Err(at(
                 far,
-                format!("listen {listen} is reachable from other hosts, but nobody would need a credential: add a [[user]], or listen on 127.0.0.1"),
+                format!(
+                    "listen {listen} is reachable from other hosts, but nobody would need a credential: add a [[user]], or listen on 127.0.0.1"
+                ),
             ));
         }
         let tls_listen = tls_listen.map(|listen| listen.get_ref().0);
@@ -678,7 +686,12 @@ fn check_robots(robots: &Spanned<Vec<String>>, directory: &Directory) -> Result<
     let is_unknown = |name: &&String| directory.robot(name).is_none();
     match robots.get_ref().iter().find(is_unknown) {
         None => Ok(()),
-        Some(unknown) => Err(at(robots, format!("there is no robot {unknown:?}: list it as [[robot]], or set robots.topic as the template"))),
+        Some(unknown) => Err(at(
+            robots,
+            format!(
+                "there is no robot {unknown:?}: list it as [[robot]], or set robots.topic as the template"
+            ),
+        )),
     }
 }
 
@@ -788,7 +801,10 @@ fn directory(robots: Robots, listed: Vec<Listed>) -> Result<Directory, Refusal> 
             Some((parsed, path))
         }
         (None, Some(path)) => {
-            return Err(at(path, "path without topic: add topic = \"robots/{robot}/stream\", or list robots as [[robot]]"));
+            return Err(at(
+                path,
+                "path without topic: add topic = \"robots/{robot}/stream\", or list robots as [[robot]]",
+            ));
         }
         (None, None) => None,
     };
@@ -805,14 +821,24 @@ fn directory(robots: Robots, listed: Vec<Listed>) -> Result<Directory, Refusal> 
             }
             (None, Some(templated)) => templated.topic.clone(),
             (None, None) => {
-                return Err(at(&robot.name, format!("robot {name:?} has no topic: give it one, or set robots.topic as the template")));
+                return Err(at(
+                    &robot.name,
+                    format!(
+                        "robot {name:?} has no topic: give it one, or set robots.topic as the template"
+                    ),
+                ));
             }
         };
         let path = match (robot.path, templated) {
             (Some(path), _) => path.0.replace(PLACEHOLDER, name),
             (None, Some(templated)) => templated.path,
             (None, None) => {
-                return Err(at(&robot.name, format!("robot {name:?} has no path: give it the path it publishes to, for example \"live/stream\"")));
+                return Err(at(
+                    &robot.name,
+                    format!(
+                        "robot {name:?} has no path: give it the path it publishes to, for example \"live/stream\""
+                    ),
+                ));
             }
         };
         if let Some(twin) = all
@@ -854,7 +880,10 @@ fn directory(robots: Robots, listed: Vec<Listed>) -> Result<Directory, Refusal> 
     match default {
         Some(name) if directory.default_robot().is_none() => Err(at(
             name,
-            format!("the default robot {:?} is none: list it as [[robot]], or set robots.topic as the template", name.get_ref()),
+            format!(
+                "the default robot {:?} is none: list it as [[robot]], or set robots.topic as the template",
+                name.get_ref()
+            ),
         )),
         _ => Ok(directory),
     }
@@ -877,21 +906,39 @@ fn users(tables: Vec<UserTable>, directory: &Directory) -> Result<Vec<User>, Ref
             ));
         }
         if table.password.is_none() && table.token.is_none() {
-            return Err(at(&table.name, format!("user {name:?} has neither password nor token: add the hash that `droidrelay-bridge hash-password` prints")));
+            return Err(at(
+                &table.name,
+                format!(
+                    "user {name:?} has neither password nor token: add the hash that `droidrelay-bridge hash-password` prints"
+                ),
+            ));
         }
-        if let Some(token) = table.token.as_ref() {
-            if matches!(token.get_ref(), Hash::Argon2(_)) {
-                return Err(at(token, "a token is long and random and comes without a name: hash it with `droidrelay-bridge hash-password --sha256`"));
-            }
+        if let Some(token) = table.token.as_ref()
+            && matches!(token.get_ref(), Hash::Argon2(_))
+        {
+            return Err(at(
+                token,
+                "a token is long and random and comes without a name: hash it with `droidrelay-bridge hash-password --sha256`",
+            ));
         }
         if let Some(robots) = &table.robots {
             if table.role == Role::Admin {
-                return Err(at(robots, format!("user {name:?} is an admin, who has every robot: take robots out, or make it a viewer")));
+                return Err(at(
+                    robots,
+                    format!(
+                        "user {name:?} is an admin, who has every robot: take robots out, or make it a viewer"
+                    ),
+                ));
             }
             check_robots(robots, directory)?;
         }
         if table.robots.is_none() && table.role == Role::Robot {
-            return Err(at(&table.name, format!("user {name:?} is a robot, but nobody says which: add robots = [\"{name}\"] or its name")));
+            return Err(at(
+                &table.name,
+                format!(
+                    "user {name:?} is a robot, but nobody says which: add robots = [\"{name}\"] or its name"
+                ),
+            ));
         }
         users.push(User {
             name,

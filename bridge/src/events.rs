@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Server-sent events: what robots say, to everybody who may see it.
 
 use std::{
@@ -8,11 +10,11 @@ use std::{
 };
 
 use axum::{
+    Extension,
     body::{Body, Bytes},
     extract::State,
     http::header::CONTENT_TYPE,
     response::{IntoResponse, Response},
-    Extension,
 };
 use futures_util::stream;
 use serde_json::Value;

@@ -1,9 +1,11 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Answers that are no success.
 
 use axum::{
+    Json,
     http::StatusCode,
     response::{IntoResponse, Response},
-    Json,
 };
 use serde_json::json;
 

@@ -1,22 +1,25 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What the robots and the broker last said, and waiting for what they say next.
 
 use std::{
     collections::HashMap,
     sync::{
-        atomic::{AtomicBool, AtomicU32, Ordering},
         Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
 use droidrelay_wire::{
-    session::{Event, Message},
-    Command, RobotState, StreamState, OFFLINE, ONLINE,
+    Command, RobotState, StreamState,
+    mqtt::session::{Event, Message},
+    words::topics::{OFFLINE, ONLINE},
 };
-use serde_json::{json, Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::{
     sync::watch,
-    time::{timeout_at, Instant},
+    time::{Instant, timeout_at},
 };
 use tracing::{debug, info, warn};
 
@@ -281,7 +284,9 @@ impl Fleet {
     /// The broker has acknowledged a command of ours, which it then gives back to us as well.
     pub fn sent_command(&self) {
         if self.unheard.fetch_add(1, Ordering::Relaxed) + 1 == UNHEARD {
-            warn!("the broker gives no command back: without the right to read the command topics, robots that poll are told nothing, and at MediaMTX no robot may publish");
+            warn!(
+                "the broker gives no command back: without the right to read the command topics, robots that poll are told nothing, and at MediaMTX no robot may publish"
+            );
         }
     }
 

@@ -1,13 +1,15 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! `droidrelay-bridge hook`: what MediaMTX, which has no shell, runs as its hooks.
 
 use std::{env, fs, path::PathBuf, time::Duration};
 
 use axum::http::{HeaderMap, Method};
 use clap::{Args, ValueEnum};
-use droidrelay_wire::{tls::TlsFiles, Secret};
-use serde_json::{json, Value};
+use droidrelay_wire::{Secret, net::tls::TlsFiles};
+use serde_json::{Value, json};
 
-use crate::client::{basic, bearer, Client, Url};
+use crate::client::{Client, Url, basic, bearer};
 
 /// For the whole of it: MediaMTX waits for its hooks when it ends.
 const PATIENCE: Duration = Duration::from_secs(8);

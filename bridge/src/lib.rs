@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! HTTP to MQTT: starts and stops robots' streams and tells their state.
 //!
 //! The truth is on the broker: the bridge keeps nothing that a second one beside it, or the
@@ -25,5 +27,5 @@ mod views;
 pub mod wanted;
 mod webhook;
 
-pub use app::{app, Bridge};
+pub use app::{Bridge, app};
 pub use config::{Config, ConfigError};

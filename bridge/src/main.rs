@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Command line of the bridge.
 
 mod notify;
@@ -12,21 +14,20 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use droidrelay_bridge::{
-    app,
+    Bridge, Config, app,
     auth::Hash,
     config, hook, robot_add,
-    serve::{serve, Tls},
-    Bridge, Config,
+    serve::{Tls, serve},
 };
 use droidrelay_wire::Secret;
 use tokio::{
     net::TcpListener,
     runtime::{Builder, Handle, Runtime},
-    signal::unix::{signal, SignalKind},
+    signal::unix::{SignalKind, signal},
     task::JoinSet,
     time::interval,
 };
-use tracing::{error, info, warn, Level};
+use tracing::{Level, error, info, warn};
 use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// EX_CONFIG of sysexits.h.
@@ -249,7 +250,9 @@ async fn run(path: PathBuf, mut config: Config) -> Result<(), String> {
 fn reload(path: &Path, bridge: &Bridge, tls: Option<&Tls>) {
     match Config::load(path) {
         Ok(config) if config.users.is_empty() != bridge.is_open() => {
-            error!("not reloaded: with the first [[user]], or without the last one, restart the bridge");
+            error!(
+                "not reloaded: with the first [[user]], or without the last one, restart the bridge"
+            );
         }
         Ok(config) => {
             let count = config.users.len();

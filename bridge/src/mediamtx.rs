@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! For MediaMTX: it asks who may publish and look, its hooks tell who waits, comes and leaves.
 
 use std::{
@@ -8,19 +10,19 @@ use std::{
 };
 
 use axum::{
+    Extension,
     body::Bytes,
-    extract::{rejection::BytesRejection, ConnectInfo, State},
+    extract::{ConnectInfo, State, rejection::BytesRejection},
     http::{HeaderMap, Method, StatusCode},
     response::{IntoResponse, Response},
-    Extension,
 };
-use droidrelay_wire::{secret::percent_decode, Command, Secret, StreamState};
-use serde::{de::DeserializeOwned, Deserialize};
-use tokio::time::{sleep, timeout, Instant};
+use droidrelay_wire::{Command, Secret, StreamState, secret::percent_decode};
+use serde::{Deserialize, de::DeserializeOwned};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::{
-    app::{refuse, Bridge},
+    app::{Bridge, refuse},
     auth::{Credentials, Denial, Right, Role, User},
     client::{Client, Url},
     failure::Failure,
@@ -244,7 +246,7 @@ pub async fn auth(
         other => {
             return Err(Failure::bad_request(format!(
                 "the action {other:?} is not known: publish, read, playback, api, metrics or pprof"
-            )))
+            )));
         }
     };
     let answer = answer(&bridge, &question, what, ip).await;

@@ -1,20 +1,22 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Counters and gauges for Prometheus: sums only, no robot's name and no secret.
 
 use std::{
-    sync::{atomic::AtomicU64, Arc},
+    sync::{Arc, atomic::AtomicU64},
     time::{Duration, Instant, SystemTime},
 };
 
 use axum::{
+    Extension,
     extract::{MatchedPath, Request, State},
     http::header::CONTENT_TYPE,
     middleware::Next,
     response::{IntoResponse, Response},
-    Extension,
 };
 use droidrelay_wire::StreamState;
 use prometheus_client::{
-    encoding::{text::encode, EncodeLabelSet},
+    encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What systemd is told over `$NOTIFY_SOCKET`; without one, nothing.
 
 use sd_notify::NotifyState;

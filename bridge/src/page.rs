@@ -1,16 +1,18 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The page that a browser gets: one file, with a policy that lets nothing else run or load.
 
 use std::sync::LazyLock;
 
 use axum::{
     http::{
-        header::{ACCEPT, CONTENT_SECURITY_POLICY, REFERRER_POLICY},
         HeaderMap, HeaderValue,
+        header::{ACCEPT, CONTENT_SECURITY_POLICY, REFERRER_POLICY},
     },
     response::{Html, IntoResponse, Response},
 };
-use base64::{engine::general_purpose::STANDARD, Engine};
-use ring::digest::{digest, SHA256};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use ring::digest::{SHA256, digest};
 
 use crate::config::{Watch, WatchUrl};
 

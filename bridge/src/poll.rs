@@ -1,33 +1,37 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Robots without MQTT: they ask what is wanted of them and tell their state by HTTP. Everybody
 //! else sees them as any other robot.
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    body::Bytes,
-    extract::{rejection::BytesRejection, Path, State},
-    http::StatusCode,
     Extension, Json,
+    body::Bytes,
+    extract::{Path, State, rejection::BytesRejection},
+    http::StatusCode,
 };
 use droidrelay_wire::{
-    availability_topic, poll::MAX_STATE, session::Properties, state_topic, RobotState, OFFLINE,
-    ONLINE,
+    RobotState,
+    mqtt::session::Properties,
+    words::poll::MAX_STATE,
+    words::topics::{OFFLINE, ONLINE, availability_topic, state_topic},
 };
 use serde::Deserialize;
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 use tokio::{
     select,
-    time::{interval, sleep_until, timeout_at, Instant},
+    time::{Instant, interval, sleep_until, timeout_at},
 };
 use tracing::{info, warn};
 
 use crate::{
     app::Bridge,
     auth::{Right, Role, User},
-    commands::{parameters, wait_from_seconds, Parameters},
+    commands::{Parameters, parameters, wait_from_seconds},
     failure::Failure,
     fleet::Link,
-    robots::{wanted_topic, Robot},
+    robots::{Robot, wanted_topic},
     share,
     wanted::ON_BEHALF,
 };

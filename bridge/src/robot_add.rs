@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! `droidrelay-bridge robot add`: all that a new robot needs on the server, in one go.
 //!
 //! The broker's password file and access list and the bridge's own configuration lie in one
@@ -9,13 +11,16 @@ use std::{
     fs::{self, OpenOptions, Permissions},
     io::{self, Write as _},
     num::NonZeroU32,
-    os::unix::fs::{chown, MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown},
     path::{Path, PathBuf},
 };
 
-use base64::{engine::general_purpose::STANDARD, Engine};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::Args;
-use droidrelay_wire::{availability_topic, state_topic, Secret};
+use droidrelay_wire::{
+    Secret,
+    words::topics::{availability_topic, state_topic},
+};
 use ring::{
     pbkdf2,
     rand::{SecureRandom, SystemRandom},
@@ -24,7 +29,7 @@ use ring::{
 use crate::{
     auth::Hash,
     config::Config,
-    robots::{check_name, Robot},
+    robots::{Robot, check_name},
 };
 
 /// Rounds that Mosquitto's own tool takes; the passwords are random, so more would gain nothing.

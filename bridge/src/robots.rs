@@ -1,8 +1,10 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Which robots there are: names, command topics, media paths.
 
 use std::collections::{BTreeMap, HashMap};
 
-use droidrelay_wire::{availability_topic, check_topic, state_topic};
+use droidrelay_wire::words::topics::{availability_topic, check_topic, state_topic};
 
 /// Stands for the robot's name in a template.
 pub const PLACEHOLDER: &str = "{robot}";

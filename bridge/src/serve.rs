@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Connections: TCP, TLS where it is set up, HTTP/1.1, and an orderly end.
 
 use std::{
@@ -9,15 +11,15 @@ use std::{
 };
 
 use axum::{
+    Router,
     body::Body,
     extract::{ConnectInfo, Request},
-    Router,
 };
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::{
-    pki_types::{pem::PemObject, CertificateDer, PrivateKeyDer},
     ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Links by which anybody may look at one robot for a while. They are signed, not stored; what is
 //! kept, on a retained topic beside the robot's, is which were revoked.
 
@@ -9,26 +11,26 @@ use std::{
 };
 
 use axum::{
+    Extension, Json,
     extract::{Path as PathOf, State},
     http::StatusCode,
-    Extension, Json,
 };
-use base64::{engine::general_purpose::URL_SAFE_NO_PAD, Engine};
-use droidrelay_wire::{session::Properties, Secret};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use droidrelay_wire::{Secret, mqtt::session::Properties};
 use ring::{
     hmac,
     rand::{SecureRandom, SystemRandom},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 use tracing::info;
 
 use crate::{
     app::Bridge,
     auth::{Right, User},
-    commands::{parameters, Parameters},
+    commands::{Parameters, parameters},
     failure::Failure,
-    robots::{shares_topic, Robot},
+    robots::{Robot, shares_topic},
     time::utc,
 };
 

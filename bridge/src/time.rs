@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The wall clock in words.
 
 use std::time::Duration;

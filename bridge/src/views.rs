@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Who looks at what: one log line for each view, when it has ended.
 
 use std::{

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What is wanted of each robot, derived on the broker: every bridge hears every command and
 //! decides as a valve does. Robots that poll are told; a retained note beside the command topic
 //! carries it over a bridge's restart.
@@ -11,12 +13,14 @@ use std::{
 };
 
 use droidrelay_wire::{
-    gate::{Gate, Origin, Outcome, ANYBODY},
-    poll::{Lease, Wanted, GRACE},
     Command,
+    words::{
+        gate::{ANYBODY, Gate, Origin, Outcome},
+        poll::{GRACE, Lease, Wanted},
+    },
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::{watch, Notify};
+use tokio::sync::{Notify, watch};
 
 /// Correlation data of what a bridge says in place of a robot that polls: whoever reads it knows
 /// that the robot has not said it by MQTT itself.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Tells others when something happens: signed JSON, a few tries, in tasks of its own.
 
 use std::{
@@ -7,8 +9,8 @@ use std::{
 };
 
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
-use base64::{engine::general_purpose::STANDARD, Engine};
-use droidrelay_wire::{backoff::jitter, Backoff, RobotState, Secret, StreamState};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use droidrelay_wire::{Backoff, RobotState, Secret, StreamState, backoff::jitter};
 use ring::hmac;
 use serde::Deserialize;
 use serde_json::json;
@@ -395,9 +397,11 @@ mod tests {
         }
         use Happening::*;
         assert_eq!(seen, [Opened, Live, Offline, Online, Idle, Error]);
-        assert!(self::alarms()
-            .note("r1", &view(Some(false), r#"{"state":"live"}"#))
-            .is_empty());
+        assert!(
+            self::alarms()
+                .note("r1", &view(Some(false), r#"{"state":"live"}"#))
+                .is_empty()
+        );
     }
 
     #[test]

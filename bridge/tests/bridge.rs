@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The bridge as its users meet it: the program, a real Mosquitto, a robot on it.
 
 mod common;
@@ -8,8 +10,8 @@ use std::{
 };
 
 use common::{
-    basic, program, Bridge, Folder, Heard, Mosquitto, Robot, BROKER_PASSWORD, HUMAN_PASSWORD,
-    TOKEN, VIEWER_PASSWORD,
+    BROKER_PASSWORD, Bridge, Folder, HUMAN_PASSWORD, Heard, Mosquitto, Robot, TOKEN,
+    VIEWER_PASSWORD, basic, program,
 };
 use serde_json::json;
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What MediaMTX asks and tells: by its words, and by the real one where it is installed.
 
 mod common;
@@ -13,10 +15,10 @@ use std::{
 };
 
 use common::{
-    hash, Bridge, Folder, Heard, Mosquitto, Robot, DEADLINE, ROBOT_PASSWORD, SERVER_PASSWORD,
-    TOKEN, VIEWER_PASSWORD,
+    Bridge, DEADLINE, Folder, Heard, Mosquitto, ROBOT_PASSWORD, Robot, SERVER_PASSWORD, TOKEN,
+    VIEWER_PASSWORD, hash,
 };
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 
 const KEY: &str = "canary-key-0123456789-0123456789-0123456789";
 
@@ -195,10 +197,11 @@ fn a_shared_link_lets_anybody_look_at_one_robot_at_every_bridge_until_it_is_revo
     ] {
         assert_eq!(one.send("POST", path, authorization).0, expected, "{path}");
     }
-    assert!(!one
-        .all_output()
-        .lines()
-        .any(|line| line.contains("INFO") && line.contains(&token)));
+    assert!(
+        !one.all_output()
+            .lines()
+            .any(|line| line.contains("INFO") && line.contains(&token))
+    );
 }
 
 #[test]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The bridge as a service of systemd.
 
 use std::{

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Robots without MQTT, as the program serves them beside a real Mosquitto.
 
 mod common;
@@ -8,7 +10,7 @@ use std::{
 };
 
 use common::{Bridge, Mosquitto, Robot};
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 
 fn version(answer: &Value) -> u64 {
     answer["version"].as_u64().unwrap()

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The bridge as a service: events, metrics, TLS, reloading, an orderly end.
 
 mod common;
@@ -10,7 +12,7 @@ use std::{
 };
 
 use common::{
-    basic, hash, Bridge, Folder, Mosquitto, Robot, DEADLINE, ROBOT_TOKEN, TOKEN, VIEWER_PASSWORD,
+    Bridge, DEADLINE, Folder, Mosquitto, ROBOT_TOKEN, Robot, TOKEN, VIEWER_PASSWORD, basic, hash,
 };
 use droidrelay_tests::certs::{Authority, Validity};
 use serde_json::Value;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Webhooks, as a receiver gets them.
 
 mod common;
@@ -10,8 +12,8 @@ use std::{
     time::Instant,
 };
 
-use base64::{engine::general_purpose::STANDARD, Engine};
-use common::{Bridge, Folder, Mosquitto, Robot, DEADLINE};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use common::{Bridge, DEADLINE, Folder, Mosquitto, Robot};
 use ring::hmac;
 use serde_json::Value;
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The values in a server's messages: what is read can be written, and reads the same again.
 #![no_main]
 
@@ -5,7 +7,7 @@
 #[path = "../../gst-plugin-droidrelay/src/rtmp/amf0.rs"]
 mod amf0;
 
-use libfuzzer_sys::{fuzz_target, Corpus};
+use libfuzzer_sys::{Corpus, fuzz_target};
 
 fn written(bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The bridge's configuration: read, or refused by one line that names a place in the file and
 //! shows nothing of a secret.
 #![no_main]

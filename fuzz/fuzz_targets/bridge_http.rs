@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What a client writes on its connection to the bridge, credentials or not: an answer or an end,
 //! but never a panic, never a 5xx other than the 503 of a broker that is not there, and never a
 //! secret in what it is told.
@@ -9,10 +11,10 @@ use std::{
     sync::Arc,
 };
 
-use droidrelay_bridge::{app, serve, Bridge, Config};
+use droidrelay_bridge::{Bridge, Config, app, serve};
 use libfuzzer_sys::fuzz_target;
 use tokio::{
-    io::{duplex, AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, duplex},
     runtime::{Builder, Runtime},
 };
 

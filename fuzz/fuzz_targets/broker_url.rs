@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Broker URLs: read, or refused in one line; what is read is shown as a URL of the same broker.
 #![no_main]
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Payloads of the command topic: read, or refused in one short line; what is read can be
 //! written and read again.
 #![no_main]

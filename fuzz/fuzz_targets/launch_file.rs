@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Launch files: read, or refused by an error that names a place in the file and shows no secret;
 //! the words that were read are read as the same ones when they are quoted.
 #![no_main]

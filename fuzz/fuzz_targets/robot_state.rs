@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The retained state, as a bridge reads it from a broker that anybody may have written to.
 #![no_main]
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What a server says to the publisher, in any split, while it takes what the publisher writes
 //! or leaves it: an end or none, the same one in every split, but never a panic, never a secret
 //! in a text, and never more memory than the protocol's own limits allow.
@@ -22,7 +24,7 @@ use libfuzzer_sys::fuzz_target;
 #[path = "../../gst-plugin-droidrelay/src/rtmp/mod.rs"]
 mod rtmp;
 
-use rtmp::{auth::Demand, flv::FlvReader, Error, Event, Params, Progress, Publisher};
+use rtmp::{Error, Event, Params, Progress, Publisher, auth::Demand, flv::FlvReader};
 
 /// Most that the server says, with its repetitions.
 const MAX_SAID: usize = 128 * 1024;

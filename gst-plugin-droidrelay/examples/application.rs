@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The robot's line inside an application, which opens and closes it itself besides.
 //!
 //! ```text

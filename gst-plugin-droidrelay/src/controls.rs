@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The controls of V4L2 encoders, which are no properties but fields of one.
 
 use std::sync::{Mutex, PoisonError};

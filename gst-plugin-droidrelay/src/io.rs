@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The one thread on which all network I/O of the process's elements runs.
 
 use std::{

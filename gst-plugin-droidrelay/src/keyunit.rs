@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Force-key-unit events (`GstForceKeyUnit`, as in GstVideo's `video-event`).
 
 use crate::{controls, neighbours};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 #![doc = "GStreamer plugin `droidrelay`: live video that flows only while somebody asks for it."]
 #![doc = ""]
 #![doc = "- [`mqttvalve`]: opens and closes the flow on MQTT messages."]

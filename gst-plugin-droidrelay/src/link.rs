@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The events by which valve and sink find each other through the stream.
 //!
 //! Downstream `droidrelay-session` (`wanted`: boolean, `opening`: uint64): out-of-band at

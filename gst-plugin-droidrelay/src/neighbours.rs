@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The elements before and behind a pad, through bins and on every branch.
 
 use std::collections::VecDeque;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Jobs of an element that must run neither in a streaming thread nor in the I/O thread: state
 //! changes, notifications, pushes. They run in GStreamer's thread pool, one run of a job at a
 //! time, and hold no thread while there is nothing to do.

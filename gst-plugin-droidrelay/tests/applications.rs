@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The examples of an application, as their users run them, with real servers.
 
 use std::{
@@ -7,13 +9,16 @@ use std::{
 
 use droidrelay_tests::{
     journal::DEADLINE,
-    process::{artifact, Process, Signal},
+    process::{Process, Signal, artifact},
     reader::Reader,
     relay::{Event, Kind},
-    rig::{Rig, ENCODER, TEST_PICTURE},
+    rig::{ENCODER, Rig, TEST_PICTURE},
     robot::Plugins,
 };
-use droidrelay_wire::{StreamState, OFFLINE, ONLINE};
+use droidrelay_wire::{
+    StreamState,
+    words::topics::{OFFLINE, ONLINE},
+};
 
 struct Application {
     process: Process,

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Whatever the publisher's credentials are, the server gets them as they were set.
 
 mod common;

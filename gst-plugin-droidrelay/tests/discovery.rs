@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! `discovery-prefix` changed in PLAYING, with a real Mosquitto.
 
 mod common;

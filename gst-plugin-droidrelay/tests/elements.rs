@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Both elements in real pipelines, without any server.
 
 mod common;
@@ -5,14 +7,15 @@ mod common;
 use std::{
     os::unix::ffi::OsStrExt,
     sync::{
+        Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc, Arc,
+        mpsc,
     },
 };
 
 use gst::prelude::*;
 
-use common::{count, end, launch, no_error, start, until, DEADLINE};
+use common::{DEADLINE, count, end, launch, no_error, start, until};
 
 #[test]
 fn a_cold_source_is_touched_only_while_the_valve_is_open() {
@@ -249,7 +252,10 @@ fn a_location_with_tls_is_never_published_to_without() {
 #[test]
 fn bad_settings_fail_at_ready_with_the_value_and_the_remedy() {
     for (description, reason) in [
-        ("videotestsrc ! mqttvalve broker=http://h ! fakesink", "http"),
+        (
+            "videotestsrc ! mqttvalve broker=http://h ! fakesink",
+            "http",
+        ),
         ("videotestsrc ! mqttvalve topic=a/# ! fakesink", "a/#"),
         ("videotestsrc ! x264enc ! rtmpauthsink", "location"),
         (
@@ -262,7 +268,10 @@ fn bad_settings_fail_at_ready_with_the_value_and_the_remedy() {
         ),
     ] {
         let pipeline = launch(description);
-        assert!(pipeline.set_state(gst::State::Ready).is_err(), "{description}");
+        assert!(
+            pipeline.set_state(gst::State::Ready).is_err(),
+            "{description}"
+        );
         let message = pipeline
             .bus()
             .unwrap()
@@ -351,11 +360,7 @@ fn muxed_flv_and_byte_stream_link_by_themselves() {
             gst::ClockTime::from_seconds(DEADLINE.as_secs()),
             &[gst::MessageType::Eos, gst::MessageType::Error],
         );
-        assert_eq!(
-            message.unwrap().type_(),
-            gst::MessageType::Eos,
-            "{line}"
-        );
+        assert_eq!(message.unwrap().type_(), gst::MessageType::Eos, "{line}");
         end(pipeline);
     }
 }

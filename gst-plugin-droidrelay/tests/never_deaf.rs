@@ -1,9 +1,11 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Ending takes no time, whatever keeps the valve from its broker.
 
 use std::{
     cell::Cell,
     fs,
-    sync::{mpsc, Mutex, Once, PoisonError},
+    sync::{Mutex, Once, PoisonError, mpsc},
     time::{Duration, Instant},
 };
 
@@ -11,7 +13,7 @@ use droidrelay_tests::{
     certs::{Authority, Validity},
     journal::DEADLINE,
     mosquitto::{Mosquitto, Options, TOPIC},
-    netns::{isolated, Loss, NameServer, FAR},
+    netns::{FAR, Loss, NameServer, isolated},
     process::{free_port, poll},
     silence::Silence,
 };

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! TLS beside others in the process that use rustls too. A program of its own: what it changes
 //! belongs to the process.
 
@@ -9,9 +11,9 @@ use droidrelay_tests::{
     mosquitto::{Listener, Mosquitto, Options},
     secrets::write_private,
 };
-use droidrelay_wire::broker::Scheme;
+use droidrelay_wire::mqtt::broker::Scheme;
 use gst::prelude::*;
-use rustls::crypto::{ring, CryptoProvider};
+use rustls::crypto::{CryptoProvider, ring};
 
 #[test]
 fn whatever_provider_the_process_has_the_plugin_uses_its_own() {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! However credentials are set, they show nowhere. A program of its own: it reads all that
 //! GStreamer logs.
 
@@ -267,9 +269,11 @@ fn no_secret_shows_however_it_is_set() {
     // It would have seen them: there was much to see, and they were used.
     assert!(watched.texts > 10_000, "{}", watched.texts);
     let questions = relay.questions().all();
-    assert!(questions
-        .iter()
-        .any(|asked| asked.get("pass") == rtmp.password));
+    assert!(
+        questions
+            .iter()
+            .any(|asked| asked.get("pass") == rtmp.password)
+    );
     assert!(relay.events().all().contains(&Event::PublishRefused));
     let said = link.said();
     let mut logins = 0;

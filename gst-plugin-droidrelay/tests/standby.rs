@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What a closed valve keeps running, keeps, and holds back.
 
 mod common;
@@ -6,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use gst::prelude::*;
 
-use common::{count, end, is_key, launch, no_error, start, until, DEADLINE};
+use common::{DEADLINE, count, end, is_key, launch, no_error, start, until};
 
 /// Encoded live video with a key frame every ten frames (1/3 s) into a hot valve.
 const HOT: &str = "videotestsrc is-live=true ! video/x-raw,width=64,height=64,framerate=30/1 \
@@ -267,13 +269,12 @@ fn openings_while_the_encoder_is_reset_lose_nothing() {
     // As the encoder comes down, in the thread that brings it down.
     let bus = pipeline.bus().unwrap();
     bus.set_sync_handler(move |_, message| {
-        if let gst::MessageView::StateChanged(change) = message.view() {
-            if change.current() == gst::State::Ready
-                && change.old() == gst::State::Paused
-                && message.src().is_some_and(|src| src.name() == "encoder")
-            {
-                opener.set_property("drop", false);
-            }
+        if let gst::MessageView::StateChanged(change) = message.view()
+            && change.current() == gst::State::Ready
+            && change.old() == gst::State::Paused
+            && message.src().is_some_and(|src| src.name() == "encoder")
+        {
+            opener.set_property("drop", false);
         }
         gst::BusSyncReply::Pass
     });

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Changes states on a thread of its own, so that a change that hangs stops no one else.
 
 use std::{sync::mpsc, thread};

@@ -1,8 +1,10 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The command line and the exit codes (sysexits.h).
 
 use std::{
     net::{SocketAddr, TcpListener},
-    panic::{catch_unwind, AssertUnwindSafe},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     time::Duration,
 };

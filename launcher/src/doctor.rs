@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! `droidrelay doctor`: looks at everything that a robot's stream needs, and says what is missing
 //! and what to do about it. One line for each thing; nothing that runs is disturbed.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The valves and sinks of a pipeline, as far as the launcher deals with them: by factory name,
 //! properties and action signals.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Whether media moves where it has to. Pure: `now` is an argument.
 
 use std::{

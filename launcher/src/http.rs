@@ -1,23 +1,25 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! A small HTTP client: one server, one connection that is kept, TLS as everywhere here.
 
 use std::{path::PathBuf, time::Duration};
 
-use base64::{prelude::BASE64_STANDARD, Engine};
+use base64::{Engine, prelude::BASE64_STANDARD};
 use droidrelay_wire::{
-    tls::{self, TlsFiles},
     Secret,
+    net::tls::{self, TlsFiles},
 };
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
-    body::Bytes,
-    client::conn::http1::{handshake, SendRequest},
-    header::{self, HeaderMap, HeaderValue},
     Method, Request, StatusCode, Uri,
+    body::Bytes,
+    client::conn::http1::{SendRequest, handshake},
+    header::{self, HeaderMap, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{lookup_host, TcpStream},
+    net::{TcpStream, lookup_host},
     time::timeout,
 };
 
@@ -49,7 +51,7 @@ impl Url {
             _ => {
                 return Err(
                     "it begins with neither http:// nor https://: write https://host/path".into(),
-                )
+                );
             }
         };
         let authority = uri.authority().map_or("", |authority| authority.as_str());
@@ -177,10 +179,10 @@ impl Client {
         body: Option<&str>,
     ) -> Result<Answer, String> {
         let kept = self.connection.take().filter(|kept| kept.sender.is_ready());
-        if let Some(kept) = kept {
-            if let Ok(answer) = self.ask(kept, &method, path, body).await {
-                return Ok(answer);
-            }
+        if let Some(kept) = kept
+            && let Ok(answer) = self.ask(kept, &method, path, body).await
+        {
+            return Ok(answer);
         }
         let fresh = self.connect().await?;
         self.ask(fresh, &method, path, body).await
@@ -272,8 +274,17 @@ pub async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
-            Ok(Err(err)) => last = format!("cannot connect to {host}, {address}: {err}; is the server running, and the port right?"),
-            Err(_) => last = format!("cannot connect to {host}, {address}: no answer within {} s; a firewall, or the network is down", CONNECT_TIMEOUT.as_secs()),
+            Ok(Err(err)) => {
+                last = format!(
+                    "cannot connect to {host}, {address}: {err}; is the server running, and the port right?"
+                )
+            }
+            Err(_) => {
+                last = format!(
+                    "cannot connect to {host}, {address}: no answer within {} s; a firewall, or the network is down",
+                    CONNECT_TIMEOUT.as_secs()
+                )
+            }
         }
     }
     Err(last)

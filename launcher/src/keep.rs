@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Leases on the disk: a process that dies leaves them to the one that systemd starts in its
 //! place. They lie in `$RUNTIME_DIRECTORY` (`RuntimeDirectory=`), in memory, and go with it when
 //! the service is stopped; who ends cleanly takes them along.
@@ -8,8 +10,8 @@ use std::{
     time::Duration,
 };
 
-use rustix::time::{clock_gettime, ClockId};
-use serde_json::{json, Value};
+use rustix::time::{ClockId, clock_gettime};
+use serde_json::{Value, json};
 
 use crate::elements::{Elements, Lease};
 

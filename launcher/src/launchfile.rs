@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The launch file: what stands after `gst-launch-1.0` on a shell's command line, over
 //! several lines, with comments and variables. Pure: no I/O, no GStreamer.
 //!
@@ -11,7 +13,7 @@
 
 use std::fmt;
 
-use crate::mask::{is_secret_name, Mask};
+use crate::mask::{Mask, is_secret_name};
 
 /// A place in the file; line and column (in characters) count from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,7 +142,10 @@ impl LaunchFile {
         if first.text.ends_with("gst-launch-1.0") || first.text.starts_with('-') {
             return Err(Fault::data(
                 first.place,
-                format!("{}: the command's name and options do not belong into the file, write only the pipeline", reader.mask.apply(&first.text)),
+                format!(
+                    "{}: the command's name and options do not belong into the file, write only the pipeline",
+                    reader.mask.apply(&first.text)
+                ),
             ));
         }
         let mut file = LaunchFile {
@@ -318,7 +323,9 @@ impl Reader<'_, '_> {
         if let Some((open, place)) = quote {
             return Err(Fault::data(
                 place,
-                format!("the quote {open} is not closed: close it, or write \\{open} for the character itself"),
+                format!(
+                    "the quote {open} is not closed: close it, or write \\{open} for the character itself"
+                ),
             ));
         }
         self.finish(start, pieces)
@@ -337,7 +344,9 @@ impl Reader<'_, '_> {
             if !name.is_empty() {
                 return Err(Fault::data(
                     place,
-                    format!("${name}: write ${{{name}}} for the variable, or \\${name} for the text itself"),
+                    format!(
+                        "${name}: write ${{{name}}} for the variable, or \\${name} for the text itself"
+                    ),
                 ));
             }
             return Ok(Piece::new("$", place));
@@ -360,7 +369,9 @@ impl Reader<'_, '_> {
         if name.is_empty() || name.starts_with(['.', '-']) || !valid {
             return Err(Fault::data(
                 place,
-                format!("{name:?} is not a variable's name: use letters, digits, _ - and ., as in ${{CAMERA}} or ${{CAMERA:-default}}"),
+                format!(
+                    "{name:?} is not a variable's name: use letters, digits, _ - and ., as in ${{CAMERA}} or ${{CAMERA:-default}}"
+                ),
             ));
         }
         let found = (self.lookup)(name)
@@ -407,7 +418,9 @@ impl Reader<'_, '_> {
                 };
                 return Err(Fault::configuration(
                     place,
-                    format!("variable {name} has no value: give it {set}in the environment or as a file of that name in $CREDENTIALS_DIRECTORY, or write ${{{name}:-default}}"),
+                    format!(
+                        "variable {name} has no value: give it {set}in the environment or as a file of that name in $CREDENTIALS_DIRECTORY, or write ${{{name}:-default}}"
+                    ),
                 ));
             }
         }

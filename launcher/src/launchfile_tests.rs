@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 use super::*;
 
 fn parse(text: &str) -> Result<LaunchFile, Fault> {

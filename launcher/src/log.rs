@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! One line per event on stderr, with its level; secrets masked. GStreamer's own log too.
 
 use std::{

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! `droidrelay`: runs a pipeline line as a supervised service.
 
 mod changer;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The manual: `--help`, the manual page and completions, all from one definition.
 
 use std::io::{self, Write};
@@ -7,7 +9,7 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 
 use crate::{
-    cli::{exit, Cli},
+    cli::{Cli, exit},
     source::Failure,
 };
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Hides secrets in every text that is printed.
 
 use std::collections::BTreeSet;
@@ -48,16 +50,16 @@ impl Mask {
             return;
         };
         let authority = url.split(['/', '?']).next().unwrap_or_default();
-        if let Some((userinfo, _)) = authority.rsplit_once('@') {
-            if let Some((_, password)) = userinfo.split_once(':') {
-                self.hide(password);
-            }
+        if let Some((userinfo, _)) = authority.rsplit_once('@')
+            && let Some((_, password)) = userinfo.split_once(':')
+        {
+            self.hide(password);
         }
         for parameter in url.split(['?', '&', ' ']).skip(1) {
-            if let Some((key, value)) = parameter.split_once('=') {
-                if is_secret_name(key) {
-                    self.hide(value);
-                }
+            if let Some((key, value)) = parameter.split_once('=')
+                && is_secret_name(key)
+            {
+                self.hide(value);
             }
         }
     }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! `--metrics`: what the launcher and its elements count, as Prometheus reads it.
 
 use std::{
@@ -11,15 +13,15 @@ use std::{
 
 use http_body_util::Full;
 use hyper::{
+    Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
     header,
     server::conn::http1,
     service::service_fn,
-    Method, Request, Response, StatusCode,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    sync::{oneshot, Semaphore},
+    sync::{Semaphore, oneshot},
     task::JoinSet,
     time::timeout,
 };
@@ -259,9 +261,11 @@ mod tests {
         ] {
             assert_eq!(parse_address(text).unwrap().to_string(), address);
         }
-        assert!(parse_address("robot:9101")
-            .unwrap_err()
-            .contains("127.0.0.1:9101"));
+        assert!(
+            parse_address("robot:9101")
+                .unwrap_err()
+                .contains("127.0.0.1:9101")
+        );
         assert!(parse_address("99999").is_err());
     }
 

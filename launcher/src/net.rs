@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The one thread that speaks HTTP: it serves metrics and polls the bridge, where that is asked
 //! for, and is joined at the end.
 

@@ -1,8 +1,10 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Builds the pipeline and finds the place in the file that GStreamer complains of.
 
 use gst::prelude::*;
 
-use crate::launchfile::{is_identifier, Fault, LaunchFile, Place, Word};
+use crate::launchfile::{Fault, LaunchFile, Place, Word, is_identifier};
 
 /// Builds what `gst-launch-1.0` would build.
 pub fn build(file: &LaunchFile) -> Result<gst::Pipeline, Fault> {
@@ -168,9 +170,9 @@ fn explain(file: &LaunchFile, err: &glib::Error) -> Fault {
                 (true, _) => format!(
                     "no element \"{first}\": look for a typing error, or install the plugin that has it (gst-inspect-1.0 {first} must find it)"
                 ),
-                (false, _) => format!(
-                    "{message}: give the element meant name={first}, with a pad that fits"
-                ),
+                (false, _) => {
+                    format!("{message}: give the element meant name={first}, with a pad that fits")
+                }
             };
             Fault::data(word.map(|word| word.place), text)
         }
@@ -215,7 +217,9 @@ fn explain(file: &LaunchFile, err: &glib::Error) -> Fault {
             };
             Fault::data(
                 found.map(|(_, word)| word.value_place),
-                format!("property \"{first}\" of \"{second}\"{wanted}, not {shown}: gst-inspect-1.0 {second} lists the values allowed"),
+                format!(
+                    "property \"{first}\" of \"{second}\"{wanted}, not {shown}: gst-inspect-1.0 {second} lists the values allowed"
+                ),
             )
         }
         _ if message.starts_with("could not parse caps") => {
@@ -238,7 +242,9 @@ fn explain(file: &LaunchFile, err: &glib::Error) -> Fault {
             let part = names.iter().rev().find_map(|name| part_named(&parts, name));
             Fault::data(
                 part.map(|part| part.word.place),
-                format!("{message}: their pads do not fit; put a converter, a parser or other caps between them"),
+                format!(
+                    "{message}: their pads do not fit; put a converter, a parser or other caps between them"
+                ),
             )
         }
         Some(gst::ParseError::Syntax) => {
@@ -248,7 +254,9 @@ fn explain(file: &LaunchFile, err: &glib::Error) -> Fault {
                 .map(|word| word.place);
             Fault::data(
                 place,
-                format!("{message}: elements are joined by !, each ! stands between two of them, properties are name=value"),
+                format!(
+                    "{message}: elements are joined by !, each ! stands between two of them, properties are name=value"
+                ),
             )
         }
         _ => {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! `--poll`: without a broker the wanted state comes from the bridge, by long poll, and the
 //! robot's state goes back to it. The bridge decides as a valve would; here it is only followed.
 
@@ -6,8 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use droidrelay_wire::{backoff::jitter, Backoff};
-use hyper::{header, Method, StatusCode};
+use droidrelay_wire::{Backoff, backoff::jitter};
+use hyper::{Method, StatusCode, header};
 use serde_json::Value;
 use tokio::{
     sync::watch,

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What valves and sinks say, in the words of systemd, Prometheus, the bridge and the log.
 
 use std::time::Duration;
@@ -5,7 +7,7 @@ use std::time::Duration;
 use droidrelay_wire::{RobotState, StreamState};
 
 use crate::{
-    elements::{count, gravest, Sink, Valve},
+    elements::{Sink, Valve, count, gravest},
     health::Passage,
     metrics::Page,
 };

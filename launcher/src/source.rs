@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! A launch file on the disk: read, its variables replaced, its pipeline built.
 
 use std::path::{Path, PathBuf};

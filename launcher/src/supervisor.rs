@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Keeps the pipeline running, and ends it when asked.
 //!
 //! Everything that happens comes as an [`Event`] through one queue to one function on the
@@ -16,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use droidrelay_wire::{backoff::jitter, Backoff};
+use droidrelay_wire::{Backoff, backoff::jitter};
 use gst::prelude::*;
 use rustix::process::Signal;
 use tokio::sync::{oneshot, watch};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! `--trigger`: element messages on the bus that open the valves, such as motion or sound.
 
 use std::{

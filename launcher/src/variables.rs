@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Where the values of a launch file's variables come from: `--set`, the environment,
 //! `$CREDENTIALS_DIRECTORY`, in this order; [`NOW`] has one besides.
 
@@ -56,10 +58,10 @@ impl Variables {
                 return Ok(Some(Value {
                     text,
                     secret: is_secret_name(name),
-                }))
+                }));
             }
             Err(env::VarError::NotUnicode(_)) => {
-                return Err("its value in the environment is not UTF-8: use UTF-8".into())
+                return Err("its value in the environment is not UTF-8: use UTF-8".into());
             }
             Err(env::VarError::NotPresent) => {}
         }

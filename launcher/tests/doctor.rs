@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! `droidrelay doctor` against a real broker and a real server, well and ill.
 
 mod common;
@@ -6,10 +8,10 @@ use droidrelay_tests::{
     certs::{Authority, Validity},
     mosquitto::{self, Mosquitto, TOPIC},
     relay::{Event, Kind},
-    rig::{Rig, ENCODER},
+    rig::{ENCODER, Rig},
 };
 
-use common::{droidrelay_with_plugins, Folder};
+use common::{Folder, droidrelay_with_plugins};
 
 /// Exit code and lines of a look at `line`.
 fn doctor(line: &str, options: &[&str]) -> (i32, Vec<String>) {

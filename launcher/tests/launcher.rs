@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The launcher as a process, with real pipelines.
 
 mod common;
@@ -9,7 +11,7 @@ use std::{
 
 use rustix::process::Signal;
 
-use common::{droidrelay, said, Folder, Running, Systemd};
+use common::{Folder, Running, Systemd, droidrelay, said};
 
 fn check(text: &str) -> (Option<i32>, String) {
     let folder = Folder::new();

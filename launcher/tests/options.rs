@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Triggers, metrics, the log's formats, and the manual.
 
 mod common;
@@ -14,7 +16,7 @@ use std::{
 use droidrelay_tests::http;
 use rustix::process::Signal;
 
-use common::{droidrelay, droidrelay_with_plugins, said, Folder, Running, PATIENCE};
+use common::{Folder, PATIENCE, Running, droidrelay, droidrelay_with_plugins, said};
 
 fn stop(mut running: Running) {
     running.signal(Signal::TERM);

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! `--poll` against a bridge that answers as it is told.
 
 mod common;
@@ -8,8 +10,8 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     process::Command,
     sync::{
-        atomic::{AtomicBool, Ordering},
         Arc, Condvar, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -17,11 +19,11 @@ use std::{
 
 use droidrelay_tests::certs::{Authority, Identity, Validity};
 use rustix::process::Signal;
-use rustls::pki_types::{pem::PemObject, CertificateDer, PrivateKeyDer};
-use serde_json::{json, Value};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use serde_json::{Value, json};
 use tokio_rustls::TlsAcceptor;
 
-use common::{droidrelay_with_plugins, said, Folder, Running, PATIENCE};
+use common::{Folder, PATIENCE, Running, droidrelay_with_plugins, said};
 
 /// One request as it came.
 #[derive(Debug, Clone)]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Every fault that the launcher knows an answer to, by a camera that fails as it is told, with a
 //! real broker and a real server: docs/3-concepts/supervision.md is the table of these tests.
 
@@ -15,12 +17,15 @@ use std::{
 use droidrelay_tests::{
     observer::Seen,
     relay::{Event, Kind},
-    rig::{Rig, ENCODER},
+    rig::{ENCODER, Rig},
 };
-use droidrelay_wire::{StreamState, OFFLINE, ONLINE};
+use droidrelay_wire::{
+    StreamState,
+    words::topics::{OFFLINE, ONLINE},
+};
 use rustix::process::Signal;
 
-use common::{droidrelay_with_plugins, Folder, Running, Systemd};
+use common::{Folder, Running, Systemd, droidrelay_with_plugins};
 
 /// Measured on the way, for the table in the documentation: `cargo test … -- --nocapture`.
 fn measured(fault: &str, since: Instant) {

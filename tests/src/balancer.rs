@@ -1,12 +1,14 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! nginx in front of several servers, as a load balancer.
 
 use std::{fs, net::TcpStream, path::Path, process::Command};
 
-use anyhow::{ensure, Result};
+use anyhow::{Result, ensure};
 use tempfile::TempDir;
 
 use crate::{
-    process::{free_port, on_free_ports, program_of, text_of, Process},
+    process::{Process, free_port, on_free_ports, program_of, text_of},
     secrets::write_private,
 };
 

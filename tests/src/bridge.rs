@@ -1,18 +1,20 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The bridge as a process.
 
 use std::{net::SocketAddr, path::Path, process::Command};
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
     http::{self, Answer},
-    journal::{Journal, DEADLINE},
+    journal::{DEADLINE, Journal},
     mosquitto::{Mosquitto, TOPIC},
-    process::{artifact, poll, Process},
-    relay::{Relay, PATH},
-    secrets::{write_private, Login},
+    process::{Process, artifact, poll},
+    relay::{PATH, Relay},
+    secrets::{Login, write_private},
 };
 
 /// A robot that a bridge knows.

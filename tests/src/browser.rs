@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! A real browser without a screen: Debian's chromium-headless-shell, told what to do by the
 //! Chrome DevTools Protocol over two pipes.
 
@@ -10,21 +12,21 @@ use std::{
     },
     process::Command,
     sync::{
-        atomic::{AtomicU64, Ordering},
         Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
     },
     thread,
     time::Duration,
 };
 
-use anyhow::{bail, ensure, Context, Result};
-use base64::{engine::general_purpose::STANDARD, Engine};
-use serde_json::{json, Value};
+use anyhow::{Context, Result, bail, ensure};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    journal::{Journal, DEADLINE},
-    process::{poll, program_of, Process},
+    journal::{DEADLINE, Journal},
+    process::{Process, poll, program_of},
 };
 
 /// Where the browser reads commands and writes answers (`--remote-debugging-pipe`).

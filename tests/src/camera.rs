@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! A camera that is really opened and closed: a device, or a process that plays into shared
 //! memory what a robot's line opens with `shmsrc`.
 
@@ -8,10 +10,10 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
-use crate::process::{program_of, text_of, Process, Signal};
+use crate::process::{Process, Signal, program_of, text_of};
 
 /// What the played camera gives.
 const CAPS: &str = "video/x-raw,format=I420,width=640,height=360,framerate=25/1";

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The server side as `mediamtx/` sets it up, on free ports and without TLS: broker, bridge, and
 //! a MediaMTX that asks the bridge who may and tells it who looks.
 
@@ -15,12 +17,12 @@ use crate::{
     http,
     mosquitto::{Mosquitto, TOPIC},
     observer::Observer,
-    process::{artifact, free_port, on_free_ports, text_of, Process, Signal},
-    relay::{find_mediamtx, PATH},
+    process::{Process, Signal, artifact, free_port, on_free_ports, text_of},
+    relay::{PATH, find_mediamtx},
     rig::ENCODER,
     robot::{Robot, Runner},
     rtsp,
-    secrets::{write_private, Login},
+    secrets::{Login, write_private},
 };
 
 /// The one robot that there is in truth.

@@ -1,21 +1,23 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Everything at once on loopback, to try by hand or, with `--once`, by itself.
 
 use std::{
     fs,
     path::{Path, PathBuf},
     sync::{
-        atomic::{AtomicBool, AtomicUsize, Ordering},
         Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use droidrelay_wire::{Command, StreamState, OFFLINE};
+use droidrelay_wire::{Command, StreamState, words::topics::OFFLINE};
 use serde_json::json;
-use tokio::signal::unix::{signal, SignalKind};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     camera::{Camera, Probe},

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Chance that can be had again: the same seed gives the same throws.
 
 /// xorshift64* (Vigna, "An experimental exploration of Marsaglia's xorshift generators").

@@ -1,9 +1,11 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Whether a process that does the same again and again uses ever more.
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::{
-    bench::usage::{descriptors, threads, Memory},
+    bench::usage::{Memory, descriptors, threads},
     journal::DEADLINE,
     process::poll,
 };

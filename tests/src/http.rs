@@ -1,11 +1,13 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! As much HTTP as callbacks and requests on loopback need.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
-        atomic::{AtomicBool, Ordering},
         Arc,
+        atomic::{AtomicBool, Ordering},
     },
     thread,
 };

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What happened, in order and with its time; waiting for what is yet to come.
 
 use std::{
@@ -5,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{bail, Result};
+use anyhow::{Result, bail};
 
 /// Ends what fails; what succeeds never gets near it.
 pub const DEADLINE: Duration = Duration::from_secs(30);

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Real servers and processes for tests and for the demo: each owns its folder and ports, is
 //! ready when its protocol answers, and is ended by its handle.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! A line between a robot and a server, each in a network of its own: its rate, its losses and
 //! its delay change while it is used. (The delay is our own doing: not every kernel has netem.)
 
@@ -7,8 +9,8 @@ use std::{
     io::{Read, Write},
     os::fd::AsRawFd,
     sync::{
-        atomic::{AtomicBool, AtomicU64, Ordering},
         Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -16,8 +18,8 @@ use std::{
 
 use anyhow::{Context, Result};
 use rustix::{
-    event::{poll, PollFd, PollFlags, Timespec},
-    fs::{open, Mode, OFlags},
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{Mode, OFlags, open},
 };
 
 use crate::{dice::Dice, netns::Place};

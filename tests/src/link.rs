@@ -1,9 +1,11 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The network between a robot and a server: a TCP forwarder that can be cut, mended and slow.
 
 use std::{
     io::{self, Read, Write},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
-    sync::{mpsc, Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread,
     time::{Duration, Instant},
 };

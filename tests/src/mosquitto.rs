@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! A real Mosquitto with passwords, access rights and persistence.
 
 use std::{
@@ -9,16 +11,16 @@ use std::{
     process::Command,
 };
 
-use anyhow::{ensure, Context, Result};
-use droidrelay_wire::broker::Scheme;
+use anyhow::{Context, Result, ensure};
+use droidrelay_wire::mqtt::broker::Scheme;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
     certs::Identity,
     journal::DEADLINE,
-    process::{free_port, on_free_ports, poll, program_of, text_of, Process, Signal},
-    secrets::{write_private, Login},
+    process::{Process, Signal, free_port, on_free_ports, poll, program_of, text_of},
+    secrets::{Login, write_private},
 };
 
 /// The command topic of the one robot.
@@ -325,10 +327,10 @@ impl Mosquitto {
                 let mut words = line.split_whitespace().skip(1);
                 if let (Some(client), Some("0" | "1" | "2"), Some(filter), None) =
                     (words.next(), words.next(), words.next(), words.next())
+                    && wanted(filter)
+                    && !client.starts_with("operator")
                 {
-                    if wanted(filter) && !client.starts_with("operator") {
-                        clients.insert(client.to_owned());
-                    }
+                    clients.insert(client.to_owned());
                 }
             }
             (clients.len() >= count).then_some(())

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! A network of a test's own, in which packets can be lost without a word: a thread in a
 //! network namespace with a loopback device of its own.
 
@@ -6,22 +8,23 @@ use std::{
     fs,
     io::{self, Write},
     net::{Ipv4Addr, UdpSocket},
-    panic::{catch_unwind, resume_unwind, AssertUnwindSafe},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::Path,
     process::Command,
     sync::{
+        Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc, Arc,
+        mpsc,
     },
     thread,
     time::Instant,
 };
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::{
     io::Errno,
-    mount::{mount_bind, mount_change, MountPropagationFlags},
-    thread::{unshare_unsafe, UnshareFlags},
+    mount::{MountPropagationFlags, mount_bind, mount_change},
+    thread::{UnshareFlags, unshare_unsafe},
 };
 use tempfile::TempDir;
 

@@ -1,22 +1,24 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! An MQTT client that sees what the robot says and sends what a person would.
 
 use std::time::{Duration, Instant};
 
-use anyhow::{anyhow, Context, Result};
+use anyhow::{Context, Result, anyhow};
 use droidrelay_wire::{
-    availability_topic,
+    BrokerUrl, RobotState, StreamState,
+    mqtt::session::{Config, Event, Properties, RECEIVE_MAXIMUM, Session},
     secret::Secret,
-    session::{Config, Event, Properties, Session, RECEIVE_MAXIMUM},
-    state_topic, BrokerUrl, RobotState, StreamState, ONLINE,
+    words::topics::{ONLINE, availability_topic, state_topic},
 };
 use tokio::runtime::Runtime;
 
 use crate::{
-    journal::{Journal, DEADLINE},
-    mosquitto::{Mosquitto, DISCOVERY_PREFIX, TOPIC},
+    journal::{DEADLINE, Journal},
+    mosquitto::{DISCOVERY_PREFIX, Mosquitto, TOPIC},
     process::poll,
     robot::{Robot, Runner},
-    secrets::{random_word, Login},
+    secrets::{Login, random_word},
 };
 
 /// What was seen on the broker.

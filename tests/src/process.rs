@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Child processes: ended by handle, their output kept and shown only where something fails.
 
 use std::{
@@ -11,11 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{bail, Context, Result};
+use anyhow::{Context, Result, bail};
 pub use rustix::process::Signal;
-use rustix::process::{kill_process, set_parent_process_death_signal, Pid};
+use rustix::process::{Pid, kill_process, set_parent_process_death_signal};
 
-use crate::journal::{Journal, DEADLINE};
+use crate::journal::{DEADLINE, Journal};
 
 /// How long a process may take to end by itself when its owner goes.
 const END: Duration = Duration::from_secs(2);

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! A viewer: ffmpeg, which decodes what it is given, frame by frame.
 
 use std::{
@@ -11,8 +13,8 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    journal::{Journal, DEADLINE},
-    process::{program_of, Process},
+    journal::{DEADLINE, Journal},
+    process::{Process, program_of},
 };
 
 /// What is counted is small and grey.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Broker, relay, bridge and observer together, and the robot's line that fits them.
 
 use std::{path::PathBuf, time::Instant};

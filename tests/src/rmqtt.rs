@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! A cluster of MQTT brokers: three nodes of RMQTT that agree by Raft, where it is installed.
 
 use std::{
@@ -16,8 +18,8 @@ use tempfile::TempDir;
 use crate::{
     mosquitto::answers,
     observer::{Observer, Seen},
-    process::{on_free_ports, poll, program, Process},
-    secrets::{random_word, write_private, Login},
+    process::{Process, on_free_ports, poll, program},
+    secrets::{Login, random_word, write_private},
 };
 
 const NODES: usize = 3;

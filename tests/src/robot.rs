@@ -1,13 +1,15 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The robot: one line, run by gst-launch-1.0 or by the launcher.
 
 use std::{ffi::OsStr, fmt, fs, os::unix::fs::symlink, path::PathBuf, process::Command};
 
-use anyhow::{ensure, Result};
+use anyhow::{Result, ensure};
 use tempfile::TempDir;
 
 use crate::{
     journal::Journal,
-    process::{artifact, program_of, Process, Signal},
+    process::{Process, Signal, artifact, program_of},
 };
 
 /// Who runs the line.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! A viewer that adds no delay of its own: as much RTSP over TCP as it takes to see when the first
 //! whole key frame arrives.
 
@@ -7,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{journal::DEADLINE, secrets::Login};
 

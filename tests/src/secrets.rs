@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Credentials made for one run, and the files that hold them.
 
 use std::{
@@ -7,10 +9,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{anyhow, Context, Result};
-use base64::{engine::general_purpose::STANDARD, Engine};
+use anyhow::{Context, Result, anyhow};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use ring::{
-    digest::{digest, SHA256},
+    digest::{SHA256, digest},
     rand::{SecureRandom, SystemRandom},
 };
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Long runs: a robot streams, faults are thrown in at random, and when they are over it streams
 //! again; in the end it uses no more than it did, and has left nothing behind.
 
@@ -6,15 +8,15 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 use droidrelay_wire::StreamState;
 
 use crate::{
     dice::Dice,
     faults::{
-        system::{Line, Machine, Mark, System},
         By, Setup,
+        system::{Line, Machine, Mark, System},
     },
     growth::{Course, Usage},
     link::Link,

@@ -1,10 +1,12 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! How long the machine lets a thread wait that could run, so that a test of milliseconds can tell
 //! its own subject from a busy machine.
 
 use std::{
     sync::{
-        atomic::{AtomicBool, AtomicU64, Ordering},
         Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! A camera whose pictures show the time at which they were taken, and a viewer who reads it:
 //! what lies between them is known frame by frame.
 
@@ -6,15 +8,15 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     sync::{
-        atomic::{AtomicBool, Ordering},
         Arc,
+        atomic::{AtomicBool, Ordering},
     },
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::Result;
-use rustix::fs::{mknodat, FileType, Mode, CWD};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tempfile::TempDir;
 
 use crate::{

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! A robot, a server and a viewer of the robot's stream, with a [`Line`] between robot and server.
 
 use std::time::{Duration, Instant};

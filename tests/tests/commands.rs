@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What becomes of commands, whatever happens to the broker and to the robot's link: a robot of
 //! gst-launch-1.0 and a real Mosquitto.
 
@@ -6,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use StreamState::{Idle, Live};
 use droidrelay_tests::{
     journal::DEADLINE,
     link::Link,
@@ -16,9 +19,10 @@ use droidrelay_tests::{
     robot::{Robot, Runner},
 };
 use droidrelay_wire::{
-    availability_topic, session::Properties, Command, RobotState, StreamState, OFFLINE, ONLINE,
+    Command, RobotState, StreamState,
+    mqtt::session::Properties,
+    words::topics::{OFFLINE, ONLINE, availability_topic},
 };
-use StreamState::{Idle, Live};
 
 /// What GStreamer calls critical ends a robot under test; the valve tells what it does.
 const ENVIRONMENT: &[(&str, &str)] =

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The demo as its users run it.
 
 use std::{fs, path::Path, process::Command};

@@ -1,16 +1,18 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What Home Assistant is told, and what it tells the robot: a robot of gst-launch-1.0 and a
 //! real Mosquitto.
 
 use std::time::Instant;
 
 use droidrelay_tests::{
-    mosquitto::{Mosquitto, DISCOVERY_PREFIX},
+    mosquitto::{DISCOVERY_PREFIX, Mosquitto},
     observer::{Observer, Seen},
     relay::Kind,
     rig::{Rig, TEST_PICTURE, TINY_PICTURE},
     robot::{Robot, Runner},
 };
-use droidrelay_wire::{session::Properties, StreamState};
+use droidrelay_wire::{StreamState, mqtt::session::Properties};
 use serde_json::Value;
 
 const STRICT: &[(&str, &str)] = &[("G_DEBUG", "fatal-criticals")];

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The fixtures themselves, with a publisher and a camera that are not ours.
 
 use std::process::Command;
@@ -7,7 +9,7 @@ use droidrelay_tests::{
     journal::DEADLINE,
     mosquitto::Mosquitto,
     observer::{Observer, Seen},
-    process::{poll, program_of, Process, Signal},
+    process::{Process, Signal, poll, program_of},
     reader::Reader,
     relay::{Event, Kind, Relay},
 };

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! `mediamtx/` as it is: setup.sh makes a folder, the three servers run from it on their own
 //! ports, in a network of the test's own, and the robot runs the line that it was given.
 
@@ -14,9 +16,9 @@ use droidrelay_tests::{
     http,
     journal::DEADLINE,
     netns::isolated,
-    process::{artifact, poll, program_of, Process, Signal},
+    process::{Process, Signal, artifact, poll, program_of},
     reader::Reader,
-    relay::{find_mediamtx, Kind},
+    relay::{Kind, find_mediamtx},
     rig::TEST_PICTURE,
     robot::{Robot, Runner},
     secrets::Login,

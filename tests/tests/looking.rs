@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Looking starts the robot: no app, no button, whatever the player; and whatever fails, nothing
 //! goes on streaming that nobody looks at.
 
@@ -5,7 +7,7 @@ use std::time::Duration;
 
 use droidrelay_tests::{
     browser::{Browser, Screen},
-    cloud::{Cloud, Media, LEASE},
+    cloud::{Cloud, LEASE, Media},
     journal::DEADLINE,
     process::poll,
     reader::Reader,
@@ -137,7 +139,10 @@ fn who_joins_a_running_stream_gets_a_key_frame_at_once() {
         first.wait_frames(before + 30).unwrap();
     }
     waits.sort();
-    println!("key frame each 10 s, RTSP, from connecting to the first whole picture: median {:?}, all {waits:?}", waits[3]);
+    println!(
+        "key frame each 10 s, RTSP, from connecting to the first whole picture: median {:?}, all {waits:?}",
+        waits[3]
+    );
     // Without being asked for one, it would be five seconds at the median.
     assert!(waits[3] < Duration::from_secs(2), "{waits:?}");
 }
@@ -187,11 +192,13 @@ fn a_bridge_that_dies_leaves_no_robot_streaming_and_comes_back_to_who_looks() {
     });
     assert!(renewed.is_some(), "its lease is renewed");
     assert!(viewer.gets_media(DEADLINE).unwrap());
-    assert!(cloud
-        .observer
-        .seen()
-        .position(mark, |seen| seen.is(StreamState::Idle))
-        .is_none());
+    assert!(
+        cloud
+            .observer
+            .seen()
+            .position(mark, |seen| seen.is(StreamState::Idle))
+            .is_none()
+    );
     drop(viewer);
     wait_idle(&cloud);
 }

@@ -1,10 +1,12 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What can be published: codecs, ready FLV, sound, and formats that change on the way.
 
 use std::process::Command;
 
 use droidrelay_tests::{
     journal::DEADLINE,
-    process::{poll, program_of, Process},
+    process::{Process, poll, program_of},
     reader::Reader,
     relay::{Event, Kind, Relay},
     rig::{ENCODER, TEST_PICTURE},

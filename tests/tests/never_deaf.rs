@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Whatever comes between a robot and its broker: the robot says what is wrong, its pipeline
 //! does not notice, and it obeys again within five seconds of the fault's end.
 
@@ -10,13 +12,13 @@ use droidrelay_tests::{
     certs::{Authority, Validity},
     journal::Journal,
     mosquitto::{Mosquitto, Options, TOPIC},
-    netns::{isolated, Loss, NameServer, FAR},
+    netns::{FAR, Loss, NameServer, isolated},
     observer::Observer,
     robot::{Robot, Runner},
     secrets::write_private,
     silence::Silence,
 };
-use droidrelay_wire::{StreamState, ONLINE};
+use droidrelay_wire::{StreamState, words::topics::ONLINE};
 use tempfile::TempDir;
 
 /// From a fault's end to a command that is obeyed.

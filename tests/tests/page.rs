@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The bridge's page in a real browser, with real servers and a real robot.
 
 use std::time::Duration;

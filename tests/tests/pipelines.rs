@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The launch files as they stand in `pipelines/`: each is checked, and each is run in the way in
 //! which its own comments say that it can be tried without its hardware.
 
@@ -13,13 +15,13 @@ use std::{
 use droidrelay_tests::{
     mosquitto::TOPIC,
     observer::Seen,
-    process::{program_of, text_of, Process},
-    reader::{packets, Reader},
+    process::{Process, program_of, text_of},
+    reader::{Reader, packets},
     relay::{Event, Kind, PATH},
     rig::Rig,
     robot::{Plugins, Robot},
 };
-use droidrelay_wire::{StreamState, ONLINE};
+use droidrelay_wire::{StreamState, words::topics::ONLINE};
 
 /// A launch file.
 struct Line {

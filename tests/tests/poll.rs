@@ -1,13 +1,18 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! A robot without MQTT: its launcher polls the bridge, and everybody else sees it as any other.
 
 use droidrelay_tests::{
     journal::DEADLINE,
     process::poll,
     relay::{Event, Kind},
-    rig::{Rig, ENCODER, TEST_PICTURE},
+    rig::{ENCODER, Rig, TEST_PICTURE},
     robot::Robot,
 };
-use droidrelay_wire::{StreamState, OFFLINE, ONLINE};
+use droidrelay_wire::{
+    StreamState,
+    words::topics::{OFFLINE, ONLINE},
+};
 
 /// Nothing but the bridge's URL tells it who wants what.
 fn line(rig: &Rig) -> String {

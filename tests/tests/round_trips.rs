@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! How often a publisher waits for the server before the first picture is on its way.
 
 use std::time::Duration;
@@ -5,7 +7,7 @@ use std::time::Duration;
 use droidrelay_tests::{
     journal::DEADLINE,
     link::{Link, Words},
-    process::{poll, program_of, Process},
+    process::{Process, poll, program_of},
     relay::{Kind, Relay},
     rig::{ENCODER, TEST_PICTURE},
     robot::{Robot, Runner},

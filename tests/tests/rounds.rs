@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! A robot that is started and stopped again and again uses no more than after the first rounds.
 //! `DROIDRELAY_ROUNDS` says how often; tests/rounds.sh sets it.
 
@@ -6,7 +8,7 @@ use std::{env, thread};
 use droidrelay_tests::{
     growth::{Course, Usage},
     relay::{Event, Kind},
-    rig::{Rig, ENCODER, TEST_PICTURE},
+    rig::{ENCODER, Rig, TEST_PICTURE},
     robot::{Robot, Runner},
     silence::Silence,
 };

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Publishing by TLS: in where the server is who it says, else refused with the reason named,
 //! unless just that fault is not to be checked.
 
@@ -12,8 +14,8 @@ use droidrelay_tests::{
     secrets::write_private,
 };
 use droidrelay_wire::{
-    tls::{Checks, TlsFiles},
     StreamState,
+    net::tls::{Checks, TlsFiles},
 };
 use tempfile::TempDir;
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Past one machine, on engines that exist: a cluster of brokers, bridges behind a load balancer,
 //! a media server that reads from another. docs/2-guides/scaling-out.md tells how to lay that out.
 
@@ -11,7 +13,7 @@ use std::{
 use droidrelay_tests::{
     balancer::{Balancer, Way},
     bridge::{Bridge, Known},
-    cloud::{Cloud, Media, LEASE},
+    cloud::{Cloud, LEASE, Media},
     http,
     journal::DEADLINE,
     mosquitto::{Mosquitto, TOPIC},
@@ -21,7 +23,7 @@ use droidrelay_tests::{
     rig::{ENCODER, TEST_PICTURE, TINY_PICTURE},
     rmqtt::{self, Cluster},
     robot::{Robot, Runner},
-    secrets::{write_private, Login},
+    secrets::{Login, write_private},
 };
 use droidrelay_wire::StreamState;
 use serde_json::Value;
@@ -274,16 +276,16 @@ fn bridges_behind_a_load_balancer_are_as_one() {
         // Each hears of it from the broker, at its own time.
         for _ in 0..4 {
             assert!(now(&|| state() == "live"));
-            assert!(now(&|| ask("GET", "/robots/robot/stream")["wanted"]
-                ["open"]
-                == true));
+            assert!(now(
+                &|| ask("GET", "/robots/robot/stream")["wanted"]["open"] == true
+            ));
         }
         ask("POST", "/robots/robot/stream/stop?viewer=a");
         for _ in 0..4 {
             assert!(now(&|| state() == "idle"));
-            assert!(now(&|| ask("GET", "/robots/robot/stream")["wanted"]
-                ["open"]
-                == false));
+            assert!(now(
+                &|| ask("GET", "/robots/robot/stream")["wanted"]["open"] == false
+            ));
         }
     }
     // One at each bridge, by turns; each has heard of all.

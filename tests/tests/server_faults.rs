@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Whatever becomes of the server or the way to it: the robot says what is wrong, its pipeline
 //! and a recording beside the stream do not notice, it publishes again when the fault is over,
 //! and it ends at once in the midst of it. By `gst-launch-1.0` as it is, with real servers.
@@ -9,12 +11,12 @@ use std::{
 
 use droidrelay_tests::{
     certs::{Authority, Identity, Validity},
-    journal::{Journal, DEADLINE},
-    netns::{isolated, Loss, NameServer, FAR},
-    process::{poll, program_of, Process},
+    journal::{DEADLINE, Journal},
+    netns::{FAR, Loss, NameServer, isolated},
+    process::{Process, poll, program_of},
     reader::Reader,
     relay::{self, Event, Kind},
-    rig::{Rig, ENCODER},
+    rig::{ENCODER, Rig},
     robot::{Robot, Runner},
     silence::Silence,
     stalls::Stalls,

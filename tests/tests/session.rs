@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The robot's line with real servers: by `gst-launch-1.0` and by `droidrelay run`, published
 //! to nginx-rtmp and, where it is found, to MediaMTX.
 
@@ -13,12 +15,15 @@ use droidrelay_tests::{
     camera::Camera,
     journal::DEADLINE,
     process::poll,
-    reader::{first_packet, Reader},
+    reader::{Reader, first_packet},
     relay::{self, Event, Kind},
-    rig::{Rig, ENCODER, TEST_PICTURE},
+    rig::{ENCODER, Rig, TEST_PICTURE},
     robot::{Robot, Runner},
 };
-use droidrelay_wire::{StreamState, OFFLINE, ONLINE};
+use droidrelay_wire::{
+    StreamState,
+    words::topics::{OFFLINE, ONLINE},
+};
 
 #[derive(Clone, Copy)]
 struct Setup {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! A robot's way to its broker by TLS and by WebSockets: in where both sides are who they say,
 //! and else refused, with the reason named, while the pipeline goes on.
 
@@ -13,7 +15,11 @@ use droidrelay_tests::{
     robot::{Robot, Runner},
     secrets::write_private,
 };
-use droidrelay_wire::{broker::Scheme, StreamState, OFFLINE, ONLINE};
+use droidrelay_wire::{
+    StreamState,
+    mqtt::broker::Scheme,
+    words::topics::{OFFLINE, ONLINE},
+};
 use tempfile::TempDir;
 
 /// A broker with what it shows to clients, and somebody who gives commands there.

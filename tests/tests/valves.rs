@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Several valves in one process.
 
 use droidrelay_tests::{
@@ -11,10 +13,10 @@ use droidrelay_tests::{
     process::poll,
     reader::packets,
     relay::{Event, Kind},
-    rig::{Rig, ENCODER, TEST_PICTURE, TINY_PICTURE},
+    rig::{ENCODER, Rig, TEST_PICTURE, TINY_PICTURE},
     robot::{Robot, Runner},
 };
-use droidrelay_wire::{session::Properties, RobotState, StreamState};
+use droidrelay_wire::{RobotState, StreamState, mqtt::session::Properties};
 
 /// gst-launch-1.0, GLib's worker, the camera, the one for the network, and those that GLib's pool
 /// keeps; what more comes up for the work of a moment ends with it.
@@ -106,7 +108,7 @@ fn valves_on_topics_of_their_own_know_nothing_of_each_other() {
     });
     let mut robot = Robot::start(Runner::GstLaunch, &line.concat()).unwrap();
     let state_after = |mark, number: usize, what: &str, wanted: &dyn Fn(&RobotState) -> bool| {
-        let state_topic = droidrelay_wire::state_topic(topics[number]);
+        let state_topic = droidrelay_wire::words::topics::state_topic(topics[number]);
         let state = |seen: &Seen| match seen {
             Seen::Other { topic, text } if *topic == state_topic => {
                 serde_json::from_str::<RobotState>(text).ok()

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! A line that gets narrow and wide again: the encoder follows, and the viewer is never far
 //! behind.
 
@@ -11,7 +13,7 @@ use droidrelay_tests::{
     line::Quality,
     netns::{is_forbidden, tell_skipped},
     stamps::Arrival,
-    uplink::{bitrate, Publisher, Scene, BITRATE, MAX_LATENCY},
+    uplink::{BITRATE, MAX_LATENCY, Publisher, Scene, bitrate},
 };
 
 /// None where this machine does not permit it.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Exponential back-off with jitter; pure: the random number is an argument.
 
 use std::time::Duration;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! A text that must appear nowhere: it does not print, and is wiped when dropped.
 
 use std::{
@@ -141,9 +143,11 @@ mod tests {
             "{error}"
         );
         fs::remove_file(&path).unwrap();
-        assert!(Secret::from_file(&path)
-            .unwrap_err()
-            .contains("cannot open"));
+        assert!(
+            Secret::from_file(&path)
+                .unwrap_err()
+                .contains("cannot open")
+        );
     }
 
     #[test]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! A real Mosquitto, a scripted robot, the bridge as a process, and HTTP by hand.
 
 // Each test program uses a part of it.
@@ -10,17 +12,18 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
+        Arc, Mutex,
         atomic::{AtomicU32, Ordering},
-        mpsc, Arc, Mutex,
+        mpsc,
     },
     thread,
     time::{Duration, Instant},
 };
 
-use base64::{engine::general_purpose::STANDARD, Engine};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use rumqttc::v5::{
-    mqttbytes::{v5::Packet, QoS},
     Client, Event, MqttOptions,
+    mqttbytes::{QoS, v5::Packet},
 };
 use serde_json::Value;
 
@@ -80,9 +83,11 @@ impl Mosquitto {
             .arg("-U")
             .arg(&passwords)
             .status();
-        assert!(hashed
-            .expect("mosquitto_passwd of the package mosquitto")
-            .success());
+        assert!(
+            hashed
+                .expect("mosquitto_passwd of the package mosquitto")
+                .success()
+        );
         folder.write(
             "acl",
             &format!("{ACL}user bridge\ntopic write robots/+/stream\n"),

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Valves of one process that share a state topic (audio and video, two cameras) speak with one
 //! voice: the topic holds the state of the one that is furthest from well, told by one session,
 //! so that no older word can overtake a newer one on its way to the broker.

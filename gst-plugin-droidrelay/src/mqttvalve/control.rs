@@ -1,11 +1,13 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What the valve knows of itself: the gate, what became of the last opening, and what is
 //! still to be announced. Pure but for the wall clock in the state's time stamps.
 
 use std::{collections::VecDeque, time::Duration};
 
 use droidrelay_wire::{
-    gate::{Cause, Change, Gate, Outcome},
     PublishState, RobotState, StreamState,
+    words::gate::{Cause, Change, Gate, Outcome},
 };
 
 use crate::link;
@@ -287,7 +289,7 @@ fn utc_after(after: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use droidrelay_wire::{gate::Origin, Command};
+    use droidrelay_wire::{Command, words::gate::Origin};
 
     fn apply(control: &mut Control, command: Command) {
         let outcome = control

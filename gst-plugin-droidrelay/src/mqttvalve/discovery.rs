@@ -1,10 +1,15 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What Home Assistant is told of the robot: one device, in one retained message.
 //! Pure: topics and payloads, nothing that sends them.
 //!
 //! <https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload>
 
-use droidrelay_wire::{check_topic, Command, StreamState, OFFLINE, ONLINE};
-use serde_json::{json, Value};
+use droidrelay_wire::{
+    Command, StreamState,
+    words::topics::{OFFLINE, ONLINE, check_topic},
+};
+use serde_json::{Value, json};
 
 use super::settings::Topics;
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What `gst-inspect-1.0 mqttvalve` shows beside properties and signals. GStreamer's registry
 //! takes no title with a space.
 

@@ -1,17 +1,22 @@
+// SPDX-License-Identifier: MPL-2.0
+
 use std::{
     sync::{
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
         Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use droidrelay_wire::{
+    Backoff, Command, Secret,
     backoff::jitter,
-    command,
-    gate::{Lease, Origin, Outcome},
-    session::{Event, Message, Session},
-    Backoff, Command, Secret, OFFLINE, ONLINE,
+    mqtt::session::{Event, Message, Session},
+    words::topics::{OFFLINE, ONLINE},
+    words::{
+        command,
+        gate::{Lease, Origin, Outcome},
+    },
 };
 use glib::subclass::Signal;
 use gst::{prelude::*, subclass::prelude::*};
@@ -19,17 +24,17 @@ use gst_base::prelude::*;
 use once_cell::sync::Lazy;
 
 use super::{
+    Standby,
     board::Seat,
     control::Control,
     discovery::{self, Device},
     kept::Kept,
     leases,
     settings::{
-        Settings, Topics, DEFAULT_ACCEPT_RETAINED, DEFAULT_KEEP_ALIVE, DEFAULT_LEASE,
-        DEFAULT_OFFLINE_TIMEOUT, DEFAULT_PREROLL_TIME, MAX_PREROLL_TIME,
+        DEFAULT_ACCEPT_RETAINED, DEFAULT_KEEP_ALIVE, DEFAULT_LEASE, DEFAULT_OFFLINE_TIMEOUT,
+        DEFAULT_PREROLL_TIME, MAX_PREROLL_TIME, Settings, Topics,
     },
     standby::{Errors, Upstream},
-    Standby,
 };
 use crate::{
     io::Io,
@@ -378,12 +383,12 @@ impl MqttValve {
         let link = locked(&self.state)
             .as_ref()
             .and_then(|state| state.link.clone());
-        if let Some(link) = link {
-            if let Some(said) = link.seat.say(&said) {
-                match serde_json::to_vec(&said) {
-                    Ok(payload) => link.session.set_retained(&link.topics.state, payload),
-                    Err(err) => gst::error!(CAT, imp = self, "cannot write the state: {err}"),
-                }
+        if let Some(link) = link
+            && let Some(said) = link.seat.say(&said)
+        {
+            match serde_json::to_vec(&said) {
+                Ok(payload) => link.session.set_retained(&link.topics.state, payload),
+                Err(err) => gst::error!(CAT, imp = self, "cannot write the state: {err}"),
             }
         }
         if news {
@@ -655,10 +660,10 @@ impl MqttValve {
             return;
         }
         let _streaming = self.sinkpad.stream_lock();
-        if self.word.load(Ordering::Acquire) == word::OPENING {
-            if let Err(err) = self.open_stream(None) {
-                gst::debug!(CAT, imp = self, "kept media not taken: {err}");
-            }
+        if self.word.load(Ordering::Acquire) == word::OPENING
+            && let Err(err) = self.open_stream(None)
+        {
+            gst::debug!(CAT, imp = self, "kept media not taken: {err}");
         }
     }
 
@@ -686,7 +691,7 @@ impl MqttValve {
     fn sink_chain(&self, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
         match self.word.load(Ordering::Acquire) {
             word::OPENING if !self.resetting.load(Ordering::Acquire) => {
-                return self.open_stream(Some(buffer))
+                return self.open_stream(Some(buffer));
             }
             word::CLOSED | word::OPENING => {
                 self.drop_buffer();
@@ -945,11 +950,11 @@ impl MqttValve {
     /// keep the whole pipeline from playing: live, they need none.
     fn free_sinks(&self) {
         for sink in neighbours::beyond(&self.srcpad) {
-            if let Some(sink) = sink.downcast_ref::<gst_base::BaseSink>() {
-                if sink.is_async() {
-                    gst::info!(CAT, imp = self, "{}: async=false", sink.name());
-                    sink.set_async(false);
-                }
+            if let Some(sink) = sink.downcast_ref::<gst_base::BaseSink>()
+                && sink.is_async()
+            {
+                gst::info!(CAT, imp = self, "{}: async=false", sink.name());
+                sink.set_async(false);
             }
         }
     }
@@ -1193,7 +1198,7 @@ impl ObjectImpl for MqttValve {
                 glib::ParamSpecString::builder("topic")
                     .nick("Topic")
                     .blurb("Topic on which commands come; no wildcards")
-                    .default_value(Some(droidrelay_wire::DEFAULT_TOPIC))
+                    .default_value(Some(droidrelay_wire::words::topics::DEFAULT_TOPIC))
                     .mutable_ready()
                     .build(),
                 text_spec("username", "Username", "User name at the broker. Unset: none, or the one from the broker URL"),
@@ -1351,8 +1356,8 @@ impl ObjectImpl for MqttValve {
                 gst::info!(CAT, imp = self, "broker: {shown:?}");
             }
             "topic" => {
-                settings.topic =
-                    text(value).unwrap_or_else(|| droidrelay_wire::DEFAULT_TOPIC.into());
+                settings.topic = text(value)
+                    .unwrap_or_else(|| droidrelay_wire::words::topics::DEFAULT_TOPIC.into());
             }
             "username" => settings.username = text(value),
             "password" => settings.password = text(value).map(Secret::new),

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What a closed valve keeps of the stream, to send it first at the next opening.
 
 use std::collections::VecDeque;

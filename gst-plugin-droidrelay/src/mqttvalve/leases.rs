@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Leases on their way from one valve to the next: `application/x-mqttvalve-leases` with
 //! `leases`, an array of structures `lease` with `id` (string), `origin` (`mqtt` or `local`) and
 //! `left` (uint64, nanoseconds; absent: until a stop).
@@ -6,7 +8,7 @@ use std::time::Duration;
 
 use gst::prelude::*;
 
-use droidrelay_wire::gate::{Lease, Origin};
+use droidrelay_wire::words::gate::{Lease, Origin};
 
 const NAME: &str = "application/x-mqttvalve-leases";
 const MQTT: &str = "mqtt";

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! `mqttvalve`: passes media while somebody wants it.
 //!
 //! The reference documentation is in `doc.rs` and the properties' blurbs, which

@@ -1,19 +1,21 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The properties as they were set; nothing here connects, blocks or judges before
 //! [`Settings::check`].
 
 use std::{path::PathBuf, time::Duration};
 
 use droidrelay_wire::{
-    availability_topic,
-    broker::UserInfo,
-    check_topic,
-    session::{self, Credentials, MIN_KEEP_ALIVE},
-    state_topic,
-    tls::TlsFiles,
-    BrokerUrl, Secret, DEFAULT_TOPIC, OFFLINE,
+    BrokerUrl, Secret,
+    mqtt::{
+        broker::UserInfo,
+        session::{self, Credentials, MIN_KEEP_ALIVE},
+    },
+    net::tls::TlsFiles,
+    words::topics::{DEFAULT_TOPIC, OFFLINE, availability_topic, check_topic, state_topic},
 };
 
-use super::{discovery::Device, Standby};
+use super::{Standby, discovery::Device};
 
 pub const DEFAULT_KEEP_ALIVE: Duration = Duration::from_secs(10);
 pub const DEFAULT_PREROLL_TIME: Duration = Duration::from_secs(5);

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Stops and restarts what is upstream of a closed valve (`standby=cold`).
 //!
 //! Only elements that feed nothing but the valve are touched. Their errors are kept from the
@@ -212,12 +214,12 @@ fn collect(sink: &gst::Pad, elements: &mut Vec<gst::Element>) -> Result<(), Inel
             "{name} makes its pads as it runs: they would be gone after a restart"
         )));
     }
-    if let Some(source) = element.downcast_ref::<gst_base::BaseSrc>() {
-        if !source.is_live() {
-            return Err(Ineligible(format!(
-                "{name} is not live: it would start over with old time stamps"
-            )));
-        }
+    if let Some(source) = element.downcast_ref::<gst_base::BaseSrc>()
+        && !source.is_live()
+    {
+        return Err(Ineligible(format!(
+            "{name} is not live: it would start over with old time stamps"
+        )));
     }
     elements.push(element.clone());
     for pad in element.sink_pads() {

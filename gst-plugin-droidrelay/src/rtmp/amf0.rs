@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Action Message Format 0: the values in commands and script data.
 
 /// How deep objects may nest in what a server sends.

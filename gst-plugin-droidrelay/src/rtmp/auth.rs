@@ -1,10 +1,12 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The login that some servers ask for at `connect`: Adobe's and Limelight's way. A server
 //! rejects a connection with a description that names the way, a second one that names the user
 //! with a challenge, and takes a third one that answers it. The password itself is never sent.
 //!
 //! No specification says so: this is what the clients and servers do that have it.
 
-use droidrelay_wire::{secret::percent_encode, Secret};
+use droidrelay_wire::{Secret, secret::percent_encode};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
@@ -179,7 +181,10 @@ mod tests {
                 "[ AccessManager.Reject ] : [ code=403 need auth; authmod=adobe ] : ",
                 Some(Demand::User(Method::Adobe)),
             ),
-            ("code=403 need auth; authmod=adobe", Some(Demand::User(Method::Adobe))),
+            (
+                "code=403 need auth; authmod=adobe",
+                Some(Demand::User(Method::Adobe)),
+            ),
             (
                 "[ AccessManager.Reject ] : [ code=403 need auth; authmod=llnw ] : ",
                 Some(Demand::User(Method::Limelight)),
@@ -196,11 +201,26 @@ mod tests {
                 "[ AccessManager.Reject ] : [ authmod=llnw ] : ?reason=needauth&user=u&nonce=n ",
                 Some(Demand::Answer(nonce)),
             ),
-            ("[ AccessManager.Reject ] : [ authmod=adobe ] : ?reason=authfailed&opaque=o", None),
-            ("[ AccessManager.Reject ] : [ authmod=adobe ] : ?reason=nosuchuser", None),
-            ("[ AccessManager.Reject ] : [ authmod=adobe ] : ?reason=needauth&user=u", None),
-            ("[ AccessManager.Reject ] : [ authmod=llnw ] : ?reason=needauth&nonce=", None),
-            ("[ AccessManager.Reject ] : [ code=403 need auth; authmod=red5 ] : ", None),
+            (
+                "[ AccessManager.Reject ] : [ authmod=adobe ] : ?reason=authfailed&opaque=o",
+                None,
+            ),
+            (
+                "[ AccessManager.Reject ] : [ authmod=adobe ] : ?reason=nosuchuser",
+                None,
+            ),
+            (
+                "[ AccessManager.Reject ] : [ authmod=adobe ] : ?reason=needauth&user=u",
+                None,
+            ),
+            (
+                "[ AccessManager.Reject ] : [ authmod=llnw ] : ?reason=needauth&nonce=",
+                None,
+            ),
+            (
+                "[ AccessManager.Reject ] : [ code=403 need auth; authmod=red5 ] : ",
+                None,
+            ),
             ("authmod=", None),
             ("", None),
         ] {
@@ -226,8 +246,17 @@ mod tests {
             answer(adobe(None), "live"),
             "authmod=adobe&user=a%26b&challenge=0000a1b2&response=f+XGvhkCG1aQd8jGDYWHfA=="
         );
-        assert_eq!(answer(adobe(Some("o=")), "live"), "authmod=adobe&user=a%26b&challenge=0000a1b2&response=EeDbR/NRv24kQN8HoPeTlA==&opaque=o=");
-        assert_eq!(answer(limelight(), "live"), "authmod=llnw&user=a%26b&nonce=n&cnonce=0000a1b2&nc=00000001&response=cf0b308d951d802a7e52ee64332c3ac2");
-        assert_eq!(answer(limelight(), "live/a"), "authmod=llnw&user=a%26b&nonce=n&cnonce=0000a1b2&nc=00000001&response=0553e0ab8eafb9515100b0a1558d51be");
+        assert_eq!(
+            answer(adobe(Some("o=")), "live"),
+            "authmod=adobe&user=a%26b&challenge=0000a1b2&response=EeDbR/NRv24kQN8HoPeTlA==&opaque=o="
+        );
+        assert_eq!(
+            answer(limelight(), "live"),
+            "authmod=llnw&user=a%26b&nonce=n&cnonce=0000a1b2&nc=00000001&response=cf0b308d951d802a7e52ee64332c3ac2"
+        );
+        assert_eq!(
+            answer(limelight(), "live/a"),
+            "authmod=llnw&user=a%26b&nonce=n&cnonce=0000a1b2&nc=00000001&response=0553e0ab8eafb9515100b0a1558d51be"
+        );
     }
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The chunk layer: messages cut into chunks and put together again
 //! (RTMP 1.0, sections 5.3 and 5.4).
 
@@ -229,7 +231,7 @@ impl ChunkReader {
                     size => {
                         return Err(Error::new(format!(
                             "the server set an impossible chunk size ({size:?})"
-                        )))
+                        )));
                     }
                 },
                 message_type::ABORT => {
@@ -278,7 +280,7 @@ impl ChunkReader {
             None if self.streams.len() == MAX_CHUNK_STREAMS => {
                 return Err(Error::new(format!(
                     "the server uses more than {MAX_CHUNK_STREAMS} chunk streams"
-                )))
+                )));
             }
             None => {
                 self.streams.push(ChunkStream {

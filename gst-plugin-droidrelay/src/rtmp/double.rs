@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! A server that publishers of any make can be tested with: on real sockets, made of the same
 //! chunk and value layers. Keeps nothing of the media.
 
@@ -8,13 +10,13 @@ use std::{
     thread,
 };
 
-use droidrelay_tests::journal::{Journal, DEADLINE};
+use droidrelay_tests::journal::{DEADLINE, Journal};
 use droidrelay_wire::Secret;
 
 use super::{
     amf0::{self, Value},
     auth::{Challenge, Method},
-    chunk::{message_type, ChunkReader, ChunkWriter, Message},
+    chunk::{ChunkReader, ChunkWriter, Message, message_type},
 };
 
 const HANDSHAKE_SIZE: usize = 1536;

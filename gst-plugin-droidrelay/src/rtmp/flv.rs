@@ -1,8 +1,10 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What stands in front of a frame in an RTMP message or FLV tag body (FLV 10.1, sections
 //! E.4.2 and E.4.3; Enhanced RTMP v1 for HEVC), `onMetaData`, and a reader for ready FLV.
 
-use super::amf0::{self, Value};
 use super::Error;
+use super::amf0::{self, Value};
 
 /// FourCC of HEVC in Enhanced RTMP.
 const HVC1: [u8; 4] = *b"hvc1";
@@ -236,7 +238,7 @@ impl FlvReader {
                 other => {
                     return Err(Error::new(format!(
                         "not FLV: {other:#04x} where a tag should begin"
-                    )))
+                    )));
                 }
             };
             if size > MAX_TAG {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! RTMP publishing, sans-I/O: bytes and media in, bytes and events out. No socket, no
 //! clock, no thread; the caller moves the bytes and owns every deadline.
 //!

@@ -1,14 +1,16 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The client's side of one publishing session (RTMP 1.0, sections 5.2 and 7.2).
 
 use std::{collections::VecDeque, fmt};
 
-use droidrelay_wire::{secret, Secret};
+use droidrelay_wire::{Secret, secret};
 
+use super::Error;
 use super::amf0::{self, Value};
 use super::auth::Demand;
-use super::chunk::{chunk_stream, message_type, ChunkReader, ChunkWriter, Message};
+use super::chunk::{ChunkReader, ChunkWriter, Message, chunk_stream, message_type};
 use super::flv::Metadata;
-use super::Error;
 
 /// The only RTMP version there is, section 5.2.2.
 const VERSION: u8 = 3;
@@ -381,12 +383,12 @@ impl Publisher {
     }
 
     fn user_control(&mut self, body: &[u8]) {
-        if body.get(..2) == Some(&user_control::PING_REQUEST.to_be_bytes()) {
-            if let Some(time) = body.get(2..6) {
-                let [a, b] = user_control::PING_RESPONSE.to_be_bytes();
-                let answer = [&[a, b], time].concat();
-                self.control(message_type::USER_CONTROL, &answer);
-            }
+        if body.get(..2) == Some(&user_control::PING_REQUEST.to_be_bytes())
+            && let Some(time) = body.get(2..6)
+        {
+            let [a, b] = user_control::PING_RESPONSE.to_be_bytes();
+            let answer = [&[a, b], time].concat();
+            self.control(message_type::USER_CONTROL, &answer);
         }
     }
 

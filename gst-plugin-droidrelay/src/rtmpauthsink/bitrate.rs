@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The encoder's bitrate for what the uplink carries: down within a second of a bottleneck, up
 //! by small steps. Pure: the time is an argument.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What `gst-inspect-1.0 rtmpauthsink` shows beside its properties.
 
 pub const DOC: &[(&str, &str)] = &[

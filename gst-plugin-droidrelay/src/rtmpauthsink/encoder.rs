@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The bitrate of the encoder upstream, whatever it calls it.
 
 use gst::prelude::*;
@@ -135,9 +137,11 @@ mod tests {
     #[test]
     fn a_line_without_an_encoder_is_left_alone() {
         let (_line, pad) = end_of("videotestsrc ! queue");
-        assert!(Encoder::upstream(&pad)
-            .unwrap_err()
-            .contains("no video encoder"));
+        assert!(
+            Encoder::upstream(&pad)
+                .unwrap_err()
+                .contains("no video encoder")
+        );
         let (_line, pad) = end_of("videotestsrc ! vp8enc name=vp8");
         assert!(Encoder::upstream(&pad).unwrap_err().contains("vp8"));
     }

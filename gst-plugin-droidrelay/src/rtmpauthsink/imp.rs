@@ -1,12 +1,14 @@
+// SPDX-License-Identifier: MPL-2.0
+
 use std::{
     path::PathBuf,
-    sync::{mpsc, Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     time::{Duration, Instant},
 };
 
 use droidrelay_wire::{
-    tls::{self, Checks, TlsFiles},
     PublishState, Secret,
+    net::tls::{self, Checks, TlsFiles},
 };
 use gio::TlsCertificateFlags;
 use gst::{prelude::*, subclass::prelude::*};
@@ -14,13 +16,13 @@ use once_cell::sync::Lazy;
 use tokio::task::JoinHandle;
 
 use super::{
+    CredentialMode, Credentials, Location, State,
     bitrate::Range,
     encoder::Encoder,
     publisher::Publisher,
     queue::Track,
     session::{self, Login, Owner, Target},
     sink::{Link, MediaSink},
-    CredentialMode, Credentials, Location, State,
 };
 use crate::{
     io::Io,
@@ -166,7 +168,7 @@ impl Settings {
                 return Err(
                     "credential-mode=rtmp needs both: set user, and password-file or password"
                         .into(),
-                )
+                );
             }
             _ => None,
         };
@@ -510,13 +512,12 @@ impl RtmpAuthSink {
             }
             return true;
         }
-        if let gst::EventView::Caps(caps) = event.view() {
-            if track == Track::Video {
-                if let Err(err) = self.set_chain(Input::of(caps.caps())) {
-                    gst::error!(CAT, obj = pad, "{err}");
-                    return false;
-                }
-            }
+        if let gst::EventView::Caps(caps) = event.view()
+            && track == Track::Video
+            && let Err(err) = self.set_chain(Input::of(caps.caps()))
+        {
+            gst::error!(CAT, obj = pad, "{err}");
+            return false;
         }
         gst::Pad::event_default(pad, Some(&*self.obj()), event)
     }

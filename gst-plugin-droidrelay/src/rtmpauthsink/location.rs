@@ -1,11 +1,13 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Where to publish, with its credentials apart from the first moment.
 
 use std::fmt;
 
 use droidrelay_wire::{
-    broker::{shown_scheme, split_port},
-    secret::{percent_decode, percent_encode},
     Secret,
+    mqtt::broker::{shown_scheme, split_port},
+    secret::{percent_decode, percent_encode},
 };
 
 use super::CredentialMode;
@@ -44,7 +46,7 @@ impl Location {
                 return Err(format!(
                     "the location's scheme {} is not known: use rtmp or rtmps",
                     shown_scheme(other)
-                ))
+                ));
             }
         };
         let (head, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -121,11 +123,7 @@ impl Location {
     }
 
     fn scheme(&self) -> &'static str {
-        if self.tls {
-            "rtmps"
-        } else {
-            "rtmp"
-        }
+        if self.tls { "rtmps" } else { "rtmp" }
     }
 
     /// The URL of the application, as the connect command carries it.

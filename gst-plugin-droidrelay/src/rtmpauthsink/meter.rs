@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What a session sends per second, told so seldom that its reader may put it on a broker.
 //! Pure: the time is an argument, and without bytes nothing happens.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! `rtmpauthsink`: publishes to an RTMP server that asks for credentials, and outlives its faults.
 //!
 //! The reference documentation is in `doc.rs` and the properties' blurbs, which

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What the streaming threads, the application and the session's task share: media that
 //! waits, whether a session is wanted, and what became of it.
 
@@ -10,8 +12,8 @@ use droidrelay_wire::PublishState;
 use tokio::sync::Notify;
 
 use super::{
-    queue::{Frame, Queue, Track},
     State,
+    queue::{Frame, Queue, Track},
 };
 use crate::{
     link::Session,

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Media that waits for the socket: bounded in time, dropped up to a key frame; pure.
 
 use std::collections::VecDeque;

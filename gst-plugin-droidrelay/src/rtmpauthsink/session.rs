@@ -1,26 +1,27 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The task that keeps a publishing session alive while one is wanted.
 
 use std::{future::Future, io, sync::Arc, time::Duration};
 
-use droidrelay_wire::{backoff::jitter, tls, Backoff, PublishState, Secret};
+use droidrelay_wire::{Backoff, PublishState, Secret, backoff::jitter, net::tls};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    time::{sleep_until, timeout, timeout_at, Instant},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 
 use super::{
+    Location, State,
     bitrate::{Control, Range},
     meter::Meter,
     publisher::Publisher,
     queue::{Frame, Track},
-    socket::{connect, Gauge},
+    socket::{Gauge, connect},
     uplink::Uplink,
-    Location, State,
 };
 use crate::rtmp::{
-    self,
+    self, Event, Params, Progress, RefusalKind,
     auth::{Demand, Method},
-    Event, Params, Progress, RefusalKind,
 };
 
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
@@ -429,12 +430,11 @@ impl Session {
                                 self.uplink.written(self.gauge.written());
                             }
                             self.publisher.count(|stats| stats.bytes += n as u64);
-                            if published_at.is_some() {
-                                if let Some(bitrate) = meter.sent(n, begin.elapsed()) {
+                            if published_at.is_some()
+                                && let Some(bitrate) = meter.sent(n, begin.elapsed()) {
                                     let target = self.control.as_ref().map(Control::target);
                                     sessions.measured(bitrate, target);
                                 }
-                            }
                         }
                         Err(err) => return self.closed(Some(&err)),
                     }
@@ -488,10 +488,10 @@ impl Session {
             if let Some(frame) = self.publisher.pop() {
                 self.send(&frame);
             }
-        } else if self.rtmp.output().is_empty() {
-            if let Some(frame) = self.publisher.pop() {
-                self.send(&frame);
-            }
+        } else if self.rtmp.output().is_empty()
+            && let Some(frame) = self.publisher.pop()
+        {
+            self.send(&frame);
         }
     }
 

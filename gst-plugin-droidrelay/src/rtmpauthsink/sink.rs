@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The bin's inner sink: turns one track's buffers into message bodies for the session.
 //! Never waits: what cannot be sent waits in the session's queue or is dropped there.
 
@@ -99,13 +101,15 @@ impl ElementImpl for MediaSinkImp {
             );
             caps.merge(super::audio_caps());
             caps.merge(gst::Caps::new_empty_simple("video/x-flv"));
-            vec![gst::PadTemplate::new(
-                "sink",
-                gst::PadDirection::Sink,
-                gst::PadPresence::Always,
-                &caps,
-            )
-            .unwrap()]
+            vec![
+                gst::PadTemplate::new(
+                    "sink",
+                    gst::PadDirection::Sink,
+                    gst::PadPresence::Always,
+                    &caps,
+                )
+                .unwrap(),
+            ]
         });
         &TEMPLATES
     }
@@ -147,11 +151,7 @@ impl BaseSinkImpl for MediaSinkImp {
                     headers.metadata.video_codec = Some(codec);
                     headers.video = Some([&header, &codec_data[..]].concat());
                 });
-                if hevc {
-                    Format::Hevc
-                } else {
-                    Format::Avc
-                }
+                if hevc { Format::Hevc } else { Format::Avc }
             }
             "audio/mpeg" => {
                 let number = |name| {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The connection to the server, and how much of what was written has arrived there.
 
 use std::{
@@ -6,18 +8,18 @@ use std::{
     os::fd::AsRawFd,
     pin::Pin,
     sync::{
-        atomic::{AtomicU64, Ordering},
         Arc,
+        atomic::{AtomicU64, Ordering},
     },
-    task::{ready, Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{lookup_host, TcpStream},
+    net::{TcpStream, lookup_host},
     task::JoinSet,
-    time::{sleep, timeout_at, Instant},
+    time::{Instant, sleep, timeout_at},
 };
 
 use super::session::Target;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Against a server that does as it is told: the login by challenge, for this element and other
 //! publishers, and faults at each step of a session.
 
@@ -9,7 +11,7 @@ use std::{
 
 use droidrelay_tests::{
     journal::DEADLINE,
-    process::{poll, program_of, Process},
+    process::{Process, poll, program_of},
     secrets::write_private,
 };
 use gst::prelude::*;

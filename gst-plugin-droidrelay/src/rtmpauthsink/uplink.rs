@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Frames on their way: handed to the socket, not yet acknowledged by the server's kernel. Tells
 //! how long media waits there; pure. Times of media are in nanoseconds, `now` is of one clock
 //! that begins at zero.

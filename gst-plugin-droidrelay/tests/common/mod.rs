@@ -1,10 +1,13 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What the tests with real pipelines share.
 #![allow(dead_code, reason = "each test program uses its part")]
 
 use std::{
     sync::{
+        Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc, Arc,
+        mpsc,
     },
     time::{Duration, Instant},
 };

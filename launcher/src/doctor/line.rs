@@ -1,10 +1,12 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What a launch file's line needs.
 
 use std::{path::Path, time::Duration};
 
 use gst::prelude::*;
 
-use super::{machine, server, Report};
+use super::{Report, machine, server};
 use crate::{elements::Elements, launchfile::LaunchFile, pipeline};
 
 /// How long opening a device may take.
@@ -150,13 +152,12 @@ fn source(source: &gst::Element, report: &mut Report) {
     if source
         .find_property("device")
         .is_some_and(|spec| spec.value_type() == glib::Type::STRING)
+        && let Some(device) = source.property::<Option<String>>("device")
     {
-        if let Some(device) = source.property::<Option<String>>("device") {
-            what = format!("{what} {device}");
-            let is_file = device.starts_with("/dev/");
-            if is_file && !machine::device_rights(Path::new(&device), "", report) {
-                return;
-            }
+        what = format!("{what} {device}");
+        let is_file = device.starts_with("/dev/");
+        if is_file && !machine::device_rights(Path::new(&device), "", report) {
+            return;
         }
     }
     open(source, &what, "opens", report);

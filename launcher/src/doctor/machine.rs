@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What a machine has, whatever line it runs.
 
 use std::{
@@ -139,7 +141,9 @@ pub fn device_rights(device: &Path, name: &str, report: &mut Report) -> bool {
                 .unwrap_or_else(|| "video".into());
             let user = name_in("/etc/passwd", rustix::process::getuid().as_raw())
                 .unwrap_or_else(|| "USER".into());
-            let remedy = format!("it belongs to the group {group}: usermod -aG {group} {user}, then log in again; for a service SupplementaryGroups={group}");
+            let remedy = format!(
+                "it belongs to the group {group}: usermod -aG {group} {user}, then log in again; for a service SupplementaryGroups={group}"
+            );
             report.forbidden(&what, &format!("no right to open it as {user}"), &remedy);
             false
         }

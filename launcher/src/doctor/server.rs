@@ -1,12 +1,16 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The servers at the other end: name, TCP, TLS, login, rights.
 
 use std::{path::PathBuf, time::Duration};
 
 use droidrelay_wire::{
-    broker::split_port,
-    session::{Config, Event, Session, RECEIVE_MAXIMUM},
-    tls::TlsFiles,
     BrokerUrl, Secret,
+    mqtt::{
+        broker::split_port,
+        session::{Config, Event, RECEIVE_MAXIMUM, Session},
+    },
+    net::tls::TlsFiles,
 };
 use gst::prelude::*;
 use tokio::{
@@ -169,7 +173,7 @@ pub async fn broker(file: &LaunchFile, valve: &gst::Element, report: &mut Report
 /// A TLS session with what answers at `tcp`.
 async fn secure(
     what: &str,
-    tls: &droidrelay_wire::tls::Client,
+    tls: &droidrelay_wire::net::tls::Client,
     host: &str,
     tcp: TcpStream,
     report: &mut Report<'_>,
@@ -316,7 +320,9 @@ pub fn publish(sink: &gst::Element, report: &mut Report) {
         // A bin lets go of what is linked, too.
         let _ = bin.remove(sink);
     }
-    let line = format!("videotestsrc is-live=true ! video/x-raw,format=I420,width=320,height=240,framerate=10/1 ! {encoder} name=encoder");
+    let line = format!(
+        "videotestsrc is-live=true ! video/x-raw,format=I420,width=320,height=240,framerate=10/1 ! {encoder} name=encoder"
+    );
     let built = gst::parse::launch(&line)
         .ok()
         .and_then(|pipeline| pipeline.downcast::<gst::Pipeline>().ok())

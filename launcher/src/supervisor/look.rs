@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What the supervisor hears of the elements and the bridge, and what it tells of them: to
 //! systemd, to Prometheus, to the bridge, to the log.
 
@@ -68,10 +70,9 @@ impl Supervisor {
             .keeper
             .as_mut()
             .map(|keeper| keeper.keep(&self.elements))
+            && self.is_news("keeper", &text)
         {
-            if self.is_news("keeper", &text) {
-                self.log.warning(&text);
-            }
+            self.log.warning(&text);
         }
         if self.phase != Phase::Playing {
             self.health.forget();

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The launcher as a process, as its tests see it.
 
 // Each test program uses a part of it.
@@ -9,13 +11,13 @@ use std::{
     os::unix::{fs::symlink, net::UnixDatagram},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::{mpsc, OnceLock},
+    sync::{OnceLock, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
 use droidrelay_tests::process::artifact;
-use rustix::process::{kill_process, Pid, Signal};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Only ends a test that fails.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! A plugin for tests: `scriptedsrc`, a live camera that fails as it is told.
 //!
 //! `script` holds what each start of it does, separated by `|`, the last for all that follow:
@@ -136,13 +138,15 @@ mod imp {
                     .field("height", HEIGHT as i32)
                     .field("framerate", gst::Fraction::new(50, 1))
                     .build();
-                vec![gst::PadTemplate::new(
-                    "src",
-                    gst::PadDirection::Src,
-                    gst::PadPresence::Always,
-                    &caps,
-                )
-                .unwrap()]
+                vec![
+                    gst::PadTemplate::new(
+                        "src",
+                        gst::PadDirection::Src,
+                        gst::PadPresence::Always,
+                        &caps,
+                    )
+                    .unwrap(),
+                ]
             })
         }
     }
@@ -155,7 +159,7 @@ mod imp {
                     return Err(gst::error_msg!(
                         gst::ResourceError::NotFound,
                         ["the camera is gone"]
-                    ))
+                    ));
                 }
                 "slow" => loop {
                     thread::park();

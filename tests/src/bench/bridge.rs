@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The bridge under load: start requests beside FastAPI, and ten thousand robots that a hundred
 //! listeners follow, beside Mosquitto with as many subscribers.
 
@@ -6,17 +8,17 @@ use std::{
     path::Path,
     process::Command,
     sync::{
-        atomic::{AtomicBool, AtomicU64, Ordering},
         Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use droidrelay_wire::{
-    session::{self, Event, Properties, Session},
     BrokerUrl,
+    mqtt::session::{self, Event, Properties, Session},
 };
 use tempfile::TempDir;
 use tokio::{
@@ -35,8 +37,8 @@ use crate::{
     http,
     journal::DEADLINE,
     mosquitto::{self, Mosquitto, TOPIC},
-    process::{artifact, free_port, poll, program_of, text_of, Process},
-    secrets::{write_private, Login},
+    process::{Process, artifact, free_port, poll, program_of, text_of},
+    secrets::{Login, write_private},
 };
 
 /// What the other bridge is made of.
@@ -250,16 +252,18 @@ fn requests(options: &Options, runtime: &Runtime) -> Result<()> {
         options.seconds,
         versions(libraries.path())?
     );
-    let mut table = vec![[
-        "",
-        "clients",
-        "requests/s",
-        "requests per CPU second",
-        "p50, ms",
-        "p99, ms",
-    ]
-    .map(str::to_owned)
-    .to_vec()];
+    let mut table = vec![
+        [
+            "",
+            "clients",
+            "requests/s",
+            "requests per CPU second",
+            "p50, ms",
+            "p99, ms",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+    ];
     let robot = format!("[[robot]]\nname = \"robot\"\ntopic = \"{TOPIC}\"\npath = \"live/stream\"");
     for &clients in &options.clients {
         let broker = Mosquitto::start_with(unkept())?;
@@ -501,15 +505,17 @@ fn fleet(options: &Options, runtime: &Runtime) -> Result<()> {
     })
     .context("the listeners are not told of all robots")?;
     events.clear();
-    let mut rows = vec![[
-        "",
-        "changes delivered",
-        "CPU µs per delivery",
-        "p50, ms",
-        "p99, ms",
-    ]
-    .map(str::to_owned)
-    .to_vec()];
+    let mut rows = vec![
+        [
+            "",
+            "changes delivered",
+            "CPU µs per delivery",
+            "p50, ms",
+            "p99, ms",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+    ];
     let expected = u64::from(options.changes) * options.seconds * options.listeners as u64;
     let mut measure = |name: &str, id: u32, deliveries: &Deliveries| -> Result<f64> {
         let before = Cpu::of(id)?;

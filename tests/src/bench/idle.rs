@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! A robot that nobody watches: the CPU time it uses while closed, and its memory before the
 //! first session and after the last one.
 
@@ -8,16 +10,15 @@ use clap::Args;
 use droidrelay_wire::StreamState;
 
 use super::{
-    print_table,
+    Installed, print_table,
     subscriber::{self, Subscriber},
-    usage::{family, threads, Cpu, Memory},
-    Installed,
+    usage::{Cpu, Memory, family, threads},
 };
 use crate::{
     journal::DEADLINE,
     process::poll,
     relay::{Event, Kind},
-    rig::{Rig, ENCODER, TEST_PICTURE},
+    rig::{ENCODER, Rig, TEST_PICTURE},
     robot::{Robot, Runner},
 };
 

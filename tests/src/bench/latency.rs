@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! From the camera to the viewer: how old a picture is when it has been decoded.
 
 use std::{
@@ -5,19 +7,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use super::{
-    plot::{figure, median, Strip},
+    Common, Installed,
+    plot::{Strip, figure, median},
     print_table, start,
     subscriber::{self, Subscriber},
-    Common, Installed,
 };
 use crate::{
     journal::Journal,
     relay::{Event, Kind},
-    rig::{Rig, ENCODER},
+    rig::{ENCODER, Rig},
     robot::Runner,
     stamps::{StampReader, StampedCamera},
 };

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What Droidrelay costs, beside what does the same without it, as Markdown tables.
 
 mod bridge;
@@ -14,7 +16,7 @@ mod viewers;
 
 use std::{fs, os::unix::fs::symlink, path::PathBuf, process::Command};
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use tempfile::TempDir;
 

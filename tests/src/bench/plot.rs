@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Measured values as dots on a line for each way, with a bar at the median.
 
 use std::fmt::Write as _;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! How long a viewer who waits at the server looks at nothing: from `start` to the accepted
 //! publisher and to the first decoded picture; and from `stop` until the server has seen the
 //! publisher go.
@@ -8,15 +10,15 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::{
+    Common, Installed,
     plot::{figure, median},
     print_table,
     subscriber::{self, Subscriber},
-    Common, Installed,
 };
 use crate::{
     reader::Reader,
     relay::{Event, Kind},
-    rig::{Rig, ENCODER},
+    rig::{ENCODER, Rig},
     robot::Runner,
 };
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What a robot uses while it streams.
 
 use std::{thread, time::Duration};
@@ -6,15 +8,15 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::{
-    plot::{figure, median, Strip},
+    Common, Installed,
+    plot::{Strip, figure, median},
     print_table, start,
     subscriber::{self, Subscriber},
-    usage::{threads, Cpu, Memory},
-    Common, Installed,
+    usage::{Cpu, Memory, threads},
 };
 use crate::{
     relay::{Event, Kind},
-    rig::{Rig, ENCODER},
+    rig::{ENCODER, Rig},
     robot::{Robot, Runner},
 };
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The Python scripts that Droidrelay replaces: a subscriber that runs gst-launch-1.0 as a child.
 
 use std::{
@@ -6,13 +8,13 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use rustix::process::{kill_process, Pid};
+use rustix::process::{Pid, kill_process};
 use tempfile::TempDir;
 
 use super::usage::family;
 use crate::{
     mosquitto::TOPIC,
-    process::{program, text_of, Process, Signal},
+    process::{Process, Signal, program, text_of},
     rig::Rig,
     secrets::write_private,
 };

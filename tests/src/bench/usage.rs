@@ -1,16 +1,18 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What a process and its children use, by the kernel's books.
 
 use std::{
     fs,
     sync::{
-        atomic::{AtomicBool, Ordering},
         Arc,
+        atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{Context, Result, ensure};
 
 /// CPU time since the start.
 #[derive(Debug, Clone, Copy)]
@@ -206,8 +208,8 @@ fn clock(id: u32) -> Result<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::{poll, Process, Signal};
-    use rustix::process::{kill_process, Pid};
+    use crate::process::{Process, Signal, poll};
+    use rustix::process::{Pid, kill_process};
     use std::process::Command;
 
     #[test]

@@ -1,13 +1,15 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What a buffer costs on its way through a valve, in instructions.
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use tempfile::TempDir;
 
-use super::{print_table, Installed};
-use crate::process::{program_of, text_of, Process};
+use super::{Installed, print_table};
+use crate::process::{Process, program_of, text_of};
 
 /// Buffers of the run that is taken away, so that start and end cancel out.
 const FEW: u64 = 1_000;

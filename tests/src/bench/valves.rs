@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Many valves in one process.
 
 use std::{
@@ -8,13 +10,14 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::Args;
-use droidrelay_wire::{session::Properties, state_topic, RobotState, StreamState};
-use rustix::process::{getrlimit, setrlimit, Resource};
+use droidrelay_wire::{
+    RobotState, StreamState, mqtt::session::Properties, words::topics::state_topic,
+};
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::{
-    print_table,
-    usage::{threads, Memory, Peak},
-    Installed,
+    Installed, print_table,
+    usage::{Memory, Peak, threads},
 };
 use crate::{
     journal::DEADLINE,

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What a viewer costs the media server: one robot's stream, more and more who look at it by RTSP.
 
 use std::{
@@ -6,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{anyhow, Result};
+use anyhow::{Result, anyhow};
 use clap::Args;
 
 use super::{
@@ -14,7 +16,7 @@ use super::{
     usage::{Cpu, Memory},
 };
 use crate::{
-    relay::{Event, Kind, Relay, PATH},
+    relay::{Event, Kind, PATH, Relay},
     rig::TEST_PICTURE,
     robot::{Robot, Runner},
     rtsp::Viewer,
@@ -63,15 +65,17 @@ pub fn run(options: &Options) -> Result<()> {
     relay
         .events()
         .wait(0, "the stream", |event| *event == Event::Published)?;
-    let mut table = vec![[
-        "viewers",
-        "CPU",
-        "CPU per viewer",
-        "PSS",
-        "Mbit/s per viewer",
-    ]
-    .map(str::to_owned)
-    .to_vec()];
+    let mut table = vec![
+        [
+            "viewers",
+            "CPU",
+            "CPU per viewer",
+            "PSS",
+            "Mbit/s per viewer",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+    ];
     let mut alone = None;
     for count in &options.viewers {
         let seen = look(&relay, *count, Duration::from_secs(options.seconds))?;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What Droidrelay costs, in Markdown; `tests/bench.sh` builds and runs it.
 
 use std::process::ExitCode;

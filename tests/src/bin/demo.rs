@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The whole of Droidrelay on this machine; `pipelines/demo.sh` builds and runs it.
 
 use std::process::ExitCode;

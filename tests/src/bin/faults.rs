@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Faults of every part, one after the other; `tests/faults.sh` builds and runs it.
 
 use std::process::ExitCode;

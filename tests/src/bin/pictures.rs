@@ -1,15 +1,17 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The README's pictures of the page: real servers, a robot that plays a clip, a real browser.
 
 use std::path::PathBuf;
 
-use anyhow::{ensure, Result};
+use anyhow::{Result, ensure};
 use clap::Parser;
 use droidrelay_tests::{
     browser::{Browser, Page, Screen},
     camera::Camera,
     cloud::{Cloud, Media, OTHER_TOPIC, ROBOT},
 };
-use droidrelay_wire::{availability_topic, state_topic, ONLINE};
+use droidrelay_wire::words::topics::{ONLINE, availability_topic, state_topic};
 
 /// Takes pictures of the bridge's page
 #[derive(Parser)]

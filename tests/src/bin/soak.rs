@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Hours of a robot's life with faults at random; `tests/soak.sh` builds and runs it.
 
 use std::process::ExitCode;

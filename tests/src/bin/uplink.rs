@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! A weak uplink, by three publishers at the same time: writes what a viewer has of it as CSV,
 //! plot and table; `tests/uplink.sh` builds and runs it.
 
@@ -16,7 +18,7 @@ use droidrelay_tests::{
     journal::DEADLINE,
     line::Quality,
     stamps::{Arrival, FRAMES_PER_SECOND},
-    uplink::{bitrate, Publisher, Scene, BITRATE},
+    uplink::{BITRATE, Publisher, Scene, bitrate},
 };
 
 #[derive(Parser)]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Faults of every part of the system, one scripted case each: by `gst-launch-1.0`, by the
 //! launcher and, for comparison, by the Python scripts that Droidrelay replaces.
 
@@ -8,14 +10,14 @@ pub(crate) mod system;
 
 use std::{
     fmt, fs,
-    panic::{catch_unwind, AssertUnwindSafe},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::Mutex,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{bail, ensure, Result};
+use anyhow::{Result, bail, ensure};
 use clap::Parser;
 
 use crate::{netns::is_forbidden, relay::Kind, robot::Runner};
@@ -317,20 +319,22 @@ fn run_all(options: &Options, bys: &[By], rows: &mut [Row]) {
     let done = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for _ in 0..options.jobs.max(1) {
-            scope.spawn(|| loop {
-                let job = next.lock().map(|mut jobs| jobs.next());
-                let Ok(Some((n, case, relay, by))) = job else {
-                    break;
-                };
-                let setup = Setup {
-                    by,
-                    relay,
-                    short: options.short,
-                };
-                let outcome = Outcome::of(&case, &setup);
-                println!("{by}: {} ({relay}): {outcome}", case.fault);
-                if let Ok(mut done) = done.lock() {
-                    done.push((n, by, outcome));
+            scope.spawn(|| {
+                loop {
+                    let job = next.lock().map(|mut jobs| jobs.next());
+                    let Ok(Some((n, case, relay, by))) = job else {
+                        break;
+                    };
+                    let setup = Setup {
+                        by,
+                        relay,
+                        short: options.short,
+                    };
+                    let outcome = Outcome::of(&case, &setup);
+                    println!("{by}: {} ({relay}): {outcome}", case.fault);
+                    if let Ok(mut done) = done.lock() {
+                        done.push((n, by, outcome));
+                    }
                 }
             });
         }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The network between the robot and everything else gets bad: a [`crate::line::Line`] between two
 //! network namespaces, over which MQTT and RTMP go at once.
 
@@ -6,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::{
-    system::{pass, Line, Mark, System},
     Case, Found, Setup,
+    system::{Line, Mark, System, pass},
 };
 use crate::{
     journal::Journal,

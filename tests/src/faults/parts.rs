@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! One part of the system breaks, is not there, or is told something odd.
 
 use std::{
@@ -6,12 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{bail, ensure, Context, Result};
-use droidrelay_wire::{session::Properties, StreamState};
+use anyhow::{Context, Result, bail, ensure};
+use droidrelay_wire::{StreamState, mqtt::session::Properties};
 
 use super::{
-    system::{pass, Line, Machine, Mark, System},
     Case, Found, Setup,
+    system::{Line, Machine, Mark, System, pass},
 };
 use crate::{
     bench::{
@@ -20,10 +22,10 @@ use crate::{
     },
     bridge::Bridge,
     camera::Camera,
-    journal::{Journal, DEADLINE},
+    journal::{DEADLINE, Journal},
     link::Link,
     mosquitto::{Mosquitto, Options, TOPIC},
-    netns::{Place, FAR},
+    netns::{FAR, Place},
     process::{poll, program_of},
     reader::Reader,
     relay::{self, Event},
@@ -766,7 +768,7 @@ fn robot_off(setup: &Setup) -> Result<Found> {
     let mark = system.rig.observer.seen().mark();
     system.robot()?.end()?;
     let observer = &system.rig.observer;
-    observer.wait_available(mark, droidrelay_wire::OFFLINE)?;
+    observer.wait_available(mark, droidrelay_wire::words::topics::OFFLINE)?;
     // The bridge hears it at the same time, by a connection of its own.
     let says_so = || {
         let answer = system.rig.bridge.post("/stream/start").ok()?;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The tables as a page of documentation.
 
 use std::{fmt::Write as _, fs, thread};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Broker, relay, bridge, a way to the broker that can be cut, and a robot of either kind.
 
 use std::{
@@ -5,18 +7,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{bail, ensure, Context, Result};
-use droidrelay_wire::{RobotState, StreamState, ONLINE};
+use anyhow::{Context, Result, bail, ensure};
+use droidrelay_wire::{RobotState, StreamState, words::topics::ONLINE};
 
 use super::{By, Setup};
 use crate::{
     bench::subscriber::{self, Subscriber},
-    journal::{Journal, DEADLINE},
+    journal::{DEADLINE, Journal},
     link::Link,
     mosquitto::Mosquitto,
-    process::{poll, Signal},
+    process::{Signal, poll},
     relay::{self, Event},
-    rig::{Rig, ENCODER, TEST_PICTURE},
+    rig::{ENCODER, Rig, TEST_PICTURE},
     robot::Robot,
     stamps::{Arrival, StampReader},
 };

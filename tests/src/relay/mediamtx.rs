@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! MediaMTX, where it is installed; its log tells who comes and goes.
 
 use std::{
@@ -9,11 +11,11 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{answers_rtmp, answers_rtsp, Event, Options, Ports};
+use super::{Event, Options, Ports, answers_rtmp, answers_rtsp};
 use crate::{
     journal::Journal,
-    process::{program, Process},
-    secrets::{write_private, Login},
+    process::{Process, program},
+    secrets::{Login, write_private},
 };
 
 /// The program that `MEDIAMTX` names, or `mediamtx` in PATH.

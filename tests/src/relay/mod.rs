@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The media server between robot and viewers: nginx-rtmp or MediaMTX, the real ones.
 
 mod mediamtx;
@@ -18,8 +20,8 @@ pub use mediamtx::find as find_mediamtx;
 use crate::{
     certs::Identity,
     http,
-    journal::{Journal, DEADLINE},
-    process::{free_port, on_free_ports, Process, Signal},
+    journal::{DEADLINE, Journal},
+    process::{Process, Signal, free_port, on_free_ports},
     secrets::Login,
 };
 

@@ -1,15 +1,17 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! nginx with its RTMP module, which asks us about each publisher and reader.
 
 use std::{fs, net::SocketAddr, path::Path, process::Command};
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{Context, Result, ensure};
 
-use super::{answers_rtmp, Event, Options, Ports};
+use super::{Event, Options, Ports, answers_rtmp};
 use crate::{
-    http::{request, Query, Server},
+    http::{Query, Server, request},
     journal::Journal,
-    process::{program_of, text_of, Process},
-    secrets::{write_private, Login},
+    process::{Process, program_of, text_of},
+    secrets::{Login, write_private},
 };
 
 const MODULE: &str = "/usr/lib/nginx/modules/ngx_rtmp_module.so";

@@ -1,6 +1,8 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The publisher against a scripted server made of the same chunk and value layers.
 
-use super::super::{auth::Method, Noise};
+use super::super::{Noise, auth::Method};
 use super::*;
 
 const STREAM: &str = "robot?user=pub&pass=hunter2%2F";

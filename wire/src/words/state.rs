@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The retained JSON of the state topic.
 
 use serde::{Deserialize, Serialize};

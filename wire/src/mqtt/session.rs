@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! An MQTT 5 session that comes back by itself: one task, back-off with jitter, a
 //! subscription on every CONNACK, retained topics that always hold the newest value.
 //!
@@ -13,29 +15,30 @@ use std::{
 };
 
 use rumqttc::{
+    NetworkOptions, Outgoing,
     v5::{
+        AsyncClient, ConnectionError, Event as MqttEvent, EventLoop, MqttOptions, Request,
+        StateError,
         mqttbytes::{
+            QoS,
             v5::{
                 ConnectReturnCode, Filter, LastWill, Packet, PubAckReason, Publish,
                 PublishProperties, RetainForwardRule, SubscribeReasonCode,
             },
-            QoS,
         },
-        AsyncClient, ConnectionError, Event as MqttEvent, EventLoop, MqttOptions, Request,
-        StateError,
     },
-    NetworkOptions, Outgoing,
 };
 use tokio::{
     net::lookup_host,
     runtime::Handle,
     sync::oneshot,
     task::JoinHandle,
-    time::{sleep, timeout, timeout_at, Instant},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use crate::{
-    backoff::jitter, command::check_id, tls, transport::transport, Backoff, BrokerUrl, Secret,
+    Backoff, BrokerUrl, Secret, backoff::jitter, mqtt::transport::transport, net::tls,
+    words::command::check_id,
 };
 
 /// TCP, TLS, CONNECT and CONNACK together. With the pause before the next try it is less than
@@ -650,10 +653,10 @@ async fn drive(
             Err(_) => match patience.owed {
                 Some(what) => {
                     return End::Lost(format!(
-                    "{} has not answered {what} within {} s: the link is dead, or the broker hangs",
-                    config.broker,
-                    ANSWER_TIMEOUT.as_secs()
-                ))
+                        "{} has not answered {what} within {} s: the link is dead, or the broker hangs",
+                        config.broker,
+                        ANSWER_TIMEOUT.as_secs()
+                    ));
                 }
                 None => {
                     // Dropping poll() loses nothing once it is connected.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What a robot without MQTT asks its bridge for, again and again: what is wanted of it.
 
 use serde::{Deserialize, Serialize};

@@ -1,15 +1,17 @@
+// SPDX-License-Identifier: MPL-2.0
+
 use std::sync::Arc;
 
 use rustls::{
+    CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
     client::{
+        VerifierBuilderError, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        verify_server_cert_signed_by_trust_anchor, verify_server_name, VerifierBuilderError,
-        WebPkiServerVerifier,
+        verify_server_cert_signed_by_trust_anchor, verify_server_name,
     },
     crypto::{CryptoProvider, WebPkiSupportedAlgorithms},
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::ParsedCertificate,
-    CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
 };
 
 use super::Checks;

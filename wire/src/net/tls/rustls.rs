@@ -1,14 +1,16 @@
+// SPDX-License-Identifier: MPL-2.0
+
 use std::{error::Error, io, path::PathBuf, sync::Arc};
 
 use rumqttc::TlsConfiguration;
 use rustls::{
-    pki_types::{pem::PemObject, CertificateDer, PrivateKeyDer, ServerName},
     AlertDescription, CertificateError, ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::{client::TlsStream, TlsConnector};
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{verifier::Verifier, TlsFiles};
+use super::{TlsFiles, verifier::Verifier};
 
 /// Speaks TLS 1.2 and 1.3 to servers.
 #[derive(Clone)]
@@ -44,10 +46,10 @@ impl Client {
                 })?
             }
             (Some(_), None) => {
-                return Err("cert-file is set without key-file: mutual TLS needs both".into())
+                return Err("cert-file is set without key-file: mutual TLS needs both".into());
             }
             (None, Some(_)) => {
-                return Err("key-file is set without cert-file: mutual TLS needs both".into())
+                return Err("key-file is set without cert-file: mutual TLS needs both".into());
             }
         };
         Ok(Client(Arc::new(config)))

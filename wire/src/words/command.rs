@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Commands on the command topic: `start`, `stop`, `keyframe`, plain or as JSON.
 
 use std::{fmt, time::Duration};

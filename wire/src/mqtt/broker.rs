@@ -1,8 +1,10 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Broker URLs: `mqtt://`, `mqtts://`, `ws://`, `wss://`.
 
 use std::fmt;
 
-use crate::secret::{percent_decode, Secret};
+use crate::secret::{Secret, percent_decode};
 
 /// How the MQTT connection is carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +82,7 @@ impl BrokerUrl {
                 return Err(format!(
                     "the broker URL's scheme {} is not known: use mqtt, mqtts, ws or wss",
                     shown_scheme(other)
-                ))
+                ));
             }
         };
         // A password may contain slashes that nobody escaped.
@@ -180,7 +182,7 @@ pub fn split_port(address: &str) -> Result<(&str, Option<u16>), String> {
             Some((_, port)) if port.contains(':') => {
                 return Err(format!(
                     "the address {address:?} looks like IPv6: write it in brackets, [{address}]"
-                ))
+                ));
             }
             Some((host, port)) => (host, Some(port)),
             None => (address, None),

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Who holds the stream open, and until when: one pure decision for every command.
 //!
 //! No I/O, no thread, no clock: `now` is an argument, on a monotonic clock of the caller's.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! One TLS client for MQTT and RTMP: rustls with ring, named explicitly, so that another
 //! crate's provider in the same process changes nothing.
 //!
@@ -11,8 +13,8 @@ mod client;
 #[cfg(feature = "tls")]
 mod verifier;
 
-pub(crate) use client::fault;
 pub use client::Client;
+pub(crate) use client::fault;
 
 /// Where trust and identity come from; all PEM files. And how far trust goes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

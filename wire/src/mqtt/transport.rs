@@ -1,8 +1,10 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What carries MQTT: the one place that knows which of it is built in.
 
 use rumqttc::Transport;
 
-use crate::{broker::Scheme, tls};
+use crate::{mqtt::broker::Scheme, net::tls};
 
 impl Scheme {
     /// Says what this build lacks for the scheme.
