@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 # Sourced by the scripts: the tools that they need, found on a plain user's PATH too.
 RUST_MINIMUM=1.92
 

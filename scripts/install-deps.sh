@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MPL-2.0
 # Installs with apt what building and the demo need and this Debian (12 or newer) lacks.
 #   scripts/install-deps.sh [tests]     "tests": also what only tests/run.sh needs
 #   scripts/install-deps.sh packages [ARCH]     only what scripts/packages.sh needs

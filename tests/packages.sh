@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MPL-2.0
 # Do the Debian packages install, run and go away again?
 #   tests/packages.sh                     only looks at quickly built packages of this machine
 #   tests/packages.sh FOLDER [ROOT]...    makes all packages in a fresh Debian 12 and tries them in
