@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MPL-2.0
+# shellcheck shell=bash
 # Sourced by the scripts: the tools that they need, found on a plain user's PATH too.
-RUST_MINIMUM=1.92
+RUST_MINIMUM=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "${BASH_SOURCE[0]}")/../Cargo.toml")
 
 # Debian keeps servers out of a plain user's PATH.
 PATH=$PATH:/usr/sbin:/sbin
