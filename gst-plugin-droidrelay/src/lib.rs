@@ -5,16 +5,9 @@
 #![doc = "- [`mqttvalve`]: opens and closes the flow on MQTT messages."]
 #![doc = "- [`rtmpauthsink`]: publishes to an RTMP server and outlives its faults."]
 
-mod controls;
-mod io;
-mod keyunit;
-mod link;
+mod element;
 pub mod mqttvalve;
-mod neighbours;
-mod property;
-mod rtmp;
 pub mod rtmpauthsink;
-mod worker;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     mqttvalve::register(plugin)?;

@@ -10,7 +10,7 @@ use droidrelay_wire::{
     words::gate::{Cause, Change, Gate, Outcome},
 };
 
-use crate::link;
+use crate::element::link;
 
 /// Viewers whose ids are listed in the state; all are counted.
 const LISTED_VIEWERS: usize = 64;

@@ -36,7 +36,7 @@ use super::{
     },
     standby::{Errors, Upstream},
 };
-use crate::{
+use crate::element::{
     io::Io,
     keyunit, link, neighbours,
     property::{path, path_value, secret_spec, text, text_spec},

@@ -4,7 +4,7 @@
 
 use gst::prelude::*;
 
-use crate::{controls, neighbours};
+use crate::element::{controls, neighbours};
 
 const PROPERTY: &str = "bitrate";
 /// Encoders whose `bitrate` is in bits per second. (The description does not always say so.)

@@ -24,7 +24,7 @@ use super::{
     session::{self, Login, Owner, Target},
     sink::{Link, MediaSink},
 };
-use crate::{
+use crate::element::{
     io::Io,
     keyunit, link,
     property::{path, path_value, secret_spec, text, text_spec},

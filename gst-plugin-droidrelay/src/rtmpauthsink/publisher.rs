@@ -15,10 +15,9 @@ use super::{
     State,
     queue::{Frame, Queue, Track},
 };
-use crate::{
-    link::Session,
-    rtmp::flv::{Metadata, VideoCodec},
-};
+use droidrelay_rtmp::flv::{Metadata, VideoCodec};
+
+use crate::element::link::Session;
 
 /// During its first seconds a session asks for a key frame this often: readers attach a
 /// moment after the publisher, and none of them should wait for a whole group of pictures.
@@ -523,7 +522,7 @@ mod tests {
         publisher.update_headers(|headers| headers.video = Some(vec![1]));
         assert!(publisher.opening().is_none());
         publisher.update_headers(|headers| {
-            headers.metadata.audio_codec = Some(crate::rtmp::flv::AudioCodec::Mp3);
+            headers.metadata.audio_codec = Some(droidrelay_rtmp::flv::AudioCodec::Mp3);
         });
         let (headers, version) = publisher.opening().unwrap();
         assert_eq!(headers.video, Some(vec![1]));

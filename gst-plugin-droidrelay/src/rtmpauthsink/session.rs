@@ -19,8 +19,8 @@ use super::{
     socket::{Gauge, connect},
     uplink::Uplink,
 };
-use crate::rtmp::{
-    self, Event, Params, Progress, RefusalKind,
+use droidrelay_rtmp::{
+    Event, Params, Progress, RefusalKind,
     auth::{Demand, Method},
 };
 
@@ -254,7 +254,7 @@ impl<O: Owner> Sessions<O> {
         self.publisher.restart_queue();
         let mut session = Session {
             publisher: self.publisher.clone(),
-            rtmp: rtmp::Publisher::new(
+            rtmp: droidrelay_rtmp::Publisher::new(
                 Params {
                     app: target.location.app.clone(),
                     tc_url: target.location.tc_url(),
@@ -326,7 +326,7 @@ impl<O: Owner> Sessions<O> {
 /// A session on an open connection.
 struct Session {
     publisher: Arc<Publisher>,
-    rtmp: rtmp::Publisher,
+    rtmp: droidrelay_rtmp::Publisher,
     target: Arc<Target>,
     /// Time of the first frame, in nanoseconds of running time.
     base: Option<i64>,

@@ -14,7 +14,7 @@ use super::{
     publisher::{Body, Payload, Publisher},
     queue::{Frame, Track},
 };
-use crate::rtmp::flv::{self, AudioCodec, FlvReader, Tag, TagKind, VideoCodec};
+use droidrelay_rtmp::flv::{self, AudioCodec, FlvReader, Tag, TagKind, VideoCodec};
 
 /// What the caps say.
 #[derive(Default)]

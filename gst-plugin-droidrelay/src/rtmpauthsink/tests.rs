@@ -17,7 +17,7 @@ use droidrelay_tests::{
 use gst::prelude::*;
 
 use super::State;
-use crate::rtmp::{
+use droidrelay_rtmp::{
     auth::Challenge,
     double::{Access, Fault, Seen, Server, Step},
 };

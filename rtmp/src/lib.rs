@@ -7,15 +7,15 @@
 //! - [`flv`]: what stands in front of a frame in a message body, and a reader for a ready
 //!   FLV byte stream.
 //! - [`auth`]: the login by challenge that some servers ask for.
-//! - `chunk`, `amf0`: the layers below.
+//! - [`amf0`], `chunk`: the layers below.
 //!
 //! Sources: Adobe's RTMP Specification 1.0 (2012), Action Message Format AMF 0 (2007),
 //! Video File Format Specification 10.1, Annex E (FLV), and Enhanced RTMP v1 for HEVC.
 
-mod amf0;
+pub mod amf0;
 pub mod auth;
 mod chunk;
-#[cfg(test)]
+#[cfg(feature = "double")]
 pub mod double;
 pub mod flv;
 mod publisher;

@@ -2,7 +2,7 @@
 
 //! Force-key-unit events (`GstForceKeyUnit`, as in GstVideo's `video-event`).
 
-use crate::{controls, neighbours};
+use crate::element::{controls, neighbours};
 
 const NAME: &str = "GstForceKeyUnit";
 

@@ -167,7 +167,7 @@ mod tests {
     use std::sync::mpsc;
 
     struct Rig {
-        io: Arc<crate::io::Io>,
+        io: Arc<crate::element::io::Io>,
         element: gst::Bin,
         worker: Arc<Worker<gst::Bin>>,
     }
@@ -176,7 +176,7 @@ mod tests {
         fn start(job: impl FnMut(&gst::Bin) -> Option<Duration> + Send + 'static) -> Self {
             gst::init().unwrap();
             let rig = Rig {
-                io: crate::io::Io::acquire().unwrap(),
+                io: crate::element::io::Io::acquire().unwrap(),
                 element: gst::Bin::new(),
                 worker: Worker::new(),
             };

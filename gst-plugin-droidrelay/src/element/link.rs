@@ -127,6 +127,6 @@ mod tests {
             parse_publish(&Session::Begins(1, gst::ClockTime::ZERO).event()),
             None
         );
-        assert_eq!(parse_session(&crate::keyunit::downstream(1)), None);
+        assert_eq!(parse_session(&crate::element::keyunit::downstream(1)), None);
     }
 }
