@@ -12,6 +12,6 @@ mkdir -p "$folder"
 "$here/../../tests/packages.sh" "$roots"
 cp "$roots"/builder/src/target/debian/*_"$version"_*.deb "$folder"
 "$here/server-image.sh" "$folder" "$folder/droidrelay-bridge_$version"_*.deb
-"$here/changelog-section.sh" "$version" >"$folder/changelog.md"
+"$here/changelog-section.sh" "$version" >"$folder/changelog.txt"
 "$here/apt-repository.sh" "$folder/apt" "$folder"/*.deb
 "$here/checksums.sh" "$folder"

@@ -37,5 +37,5 @@ commit=$(git -C "$root" -c user.name="$GITHUB_ACTOR" -c user.email="$GITHUB_ACTO
     commit-tree "$tree" -m "apt repository of $tag")
 git -C "$root" push --force origin "$commit:refs/heads/apt"
 
-gh release create "$tag" --verify-tag --title "Droidrelay $version" --notes-file "$folder/changelog.md" \
+gh release create "$tag" --verify-tag --title "Droidrelay $version" --notes-file "$folder/changelog.txt" \
     "$folder"/*.deb "$folder"/*.tar.gz "$folder/SHA256SUMS"
