@@ -22,8 +22,12 @@ version=$("$root/scripts/release/version.sh" "$tag")
 
 buildah login --username "$GITHUB_ACTOR" --password-stdin "${IMAGE%%/*}" <<<"$GH_TOKEN"
 buildah manifest create "$IMAGE:$version" >/dev/null
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 for archive in "$folder"/droidrelay-server_*.tar.gz; do
-    buildah manifest add "$IMAGE:$version" "docker-archive:$archive" >/dev/null
+    gunzip --stdout "$archive" >"$scratch/image.tar"
+    id=$(buildah pull --quiet "docker-archive:$scratch/image.tar")
+    buildah manifest add "$IMAGE:$version" "$id" >/dev/null
 done
 buildah manifest push --all "$IMAGE:$version" "docker://$IMAGE:$version"
 buildah manifest push --all "$IMAGE:$version" "docker://$IMAGE:latest"
