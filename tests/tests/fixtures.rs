@@ -4,14 +4,18 @@
 
 use std::process::Command;
 
-use droidrelay_tests::{
-    camera::Camera,
+use droidrelay_testkit::{
+    clients::{
+        observer::{Observer, Seen},
+        reader::Reader,
+    },
     journal::DEADLINE,
-    mosquitto::Mosquitto,
-    observer::{Observer, Seen},
     process::{Process, Signal, poll, program_of},
-    reader::Reader,
-    relay::{Event, Kind, Relay},
+    robot::camera::Camera,
+    servers::{
+        mosquitto::Mosquitto,
+        relay::{Event, Kind, Relay},
+    },
 };
 
 fn publisher(relay: &Relay, password: &str) -> Process {

@@ -11,17 +11,18 @@ use std::{
     process::Command,
 };
 
-use droidrelay_tests::{
-    browser::{Browser, Screen},
-    http,
+use droidrelay_testkit::{
+    clients::{
+        browser::{Browser, Screen},
+        reader::Reader,
+    },
     journal::DEADLINE,
-    netns::isolated,
+    net::{http, netns::isolated},
     process::{Process, Signal, artifact, poll, program_of},
-    reader::Reader,
-    relay::{Kind, find_mediamtx},
-    rig::TEST_PICTURE,
     robot::{Robot, Runner},
     secrets::Login,
+    servers::relay::{Kind, find_mediamtx},
+    testbed::TEST_PICTURE,
 };
 use serde_json::Value;
 use tempfile::TempDir;

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use droidrelay_tests::process::artifact;
+use droidrelay_testkit::process::artifact;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Only ends a test that fails.
