@@ -8,9 +8,10 @@ use std::{
 };
 
 use droidrelay_testkit::{
+    artifacts::artifact,
     clients::reader::Reader,
     journal::DEADLINE,
-    process::{Process, Signal, artifact},
+    process::{Process, Signal},
     robot::Plugins,
     servers::relay::{Event, Kind},
     testbed::{ENCODER, TEST_PICTURE, Testbed},

@@ -3,6 +3,7 @@
 //! Fixtures for tests and measurements: real servers and processes, each of which owns its folder
 //! and ports, is ready when its protocol answers, and is ended by its handle.
 
+pub mod artifacts;
 pub mod certs;
 pub mod clients;
 pub mod growth;

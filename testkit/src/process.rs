@@ -215,24 +215,6 @@ pub fn on_free_ports<T>(start: impl Fn() -> Result<T>) -> Result<T> {
     last
 }
 
-/// The built file `name` beside this program, or one folder up (tests run in `deps`).
-pub fn artifact(name: &str) -> Result<PathBuf> {
-    let program = env::current_exe()?;
-    program
-        .ancestors()
-        .skip(1)
-        .take(2)
-        .filter(|folder| !folder.ends_with("deps"))
-        .map(|folder| folder.join(name))
-        .find(|path| path.is_file())
-        .with_context(|| {
-            format!(
-                "{name} is not built: run `cargo build -p gst-plugin-droidrelay -p droidrelay -p droidrelay-bridge` with the profile of {}",
-                program.display()
-            )
-        })
-}
-
 /// The program `name` in PATH or in the folders of servers, which a user's PATH may lack.
 pub fn program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();

@@ -12,13 +12,14 @@ use std::{
 };
 
 use droidrelay_testkit::{
+    artifacts::artifact,
     clients::{
         browser::{Browser, Screen},
         reader::Reader,
     },
     journal::DEADLINE,
     net::{http, netns::isolated},
-    process::{Process, Signal, artifact, poll, program_of},
+    process::{Process, Signal, poll, program_of},
     robot::{Robot, Runner},
     secrets::Login,
     servers::relay::{Kind, find_mediamtx},

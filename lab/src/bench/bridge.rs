@@ -32,9 +32,10 @@ use tokio::{
 use super::print_table;
 use droidrelay_testkit::usage::{Cpu, Memory};
 use droidrelay_testkit::{
+    artifacts::artifact,
     journal::DEADLINE,
     net::http,
-    process::{Process, artifact, free_port, poll, program_of, text_of},
+    process::{Process, free_port, poll, program_of, text_of},
     secrets::{Login, write_private},
     servers::mosquitto::{self, Mosquitto, TOPIC},
 };

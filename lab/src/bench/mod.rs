@@ -21,7 +21,8 @@ use tempfile::TempDir;
 use plot::Strip;
 
 use droidrelay_testkit::{
-    process::{artifact, program_of, text_of},
+    artifacts::artifact,
+    process::{program_of, text_of},
     robot::camera::Camera,
 };
 

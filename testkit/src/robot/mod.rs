@@ -12,8 +12,9 @@ use anyhow::{Result, ensure};
 use tempfile::TempDir;
 
 use crate::{
+    artifacts::artifact,
     journal::Journal,
-    process::{Process, Signal, artifact, program_of},
+    process::{Process, Signal, program_of},
 };
 
 /// Who runs the line.

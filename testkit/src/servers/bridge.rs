@@ -9,9 +9,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
+    artifacts::artifact,
     journal::{DEADLINE, Journal},
     net::http::{self, Answer},
-    process::{Process, artifact, poll},
+    process::{Process, poll},
     secrets::{Login, write_private},
     servers::{
         mosquitto::{Mosquitto, TOPIC},

@@ -14,9 +14,10 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 use crate::{
+    artifacts::artifact,
     clients::{observer::Observer, rtsp},
     net::http,
-    process::{Process, Signal, artifact, free_port, on_free_ports, text_of},
+    process::{Process, Signal, free_port, on_free_ports, text_of},
     robot::{Robot, Runner},
     secrets::{Login, write_private},
     servers::{
