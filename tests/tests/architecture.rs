@@ -282,13 +282,8 @@ impl Imports {
 
     fn shown(&self, (from, to): &(PathBuf, PathBuf), paths: &[String]) -> String {
         let folder = self.root.parent().unwrap();
-        let name = |file: &'_ PathBuf| {
-            file.strip_prefix(folder)
-                .unwrap_or(file)
-                .display()
-                .to_string()
-        };
-        format!("  {} -> {} by {}", name(from), name(to), paths.join(", "))
+        let [from, to] = [from, to].map(|file| file.strip_prefix(folder).unwrap_or(file).display());
+        format!("  {from} -> {to} by {}", paths.join(", "))
     }
 }
 
