@@ -2,7 +2,10 @@
 
 //! The servers at the other end: name, TCP, TLS, login, rights.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use droidrelay_wire::{
     BrokerUrl, Secret,
@@ -20,18 +23,17 @@ use tokio::{
     time::timeout,
 };
 
-use super::Report;
+use super::report::Report;
 use crate::{
-    cli::exit,
-    http::{connect, look_up},
-    launchfile::LaunchFile,
-    pipeline,
+    exit,
+    file::{launchfile::LaunchFile, pipeline},
+    remote::http::{connect, look_up},
 };
 
 /// For a login, a handshake, an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// For a publishing session, whose first try may be lost.
-const PUBLISH_PATIENCE: Duration = Duration::from_secs(20);
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(20);
 /// C0 and C1 of RTMP: the version, and as many bytes as the specification wants.
 const HELLO: usize = 1 + 1536;
 const VERSION: u8 = 3;
@@ -149,7 +151,7 @@ pub async fn broker(file: &LaunchFile, valve: &gst::Element, report: &mut Report
         // Only the first one counts.
         let _ = sender.send(told);
     });
-    match timeout(PATIENCE, events.recv()).await {
+    match timeout(ANSWER_TIMEOUT, events.recv()).await {
         Ok(Some(Ok(()))) => {
             report.ok(&format!("{what}: login"), &format!("as {who}"));
             report.ok(
@@ -163,7 +165,7 @@ pub async fn broker(file: &LaunchFile, valve: &gst::Element, report: &mut Report
         Ok(Some(Err(reason))) => report.missing(&format!("{what}: login as {who}"), &reason, ""),
         Ok(None) | Err(_) => report.missing(
             &format!("{what}: login as {who}"),
-            &format!("no answer within {} s", PATIENCE.as_secs()),
+            &format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()),
             "is that a broker?",
         ),
     }
@@ -179,7 +181,7 @@ async fn secure(
     report: &mut Report<'_>,
 ) -> bool {
     let what = format!("{what}: TLS");
-    match timeout(PATIENCE, tls.connect(host, tcp)).await {
+    match timeout(ANSWER_TIMEOUT, tls.connect(host, tcp)).await {
         Ok(Ok(_)) => {
             report.ok(
                 &what,
@@ -274,7 +276,7 @@ async fn greet(what: &str, tcp: &mut TcpStream, report: &mut Report<'_>) -> bool
     let mut hello = [0; HELLO];
     hello[0] = VERSION;
     let mut answer = [0];
-    let greeted = timeout(PATIENCE, async {
+    let greeted = timeout(ANSWER_TIMEOUT, async {
         tcp.write_all(&hello).await?;
         tcp.read_exact(&mut answer).await
     });
@@ -316,6 +318,27 @@ pub fn publish(sink: &gst::Element, report: &mut Report) {
             "install gstreamer1.0-plugins-ugly",
         );
     };
+    let Some(pipeline) = test_pipeline(sink, encoder) else {
+        let saw = "not tried: the test picture does not fit the sink";
+        return report.warning(&what, saw, "");
+    };
+    let outcome = publish_until_answered(&pipeline);
+    // It cannot hang: these are elements of ours, and a test picture.
+    let _ = pipeline.set_state(gst::State::Null);
+    match outcome {
+        Outcome::Published => report.ok(&what, "the server has accepted a test picture"),
+        Outcome::Refused(reason) => report.forbidden(&what, &reason, ""),
+        Outcome::Failed(reason) => report.missing(&what, &reason, ""),
+        Outcome::Silent => report.missing(
+            &what,
+            &format!("no answer within {} s", PUBLISH_TIMEOUT.as_secs()),
+            "look at the server's log",
+        ),
+    }
+}
+
+/// A test picture, encoded by `encoder`, into the sink of a line.
+fn test_pipeline(sink: &gst::Element, encoder: &str) -> Option<gst::Pipeline> {
     if let Some(bin) = sink.parent().and_downcast::<gst::Bin>() {
         // A bin lets go of what is linked, too.
         let _ = bin.remove(sink);
@@ -323,64 +346,53 @@ pub fn publish(sink: &gst::Element, report: &mut Report) {
     let line = format!(
         "videotestsrc is-live=true ! video/x-raw,format=I420,width=320,height=240,framerate=10/1 ! {encoder} name=encoder"
     );
-    let built = gst::parse::launch(&line)
-        .ok()
-        .and_then(|pipeline| pipeline.downcast::<gst::Pipeline>().ok())
-        .filter(|pipeline| {
-            pipeline.add(sink).is_ok()
-                && pipeline
-                    .by_name("encoder")
-                    .is_some_and(|encoder| encoder.link(sink).is_ok())
-        });
-    let Some(pipeline) = built else {
-        return report.warning(
-            &what,
-            "not tried: the test picture does not fit the sink",
-            "",
-        );
+    let pipeline = gst::parse::launch(&line).ok()?;
+    let pipeline = pipeline.downcast::<gst::Pipeline>().ok()?;
+    pipeline.add(sink).ok()?;
+    pipeline.by_name("encoder")?.link(sink).ok()?;
+    Some(pipeline)
+}
+
+/// What a server has made of a publisher.
+enum Outcome {
+    Published,
+    Refused(String),
+    Failed(String),
+    /// Nothing, within [`PUBLISH_TIMEOUT`].
+    Silent,
+}
+
+fn publish_until_answered(pipeline: &gst::Pipeline) -> Outcome {
+    let failed = |reason: &str| match reason {
+        "" => Outcome::Silent,
+        reason => Outcome::Failed(reason.to_owned()),
     };
-    let Some(bus) = pipeline.bus() else { return };
-    let started = pipeline.set_state(gst::State::Playing).is_ok();
-    let deadline = std::time::Instant::now() + PUBLISH_PATIENCE;
-    let mut last = None;
-    if !started {
-        last = Some(("error".to_owned(), "the sink does not start".to_owned()));
+    if pipeline.set_state(gst::State::Playing).is_err() {
+        return failed("the sink does not start");
     }
-    while last.is_none() {
-        let left = deadline.saturating_duration_since(std::time::Instant::now());
+    let bus = pipeline.bus().expect("every pipeline has a bus");
+    let deadline = Instant::now() + PUBLISH_TIMEOUT;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
         let wait = gst::ClockTime::try_from(left).unwrap_or_default();
         let wanted = [gst::MessageType::Element, gst::MessageType::Error];
         let Some(message) = bus.timed_pop_filtered(wait, &wanted) else {
-            break;
+            return Outcome::Silent;
         };
-        let state = message
-            .structure()
-            .filter(|structure| structure.name() == "rtmpauthsink-state")
-            .and_then(|structure| {
-                let field = |name| structure.get::<Option<String>>(name).ok().flatten();
-                Some((field("state")?, field("reason").unwrap_or_default()))
-            });
-        if let Some((state, reason)) = state {
-            if matches!(state.as_str(), "publishing" | "refused" | "backoff") {
-                last = Some((state, reason));
-            }
-        } else if let gst::MessageView::Error(error) = message.view() {
-            last = Some(("error".into(), error.error().message().to_owned()));
+        if let gst::MessageView::Error(error) = message.view() {
+            return failed(error.error().message());
         }
-    }
-    // It cannot hang: these are elements of ours, and a test picture.
-    let _ = pipeline.set_state(gst::State::Null);
-    match last
-        .as_ref()
-        .map(|(state, reason)| (state.as_str(), reason))
-    {
-        Some(("publishing", _)) => report.ok(&what, "the server has accepted a test picture"),
-        Some(("refused", reason)) => report.forbidden(&what, reason, ""),
-        Some((_, reason)) if !reason.is_empty() => report.missing(&what, reason, ""),
-        _ => report.missing(
-            &what,
-            &format!("no answer within {} s", PUBLISH_PATIENCE.as_secs()),
-            "look at the server's log",
-        ),
+        let Some(structure) = message.structure().filter(|s| s.name() == "rtmpauthsink-state")
+        else {
+            continue;
+        };
+        let field = |name| structure.get::<Option<String>>(name).ok().flatten();
+        let reason = field("reason").unwrap_or_default();
+        match field("state").as_deref() {
+            Some("publishing") => return Outcome::Published,
+            Some("refused") => return Outcome::Refused(reason),
+            Some("backoff") => return failed(&reason),
+            _ => {}
+        }
     }
 }

@@ -4,7 +4,7 @@
 
 use gst::prelude::*;
 
-use crate::launchfile::{Fault, LaunchFile, Place, Word, is_identifier};
+use super::launchfile::{Fault, LaunchFile, Place, Word, is_identifier};
 
 /// Builds what `gst-launch-1.0` would build.
 pub fn build(file: &LaunchFile) -> Result<gst::Pipeline, Fault> {
@@ -210,7 +210,7 @@ fn explain(file: &LaunchFile, err: &glib::Error) -> Fault {
                 .and_then(|(part, _)| part.class()?.find_property(first))
                 .map(|spec| format!(" takes a {}", spec.value_type().name()))
                 .unwrap_or_default();
-            let shown = if crate::mask::is_secret_name(first) {
+            let shown = if super::mask::is_secret_name(first) {
                 "this value".into()
             } else {
                 format!("\"{value}\"")

@@ -4,7 +4,7 @@
 //! robot's state goes back to it. The bridge decides as a valve would; here it is only followed.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
 
@@ -16,7 +16,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{
+use super::{
     http::{Answer, Client},
     net::Stop,
 };
@@ -38,12 +38,15 @@ const LAST_REPORT_TIMEOUT: Duration = Duration::from_millis(300);
 /// The holder of a start without id, as with MQTT.
 const ANYBODY: &str = "*";
 
-/// What the poll tells.
+/// What comes of polling.
 #[derive(Debug)]
-pub enum News {
+pub enum PollEvent {
     Wanted(Wanted),
     /// A question was not answered: why, and when the next one follows.
-    Failed(String, Duration),
+    Failed {
+        reason: String,
+        pause: Duration,
+    },
     /// None has been for [`SILENCE`].
     Silent,
     /// The state could not be reported: why.
@@ -53,10 +56,10 @@ pub enum News {
 /// What the bridge wants.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Wanted {
-    version: String,
+    pub version: String,
     /// Seconds that are left of each id's lease; None: until a stop.
-    leases: BTreeMap<String, Option<f64>>,
-    keyframe: u64,
+    pub leases: BTreeMap<String, Option<f64>>,
+    pub keyframe: u64,
 }
 
 impl Wanted {
@@ -83,76 +86,6 @@ impl Wanted {
     }
 }
 
-/// What is to be done to the valves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Act {
-    /// Seconds; 0: without a lease of its own.
-    Start(String, u32),
-    Stop(String),
-    Keyframe,
-}
-
-/// What the poll has started so far. Pure: `now` is an argument.
-#[derive(Debug, Default)]
-pub struct Follower {
-    /// When each lease ends; None: with a stop.
-    held: BTreeMap<String, Option<Instant>>,
-    keyframe: Option<u64>,
-}
-
-impl Follower {
-    /// What leads from what is held to what is wanted: only what is new, renewed or gone.
-    pub fn follow(&mut self, wanted: &Wanted, now: Instant) -> Vec<Act> {
-        let mut acts = Vec::new();
-        let gone: BTreeSet<String> = self
-            .held
-            .keys()
-            .filter(|id| !wanted.leases.contains_key(*id))
-            .cloned()
-            .collect();
-        for id in gone {
-            self.held.remove(&id);
-            acts.push(Act::Stop(id));
-        }
-        let was_open = !self.held.is_empty();
-        for (id, left) in &wanted.leases {
-            let left = left.map(|left| left.clamp(0.0, f64::from(u32::MAX)));
-            let until = left.map(|left| now + Duration::from_secs_f64(left));
-            let same = match (self.held.get(id), until) {
-                (Some(None), None) => true,
-                // The way of the answer takes time, and not always the same.
-                (Some(Some(held)), Some(until)) => {
-                    until.max(*held) - until.min(*held) < Duration::from_secs(1)
-                }
-                _ => false,
-            };
-            if !same {
-                self.held.insert(id.clone(), until);
-                let lease = left.map_or(0, |left| left.ceil().max(1.0) as u32);
-                acts.push(Act::Start(id.clone(), lease));
-            }
-        }
-        let before = self.keyframe.replace(wanted.keyframe);
-        if was_open && before.is_some_and(|before| before != wanted.keyframe) {
-            acts.push(Act::Keyframe);
-        }
-        acts
-    }
-
-    /// Nobody answers any more: what would never end ends.
-    pub fn silent(&mut self) -> Vec<Act> {
-        let endless = |until: &Option<Instant>| until.is_none();
-        let ends: Vec<String> = self
-            .held
-            .iter()
-            .filter(|(_, until)| endless(until))
-            .map(|(id, _)| id.clone())
-            .collect();
-        self.held.retain(|_, until| !endless(until));
-        ends.into_iter().map(Act::Stop).collect()
-    }
-}
-
 /// Asks with one client and reports `states` with the other, until the end. `silence`: see
 /// [`SILENCE`].
 pub async fn run(
@@ -160,28 +93,30 @@ pub async fn run(
     silence: Duration,
     mut states: watch::Receiver<Option<String>>,
     mut stop: Stop,
-    tell: impl Fn(News),
+    on_event: impl Fn(PollEvent),
 ) {
     let mut reported = None;
-    {
-        let ask = ask(&mut asking, silence, &tell);
-        let report = report(&mut reporting, &mut states, &mut reported, &tell);
-        tokio::select! {
-            () = stop.asked() => {}
-            () = ask => {}
-            () = report => {}
-        }
+    tokio::select! {
+        () = stop.asked() => {}
+        () = ask(&mut asking, silence, &on_event) => {}
+        () = report(&mut reporting, &mut states, &mut reported, &on_event) => {}
     }
-    // The last word: the valves are closed by now, or will be.
+    // The valves are closed by now, or will be.
     let last = states.borrow().clone();
     if let Some(last) = last.filter(|last| reported.as_ref() != Some(last)) {
-        let put = reporting.request(Method::PUT, "/state", Some(&last));
         // Without it, the bridge knows by our silence.
-        let _ = timeout(LAST_REPORT_TIMEOUT, put).await;
+        let _ = request(
+            &mut reporting,
+            LAST_REPORT_TIMEOUT,
+            Method::PUT,
+            "/state",
+            Some(&last),
+        )
+        .await;
     }
 }
 
-async fn ask(client: &mut Client, silence: Duration, tell: &impl Fn(News)) {
+async fn ask(client: &mut Client, silence: Duration, on_event: &impl Fn(PollEvent)) {
     let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
     let mut version = None;
     let mut answered = Instant::now();
@@ -192,25 +127,19 @@ async fn ask(client: &mut Client, silence: Duration, tell: &impl Fn(News)) {
             .as_ref()
             .map_or(String::new(), |version| format!("&since={version}"));
         let path = format!("?wait={WAIT}{since}");
-        let mut patience = Duration::from_secs(WAIT) + GRACE;
+        let mut limit = Duration::from_secs(WAIT) + GRACE;
         if !silent {
-            patience = patience.min((answered + silence).saturating_duration_since(asked));
+            limit = limit.min((answered + silence).saturating_duration_since(asked));
         }
-        let answer = match timeout(patience, client.request(Method::GET, &path, None)).await {
-            Ok(answer) => answer.map_err(Fault::from).and_then(read),
-            Err(_) => Err(Fault::from(format!(
-                "no answer within {} s",
-                patience.as_secs()
-            ))),
-        };
-        let pause = match answer {
+        let answer = request(client, limit, Method::GET, &path, None).await;
+        let pause = match answer.and_then(|answer| read(&answer)) {
             Ok(wanted) => {
                 answered = Instant::now();
                 silent = false;
                 backoff.reset();
                 let same = version.as_ref() == Some(&wanted.version);
                 version = Some(wanted.version.clone());
-                tell(News::Wanted(wanted));
+                on_event(PollEvent::Wanted(wanted));
                 if same {
                     SHORTEST.saturating_sub(asked.elapsed())
                 } else {
@@ -218,8 +147,11 @@ async fn ask(client: &mut Client, silence: Duration, tell: &impl Fn(News)) {
                 }
             }
             Err(fault) => {
-                let pause = fault.pause.unwrap_or_default().max(backoff.next(jitter()));
-                tell(News::Failed(fault.text, pause));
+                let pause = fault.pause(&mut backoff);
+                on_event(PollEvent::Failed {
+                    reason: fault.text,
+                    pause,
+                });
                 pause
             }
         };
@@ -227,7 +159,7 @@ async fn ask(client: &mut Client, silence: Duration, tell: &impl Fn(News)) {
         if !silent && left <= pause {
             sleep(left).await;
             silent = true;
-            tell(News::Silent);
+            on_event(PollEvent::Silent);
             sleep(pause - left).await;
         } else {
             sleep(pause).await;
@@ -239,34 +171,21 @@ async fn report(
     client: &mut Client,
     states: &mut watch::Receiver<Option<String>>,
     reported: &mut Option<String>,
-    tell: &impl Fn(News),
+    on_event: &impl Fn(PollEvent),
 ) {
     let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
     loop {
         let state = states.borrow_and_update().clone();
         if let Some(state) = state.filter(|state| reported.as_ref() != Some(state)) {
-            let put = client.request(Method::PUT, "/state", Some(&state));
-            let fault = match timeout(REPORT_TIMEOUT, put).await {
-                Ok(Ok(answer)) if answer.status.is_success() => None,
-                Ok(Ok(answer)) => Some(fault_of(&answer)),
-                Ok(Err(text)) => Some(text.into()),
-                Err(_) => Some(Fault::from(format!(
-                    "no answer within {} s",
-                    REPORT_TIMEOUT.as_secs()
-                ))),
-            };
-            match fault {
-                None => {
-                    *reported = Some(state);
-                    backoff.reset();
-                }
-                Some(fault) => {
-                    tell(News::NotReported(fault.text));
-                    let pause = fault.pause.unwrap_or_default().max(backoff.next(jitter()));
-                    sleep(pause).await;
-                    continue;
-                }
+            let put = request(client, REPORT_TIMEOUT, Method::PUT, "/state", Some(&state));
+            if let Err(fault) = put.await {
+                let pause = fault.pause(&mut backoff);
+                on_event(PollEvent::NotReported(fault.text));
+                sleep(pause).await;
+                continue;
             }
+            *reported = Some(state);
+            backoff.reset();
         }
         if states.changed().await.is_err() {
             // Nobody is left who could have news.
@@ -275,24 +194,42 @@ async fn report(
     }
 }
 
+/// One request and its answer, if that is a success.
+async fn request(
+    client: &mut Client,
+    limit: Duration,
+    method: Method,
+    path: &str,
+    body: Option<&str>,
+) -> Result<Answer, Fault> {
+    let text = match timeout(limit, client.request(method, path, body)).await {
+        Ok(Ok(answer)) if answer.status.is_success() => return Ok(answer),
+        Ok(Ok(answer)) => return Err(fault_of(&answer)),
+        Ok(Err(text)) => text,
+        Err(_) => format!("no answer within {} s", limit.as_secs()),
+    };
+    Err(Fault { text, pause: None })
+}
+
 /// Why a question was not answered, and how long the server wants to be left alone.
 struct Fault {
     text: String,
     pause: Option<Duration>,
 }
 
-impl From<String> for Fault {
-    fn from(text: String) -> Self {
-        Fault { text, pause: None }
+impl Fault {
+    /// How long to wait before the next try.
+    fn pause(&self, backoff: &mut Backoff) -> Duration {
+        self.pause.unwrap_or_default().max(backoff.next(jitter()))
     }
 }
 
-fn read(answer: Answer) -> Result<Wanted, Fault> {
-    if answer.status != StatusCode::OK {
-        return Err(fault_of(&answer));
-    }
-    Wanted::parse(&answer.body).ok_or_else(|| {
-        Fault::from("it answers, but with no wanted state: write the URL as https://host/robots/NAME/stream".to_owned())
+fn read(answer: &Answer) -> Result<Wanted, Fault> {
+    Wanted::parse(&answer.body).ok_or_else(|| Fault {
+        text:
+            "it answers, but with no wanted state: write the URL as https://host/robots/NAME/stream"
+                .into(),
+        pause: None,
     })
 }
 
@@ -300,7 +237,7 @@ fn fault_of(answer: &Answer) -> Fault {
     let status = answer.status;
     let text = match status {
         StatusCode::UNAUTHORIZED => "it refuses the credential (401): check --poll-user and --poll-password-file, or --poll-token-file".into(),
-        StatusCode::FORBIDDEN => "this user may not do that (403): in the bridge's configuration give him role = \"robot\" and this robot".into(),
+        StatusCode::FORBIDDEN => "this user may not do that (403): in the bridge's configuration give them role = \"robot\" and this robot".into(),
         StatusCode::NOT_FOUND => "it knows no such robot (404): check the name in the URL".into(),
         StatusCode::TOO_MANY_REQUESTS => "it has been asked too often (429), or with wrong credentials".into(),
         StatusCode::SERVICE_UNAVAILABLE => "its broker is out of reach (503)".into(),
@@ -326,58 +263,6 @@ fn fault_of(answer: &Answer) -> Fault {
 mod tests {
     use super::*;
 
-    fn wanted(leases: &[(&str, Option<f64>)], keyframe: u64) -> Wanted {
-        Wanted {
-            version: "1".into(),
-            leases: leases
-                .iter()
-                .map(|(id, left)| (id.to_string(), *left))
-                .collect(),
-            keyframe,
-        }
-    }
-
-    fn start(id: &str, lease: u32) -> Act {
-        Act::Start(id.into(), lease)
-    }
-
-    fn stop(id: &str) -> Act {
-        Act::Stop(id.into())
-    }
-
-    #[test]
-    fn only_what_is_new_renewed_or_gone_is_done() {
-        let (mut follower, begin) = (Follower::default(), Instant::now());
-        let at = |seconds| begin + Duration::from_secs_f64(seconds);
-        let first = wanted(&[("a", Some(29.3)), ("*", None)], 4);
-        assert_eq!(
-            follower.follow(&first, at(0.0)),
-            [start("*", 0), start("a", 30)]
-        );
-        // The same leases, ten seconds on, a little late.
-        let same = wanted(&[("a", Some(19.4)), ("*", None)], 4);
-        assert_eq!(follower.follow(&same, at(10.0)), []);
-        let renewed = wanted(&[("a", Some(30.0)), ("*", None)], 4);
-        assert_eq!(follower.follow(&renewed, at(10.5)), [start("a", 30)]);
-        let one = wanted(&[("a", Some(0.2))], 5);
-        assert_eq!(
-            follower.follow(&one, at(20.0)),
-            [stop("*"), start("a", 1), Act::Keyframe]
-        );
-        assert_eq!(follower.follow(&wanted(&[], 6), at(30.0)), [stop("a")]);
-        assert_eq!(follower.follow(&wanted(&[], 7), at(31.0)), []);
-    }
-
-    #[test]
-    fn silence_ends_what_has_no_lease_and_the_next_answer_starts_it_again() {
-        let (mut follower, now) = (Follower::default(), Instant::now());
-        let both = wanted(&[("a", Some(30.0)), ("b", None)], 0);
-        follower.follow(&both, now);
-        assert_eq!(follower.silent(), [stop("b")]);
-        assert_eq!(follower.silent(), []);
-        assert_eq!(follower.follow(&both, now), [start("b", 0)]);
-    }
-
     #[test]
     fn an_answer_is_read_or_is_none() {
         let body = br#"{"robot":"r1","version":17,"wanted":{"open":true,"leases":
@@ -387,7 +272,8 @@ mod tests {
             read,
             Wanted {
                 version: "17".into(),
-                ..wanted(&[("phone-7", Some(23.4)), ("*", None)], 3)
+                leases: [("phone-7".into(), Some(23.4)), ("*".into(), None)].into(),
+                keyframe: 3,
             }
         );
         for body in [
@@ -408,44 +294,34 @@ mod tests {
         let url = format!("http://{}/stream", closed.local_addr().unwrap());
         drop(closed);
         let client = || {
-            let url = crate::http::Url::parse(&url).unwrap();
-            Client::new(url, crate::http::Login::None, None).unwrap()
+            let url = crate::remote::http::Url::parse(&url).unwrap();
+            Client::new(url, crate::remote::http::Login::None, None).unwrap()
         };
         let begin = Instant::now();
         let silence = Duration::from_millis(1500);
         let (sender, mut news) = tokio::sync::mpsc::unbounded_channel();
         let mut client = client();
-        let tell = |said| sender.send(said).unwrap();
-        let ask = ask(&mut client, silence, &tell);
+        let on_event = |said| sender.send(said).unwrap();
+        let ask = ask(&mut client, silence, &on_event);
         let hear = async {
             let mut failed = 0;
             loop {
                 match news.recv().await.unwrap() {
-                    News::Failed(reason, _) => {
+                    PollEvent::Failed { reason, .. } => {
                         assert!(reason.contains("cannot connect"), "{reason}");
                         failed += 1;
                     }
-                    News::Silent => break,
+                    PollEvent::Silent => break,
                     other => panic!("{other:?}"),
                 }
             }
             assert!(failed > 1 && begin.elapsed() >= silence);
             // And not again.
-            assert!(matches!(news.recv().await, Some(News::Failed(..))));
+            assert!(matches!(news.recv().await, Some(PollEvent::Failed { .. })));
         };
         tokio::select! {
             () = ask => {}
             () = hear => {}
         }
-    }
-
-    #[test]
-    fn a_lease_of_any_length_is_followed() {
-        let (mut follower, now) = (Follower::default(), Instant::now());
-        let odd = wanted(&[("a", Some(-5.0)), ("b", Some(1e300))], 0);
-        assert_eq!(
-            follower.follow(&odd, now),
-            [start("a", 1), start("b", u32::MAX)]
-        );
     }
 }
