@@ -91,6 +91,11 @@ impl Word {
             .split_once('=')
             .filter(|(key, _)| is_identifier(key))
     }
+
+    /// Whether it sets this property.
+    pub fn sets(&self, property: &str) -> bool {
+        self.property().is_some_and(|(key, _)| key == property)
+    }
 }
 
 /// Letters, digits, `-`, `_` and `:` (of child properties), as in names of GStreamer.
