@@ -382,7 +382,9 @@ fn publish_until_answered(pipeline: &gst::Pipeline) -> Outcome {
         if let gst::MessageView::Error(error) = message.view() {
             return failed(error.error().message());
         }
-        let Some(structure) = message.structure().filter(|s| s.name() == "rtmpauthsink-state")
+        let Some(structure) = message
+            .structure()
+            .filter(|s| s.name() == "rtmpauthsink-state")
         else {
             continue;
         };

@@ -47,7 +47,7 @@ impl Recovery {
     }
 
     /// An element has failed for good.
-    pub fn give_up_elements(&mut self) {
+    pub fn mark_broken(&mut self) {
         self.broken = true;
     }
 
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(recovery.reason(), Some("no camera"));
         recovery.reset();
         assert!(recovery.fail("no camera", 1.0).is_some());
-        recovery.give_up_elements();
+        recovery.mark_broken();
         assert!(recovery.needs_rebuild());
         recovery.rebuilt();
         assert!(!recovery.needs_rebuild());

@@ -4,9 +4,8 @@
 //!
 //! Everything that happens comes as an [`Event`] through one queue to one function on the
 //! main loop's thread; whatever may block is a [`Job`] on the [`Changer`]'s thread, with a
-//! deadline here. A failure climbs a ladder: the same pipeline again after a back-off,
-//! then a new pipeline, then the end of the process, for systemd to start it anew. Whoever
-//! held the stream open holds it open on all steps but the last.
+//! deadline here. What follows on a failure is in [`Recovery`]; leases that hold the stream open
+//! are kept on all steps.
 
 use std::{
     cell::Cell,
@@ -250,14 +249,15 @@ impl Supervisor {
         self.timers.is_armed(Timer::End)
     }
 
+    /// Handles a message of the bus; `current`: it is of this run.
     fn message(&mut self, message: &gst::Message, current: bool) {
         use gst::MessageView;
         let source = message
             .src()
             .map(|source| source.name().to_string())
             .unwrap_or_default();
-        let is_pipeline = message.src() == Some(self.pipeline.upcast_ref());
         let running = current && matches!(self.phase, Phase::Starting | Phase::Playing);
+        let finishing = current && self.phase == Phase::Finishing;
         match message.view() {
             MessageView::Error(error) => {
                 let text = format!("{source}: {}", error.error().message());
@@ -266,11 +266,11 @@ impl Supervisor {
                 // Elements written in Rust say so that they have panicked; they refuse everything
                 // from then on.
                 if error.error().matches(gst::LibraryError::Failed) {
-                    self.recovery.give_up_elements();
+                    self.recovery.mark_broken();
                 }
                 if running {
                     self.fail(&text);
-                } else if current && self.phase == Phase::Finishing {
+                } else if finishing {
                     self.bring_down(Next::Exit(exit::OK));
                 }
             }
@@ -280,34 +280,15 @@ impl Supervisor {
                 self.log
                     .warning(&format!("{source}: {} ({debug})", text.message()));
             }
-            MessageView::Eos(_) if running => {
-                self.log.info("end of stream");
-                let played = self.run.playing_since.map(|since| since.elapsed());
-                let next = if !self.policy.restart_on_eos {
-                    Next::Exit(exit::OK)
-                } else if played.is_some_and(|played| played >= SHORTEST_PLAY) {
-                    Next::Start(Duration::ZERO)
-                } else {
-                    Next::Start(self.recovery.pause(jitter()))
-                };
-                self.bring_down(next);
-            }
-            MessageView::Eos(_) if current && self.phase == Phase::Finishing => {
-                self.bring_down(Next::Exit(exit::OK));
-            }
+            MessageView::Eos(_) if running => self.end_of_stream(),
+            MessageView::Eos(_) if finishing => self.bring_down(Next::Exit(exit::OK)),
             MessageView::StateChanged(change)
-                if is_pipeline
-                    && current
+                if current
                     && self.phase == Phase::Starting
-                    && change.current() == gst::State::Playing =>
+                    && change.current() == gst::State::Playing
+                    && message.src() == Some(self.pipeline.upcast_ref()) =>
             {
-                self.phase = Phase::Playing;
-                self.run.playing_since = Some(Instant::now());
-                self.recovery.playing();
-                self.timers.arm(Timer::Stable, STABLE);
-                self.log.info("playing");
-                self.observe();
-                self.notify.ready();
+                self.playing();
             }
             MessageView::ClockLost(_) if running => {
                 self.log.info("clock lost: choosing a new one");
@@ -321,24 +302,52 @@ impl Supervisor {
                 self.submit(Job::SetState(state));
             }
             MessageView::Buffering(buffering) if running && !self.run.live => {
-                let percent = buffering.percent();
-                if percent < 100 && !self.run.buffering {
-                    self.run.buffering = true;
-                    self.submit(Job::SetState(gst::State::Paused));
-                } else if percent >= 100 && self.run.buffering {
-                    self.run.buffering = false;
-                    self.submit(Job::SetState(gst::State::Playing));
-                }
+                self.buffering(buffering.percent() < 100);
             }
             MessageView::Element(_) if running => {
-                if let Some(structure) = message.structure() {
-                    let (observer, elements) = (&mut self.observer, &self.elements);
-                    if observer.element_message(&source, structure, elements) {
-                        self.observe();
-                    }
+                if let Some(structure) = message.structure()
+                    && self
+                        .observer
+                        .element_message(&source, structure, &self.elements)
+                {
+                    self.observe();
                 }
             }
             _ => {}
+        }
+    }
+
+    fn playing(&mut self) {
+        self.phase = Phase::Playing;
+        self.run.playing_since = Some(Instant::now());
+        self.recovery.playing();
+        self.timers.arm(Timer::Stable, STABLE);
+        self.log.info("playing");
+        self.observe();
+        self.notify.ready();
+    }
+
+    fn end_of_stream(&mut self) {
+        self.log.info("end of stream");
+        let played = self.run.playing_since.map(|since| since.elapsed());
+        let next = if !self.policy.restart_on_eos {
+            Next::Exit(exit::OK)
+        } else if played.is_some_and(|played| played >= SHORTEST_PLAY) {
+            Next::Start(Duration::ZERO)
+        } else {
+            Next::Start(self.recovery.pause(jitter()))
+        };
+        self.bring_down(next);
+    }
+
+    /// A pipeline that is not live waits until it has buffered enough.
+    fn buffering(&mut self, waits: bool) {
+        if std::mem::replace(&mut self.run.buffering, waits) != waits {
+            self.submit(Job::SetState(if waits {
+                gst::State::Paused
+            } else {
+                gst::State::Playing
+            }));
         }
     }
 
