@@ -11,20 +11,22 @@ use std::{
 
 use clap::{CommandFactory, Parser};
 use clap_complete::Shell;
+use droidrelay_wire::{
+    exit,
+    net::{
+        http::{Client, KeptClient, Login, Policy as UrlPolicy, Url},
+        tls::TlsFiles,
+    },
+};
 
 use crate::{
     cli::{Action, Cli, Line, OnEos, Poll, Run},
     doctor,
-    exit::{self, Failure},
+    failure::Failure,
     file::{pipeline, source::Source},
     help,
     log::Log,
-    remote::{
-        http::{Client, Login, Url},
-        metrics,
-        net::Net,
-        poll,
-    },
+    remote::{metrics, net::Net, poll},
     run::{
         elements::Elements,
         events::{Event, Inbox},
@@ -36,7 +38,7 @@ use crate::{
 };
 
 /// Runs the command line and returns the exit code.
-pub fn main() -> i32 {
+pub fn main() -> u8 {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(err) => {
@@ -85,7 +87,7 @@ fn source(line: Line) -> Source {
     }
 }
 
-fn check(line: Line, log: &Log) -> Result<i32, Failure> {
+fn check(line: Line, log: &Log) -> Result<u8, Failure> {
     let source = source(line);
     let (_, pipeline) = source.load(log)?;
     println!(
@@ -96,7 +98,7 @@ fn check(line: Line, log: &Log) -> Result<i32, Failure> {
     Ok(exit::OK)
 }
 
-fn run(options: Run, log: &Log) -> Result<i32, Failure> {
+fn run(options: Run, log: &Log) -> Result<u8, Failure> {
     let source = source(options.line);
     let loaded = source.load(log)?;
     let policy = Policy {
@@ -127,7 +129,7 @@ fn run(options: Run, log: &Log) -> Result<i32, Failure> {
 /// What serves metrics and polls a bridge, where that is asked for.
 fn net(
     listener: Option<TcpListener>,
-    clients: Option<(Client, Client)>,
+    clients: Option<(KeptClient, KeptClient)>,
     bridge: Option<&BridgeLink>,
     inbox: &Inbox,
 ) -> Result<Net, Failure> {
@@ -168,12 +170,12 @@ fn listen(address: SocketAddr, log: &Log) -> Result<TcpListener, Failure> {
 }
 
 /// One client for questions, one for reports: a question waits for its answer.
-fn clients(options: Poll) -> Result<Option<(Client, Client)>, Failure> {
+fn clients(options: Poll) -> Result<Option<(KeptClient, KeptClient)>, Failure> {
     let Some(url) = options.url else {
         return Ok(None);
     };
-    let url =
-        Url::parse(&url).map_err(|text| Failure::new(exit::USAGE, format!("--poll: {text}")))?;
+    let url = Url::parse(&url, UrlPolicy::Public)
+        .map_err(|text| Failure::new(exit::USAGE, format!("--poll: {text}")))?;
     let login = match (options.user, options.password_file, options.token_file) {
         (Some(user), Some(password_file), _) => Login::Basic {
             user,
@@ -182,28 +184,34 @@ fn clients(options: Poll) -> Result<Option<(Client, Client)>, Failure> {
         (_, _, Some(token_file)) => Login::Bearer { token_file },
         _ => Login::None,
     };
-    let client = || {
-        Client::new(url.clone(), login.clone(), options.ca_file.clone())
-            .and_then(|client| client.check().map(|()| client))
-            .map_err(|text| Failure::new(exit::CONFIG, format!("--poll {url}: {text}")))
+    let trust = TlsFiles {
+        ca_file: options.ca_file,
+        ..TlsFiles::default()
     };
-    Ok(Some((client()?, client()?)))
+    let agent = concat!("droidrelay/", env!("CARGO_PKG_VERSION"));
+    let client = Client::new(url.clone(), login, &trust, agent)
+        .and_then(|client| client.check().map(|()| client))
+        .map_err(|text| Failure::new(exit::CONFIG, format!("--poll {url}: {text}")))?;
+    Ok(Some((
+        KeptClient::new(client.clone()),
+        KeptClient::new(client),
+    )))
 }
 
-fn completions(shell: Shell) -> Result<i32, Failure> {
+fn completions(shell: Shell) -> Result<u8, Failure> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "droidrelay", &mut text);
     print(&text)
 }
 
-fn manual_page() -> Result<i32, Failure> {
+fn manual_page() -> Result<u8, Failure> {
     let mut text = Vec::new();
     help::manual_page(Cli::command(), &mut text)
         .map_err(|err| Failure::new(exit::SOFTWARE, err.to_string()))?;
     print(&text)
 }
 
-fn print(text: &[u8]) -> Result<i32, Failure> {
+fn print(text: &[u8]) -> Result<u8, Failure> {
     std::io::stdout()
         .write_all(text)
         .map_err(|err| Failure::new(exit::UNAVAILABLE, format!("cannot write to stdout: {err}")))?;

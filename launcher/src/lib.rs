@@ -10,7 +10,7 @@
 mod cli;
 pub mod commands;
 mod doctor;
-mod exit;
+mod failure;
 pub mod file;
 mod help;
 mod log;

@@ -2,6 +2,8 @@
 
 //! `droidrelay`: runs a pipeline line as a supervised service.
 
-fn main() {
-    std::process::exit(droidrelay::commands::main());
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    droidrelay::commands::main().into()
 }

@@ -8,8 +8,9 @@ mod machine;
 mod report;
 mod server;
 
+use droidrelay_wire::exit;
+
 use crate::{
-    exit,
     file::{
         pipeline,
         source::{self, Source},
@@ -20,7 +21,7 @@ use report::Report;
 
 /// Looks at this machine and, where a launch file is given, at all that it names. With `publish`
 /// a test picture goes to its servers for a moment.
-pub fn examine(source: Option<Source>, publish: bool, log: &Log) -> i32 {
+pub fn examine(source: Option<Source>, publish: bool, log: &Log) -> u8 {
     let mut report = Report::new(log);
     if let Err(failure) = source::init() {
         report.failed(failure.code, "GStreamer", &failure.text, "");

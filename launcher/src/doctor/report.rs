@@ -4,7 +4,9 @@
 
 use std::io::Write;
 
-use crate::{exit, log::Log};
+use droidrelay_wire::exit;
+
+use crate::log::Log;
 
 /// What came of a look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,14 +17,14 @@ enum Verdict {
     /// It works, and might not always.
     Warning,
     /// With the exit code that it leads to.
-    Failed(i32),
+    Failed(u8),
 }
 
 /// Prints what is seen as it is seen.
 pub struct Report<'a> {
     log: &'a Log,
     /// Of the first failure.
-    code: i32,
+    code: u8,
 }
 
 impl<'a> Report<'a> {
@@ -34,7 +36,7 @@ impl<'a> Report<'a> {
     }
 
     /// Exit code of the first failure.
-    pub fn code(&self) -> i32 {
+    pub fn code(&self) -> u8 {
         self.code
     }
 
@@ -60,7 +62,7 @@ impl<'a> Report<'a> {
         self.line(Verdict::Failed(exit::NO_PERMISSION), what, saw, remedy);
     }
 
-    pub fn failed(&mut self, code: i32, what: &str, saw: &str, remedy: &str) {
+    pub fn failed(&mut self, code: u8, what: &str, saw: &str, remedy: &str) {
         self.line(Verdict::Failed(code), what, saw, remedy);
     }
 

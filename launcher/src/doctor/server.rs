@@ -7,13 +7,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use droidrelay_rtmp::location::Location;
 use droidrelay_wire::{
-    BrokerUrl, Secret,
-    mqtt::{
-        broker::split_port,
-        session::{Config, Event, RECEIVE_MAXIMUM, Session},
+    BrokerUrl, Fault, FaultKind, PublishPhase, Secret, exit,
+    mqtt::session::{Config, Event, RECEIVE_MAXIMUM, Session},
+    net::{
+        connect::{connect, look_up},
+        tls::{self, TlsFiles},
+        url::Authority,
     },
-    net::tls::TlsFiles,
 };
 use gst::prelude::*;
 use tokio::{
@@ -24,12 +26,10 @@ use tokio::{
 };
 
 use super::report::Report;
-use crate::{
-    exit,
-    file::{launchfile::LaunchFile, pipeline},
-    remote::http::{connect, look_up},
-};
+use crate::file::{launchfile::LaunchFile, pipeline};
 
+/// For the name, and for its addresses.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// For a login, a handshake, an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// For a publishing session, whose first try may be lost.
@@ -50,7 +50,7 @@ fn path(element: &gst::Element, property: &str) -> Option<PathBuf> {
 
 /// Name and TCP; what is connected.
 async fn reach(what: &str, host: &str, port: u16, report: &mut Report<'_>) -> Option<TcpStream> {
-    let addresses = match look_up(host, port).await {
+    let addresses = match look_up(host, port, CONNECT_TIMEOUT).await {
         Ok(addresses) => addresses,
         Err(text) => {
             report.missing(&format!("{what}: name"), &text, "");
@@ -62,13 +62,14 @@ async fn reach(what: &str, host: &str, port: u16, report: &mut Report<'_>) -> Op
         &format!("{what}: name"),
         &format!("{host} is {}", shown.join(", ")),
     );
-    match connect(host, port).await {
+    match connect(&addresses, CONNECT_TIMEOUT).await {
         Ok(stream) => {
             report.ok(&format!("{what}: TCP"), &format!("port {port} answers"));
             Some(stream)
         }
-        Err(text) => {
-            report.missing(&format!("{what}: TCP"), &text, "");
+        Err(err) => {
+            let saw = format!("cannot connect to {host}: {err}");
+            report.missing(&format!("{what}: TCP"), &saw, "");
             None
         }
     }
@@ -141,41 +142,50 @@ pub async fn broker(file: &LaunchFile, valve: &gst::Element, report: &mut Report
         will: None,
         subscriptions: vec![topic.clone()],
     };
-    let (sender, mut events) = mpsc::unbounded_channel();
-    let session = Session::spawn(&tokio::runtime::Handle::current(), config, move |event| {
-        let told = match event {
-            Event::Up => Ok(()),
-            Event::Down { reason } => Err(reason),
-            _ => return,
-        };
-        // Only the first one counts.
-        let _ = sender.send(told);
-    });
-    match timeout(ANSWER_TIMEOUT, events.recv()).await {
-        Ok(Some(Ok(()))) => {
+    match log_in(config).await {
+        Some(Ok(())) => {
             report.ok(&format!("{what}: login"), &format!("as {who}"));
             report.ok(
                 &format!("{what}: commands"),
                 &format!("the broker lets {who} subscribe to {topic} (Mosquitto with an acl_file says so of any topic: to be sure, send a start)"),
             );
         }
-        Ok(Some(Err(reason))) if reason.contains("refuses") => {
-            report.forbidden(&format!("{what}: login as {who}"), &reason, "");
+        Some(Err(fault)) => {
+            let what = format!("{what}: login as {who}");
+            match fault.kind {
+                FaultKind::Refused => report.forbidden(&what, &fault.text, ""),
+                _ => report.missing(&what, &fault.text, ""),
+            }
         }
-        Ok(Some(Err(reason))) => report.missing(&format!("{what}: login as {who}"), &reason, ""),
-        Ok(None) | Err(_) => report.missing(
+        None => report.missing(
             &format!("{what}: login as {who}"),
             &format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()),
             "is that a broker?",
         ),
     }
+}
+
+/// What comes of the first try of a session; None: nothing, within [`ANSWER_TIMEOUT`].
+async fn log_in(config: Config) -> Option<Result<(), Fault>> {
+    let (sender, mut outcomes) = mpsc::unbounded_channel();
+    let session = Session::spawn(&tokio::runtime::Handle::current(), config, move |event| {
+        let outcome = match event {
+            Event::Up => Ok(()),
+            Event::Down(fault) => Err(fault),
+            _ => return,
+        };
+        // Only the first one counts.
+        let _ = sender.send(outcome);
+    });
+    let outcome = timeout(ANSWER_TIMEOUT, outcomes.recv()).await;
     session.stop(Vec::new()).await;
+    outcome.ok().flatten()
 }
 
 /// A TLS session with what answers at `tcp`.
 async fn secure(
     what: &str,
-    tls: &droidrelay_wire::net::tls::Client,
+    tls: &tls::Client,
     host: &str,
     tcp: TcpStream,
     report: &mut Report<'_>,
@@ -212,21 +222,16 @@ pub async fn rtmp(sink: &gst::Element, report: &mut Report<'_>) -> bool {
         );
         return false;
     };
-    // Without credentials: so it reads back.
-    let (scheme, rest) = location.split_once("://").unwrap_or(("", &location));
-    let authority = rest.split('/').next().unwrap_or_default();
-    let is_tls = scheme == "rtmps";
-    let Ok((host, port)) = split_port(authority) else {
-        report.failed(
-            exit::DATA,
-            &what,
-            &location,
-            "write location=rtmp://host/app/stream",
-        );
-        return false;
+    let location = match Location::parse(&location) {
+        Ok((location, _)) => location,
+        Err(fault) => {
+            report.failed(exit::DATA, &what, &fault, "");
+            return false;
+        }
     };
-    let port = port.unwrap_or(if is_tls { 1936 } else { 1935 });
-    let what = format!("server {scheme}://{authority}");
+    let (host, port) = (location.host.as_str(), location.port);
+    let scheme = if location.tls { "rtmps" } else { "rtmp" };
+    let what = format!("server {scheme}://{}", Authority(host, port));
     if let Some(Err(fault)) = path(sink, "password-file").map(Secret::from_file) {
         report.failed(exit::CONFIG, &format!("{what}: password"), &fault, "");
         return false;
@@ -234,7 +239,7 @@ pub async fn rtmp(sink: &gst::Element, report: &mut Report<'_>) -> bool {
     let Some(mut tcp) = reach(&what, host, port, report).await else {
         return false;
     };
-    if !is_tls {
+    if !location.tls {
         return greet(&what, &mut tcp, report).await;
     }
     let flags = sink
@@ -390,10 +395,10 @@ fn publish_until_answered(pipeline: &gst::Pipeline) -> Outcome {
         };
         let field = |name| structure.get::<Option<String>>(name).ok().flatten();
         let reason = field("reason").unwrap_or_default();
-        match field("state").as_deref() {
-            Some("publishing") => return Outcome::Published,
-            Some("refused") => return Outcome::Refused(reason),
-            Some("backoff") => return failed(&reason),
+        match PublishPhase::from(field("state").unwrap_or_default()) {
+            PublishPhase::Publishing => return Outcome::Published,
+            PublishPhase::Refused => return Outcome::Refused(reason),
+            PublishPhase::Backoff => return failed(&reason),
             _ => {}
         }
     }

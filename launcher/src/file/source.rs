@@ -4,15 +4,14 @@
 
 use std::path::{Path, PathBuf};
 
+use droidrelay_wire::exit;
+
 use super::{
     launchfile::{Fault, FaultKind, LaunchFile},
     pipeline,
     variables::Variables,
 };
-use crate::{
-    exit::{self, Failure},
-    log::Log,
-};
+use crate::{failure::Failure, log::Log};
 
 fn failure(path: &Path, fault: Fault) -> Failure {
     let place = fault.place.map(|at| format!(":{at}")).unwrap_or_default();

@@ -2,7 +2,6 @@
 
 //! What the launcher does over HTTP while the pipeline runs, on a thread of its own.
 
-pub mod http;
 pub mod metrics;
 pub mod net;
 pub mod poll;

@@ -3,26 +3,20 @@
 //! `--poll`: without a broker the wanted state comes from the bridge, by long poll, and the
 //! robot's state goes back to it. The bridge decides as a valve would; here it is only followed.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use droidrelay_wire::{Backoff, backoff::jitter};
-use hyper::{Method, StatusCode, header};
-use serde_json::Value;
-use tokio::{
-    sync::watch,
-    time::{sleep, timeout},
+use droidrelay_wire::{
+    Backoff,
+    backoff::jitter,
+    net::http::{self, KeptClient, Method, Query, StatusCode},
+    words::poll::{self, Answer, REPORT_PATH},
 };
+use tokio::{sync::watch, time::sleep};
 
-use super::{
-    http::{Answer, Client},
-    net::Stop,
-};
+use super::net::Stop;
 
 /// How long the bridge may keep a question while nothing changes, in seconds.
-const WAIT: u64 = 30;
+const WAIT: f64 = 30.0;
 /// How much longer it may take.
 const GRACE: Duration = Duration::from_secs(15);
 /// Without any answer for this long, what was started without a lease ends: nobody could stop it.
@@ -35,13 +29,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// For one report of the state; at the end of the program, for the last one.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(10);
 const LAST_REPORT_TIMEOUT: Duration = Duration::from_millis(300);
-/// The holder of a start without id, as with MQTT.
-const ANYBODY: &str = "*";
 
 /// What comes of polling.
 #[derive(Debug)]
 pub enum PollEvent {
-    Wanted(Wanted),
+    Answered(Answer),
     /// A question was not answered: why, and when the next one follows.
     Failed {
         reason: String,
@@ -53,43 +45,10 @@ pub enum PollEvent {
     NotReported(String),
 }
 
-/// What the bridge wants.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Wanted {
-    pub version: String,
-    /// Seconds that are left of each id's lease; None: until a stop.
-    pub leases: BTreeMap<String, Option<f64>>,
-    pub keyframe: u64,
-}
-
-impl Wanted {
-    fn parse(body: &[u8]) -> Option<Self> {
-        let body: Value = serde_json::from_slice(body).ok()?;
-        let version = body.get("version").filter(|version| version.is_number())?;
-        let leases = body.get("wanted")?.get("leases")?.as_array()?;
-        let lease = |lease: &Value| {
-            let id = match lease.get("id")? {
-                Value::Null => ANYBODY,
-                id => id.as_str()?,
-            };
-            let left = match lease.get("lease")? {
-                Value::Null => None,
-                left => Some(left.as_f64().filter(|left| left.is_finite())?),
-            };
-            Some((id.to_owned(), left))
-        };
-        Some(Wanted {
-            version: version.to_string(),
-            leases: leases.iter().map(lease).collect::<Option<_>>()?,
-            keyframe: body.get("keyframe").and_then(Value::as_u64).unwrap_or(0),
-        })
-    }
-}
-
 /// Asks with one client and reports `states` with the other, until the end. `silence`: see
 /// [`SILENCE`].
 pub async fn run(
-    (mut asking, mut reporting): (Client, Client),
+    (mut asking, mut reporting): (KeptClient, KeptClient),
     silence: Duration,
     mut states: watch::Receiver<Option<String>>,
     mut stop: Stop,
@@ -105,41 +64,33 @@ pub async fn run(
     let last = states.borrow().clone();
     if let Some(last) = last.filter(|last| reported.as_ref() != Some(last)) {
         // Without it, the bridge knows by our silence.
-        let _ = request(
-            &mut reporting,
-            LAST_REPORT_TIMEOUT,
-            Method::PUT,
-            "/state",
-            Some(&last),
-        )
-        .await;
+        let _ = send(&mut reporting, &state_query(&last), LAST_REPORT_TIMEOUT).await;
     }
 }
 
-async fn ask(client: &mut Client, silence: Duration, on_event: &impl Fn(PollEvent)) {
+async fn ask(client: &mut KeptClient, silence: Duration, on_event: &impl Fn(PollEvent)) {
     let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
     let mut version = None;
     let mut answered = Instant::now();
     let mut silent = false;
     loop {
         let asked = Instant::now();
-        let since = version
-            .as_ref()
-            .map_or(String::new(), |version| format!("&since={version}"));
-        let path = format!("?wait={WAIT}{since}");
-        let mut limit = Duration::from_secs(WAIT) + GRACE;
+        let query = poll::Query {
+            since: version,
+            wait: Some(WAIT),
+        };
+        let mut limit = Duration::from_secs_f64(WAIT) + GRACE;
         if !silent {
             limit = limit.min((answered + silence).saturating_duration_since(asked));
         }
-        let answer = request(client, limit, Method::GET, &path, None).await;
+        let answer = send(client, &Query::get(query.to_string()), limit).await;
         let pause = match answer.and_then(|answer| read(&answer)) {
-            Ok(wanted) => {
+            Ok(answer) => {
                 answered = Instant::now();
                 silent = false;
                 backoff.reset();
-                let same = version.as_ref() == Some(&wanted.version);
-                version = Some(wanted.version.clone());
-                on_event(PollEvent::Wanted(wanted));
+                let same = version.replace(answer.version) == Some(answer.version);
+                on_event(PollEvent::Answered(answer));
                 if same {
                     SHORTEST.saturating_sub(asked.elapsed())
                 } else {
@@ -168,7 +119,7 @@ async fn ask(client: &mut Client, silence: Duration, on_event: &impl Fn(PollEven
 }
 
 async fn report(
-    client: &mut Client,
+    client: &mut KeptClient,
     states: &mut watch::Receiver<Option<String>>,
     reported: &mut Option<String>,
     on_event: &impl Fn(PollEvent),
@@ -177,8 +128,7 @@ async fn report(
     loop {
         let state = states.borrow_and_update().clone();
         if let Some(state) = state.filter(|state| reported.as_ref() != Some(state)) {
-            let put = request(client, REPORT_TIMEOUT, Method::PUT, "/state", Some(&state));
-            if let Err(fault) = put.await {
+            if let Err(fault) = send(client, &state_query(&state), REPORT_TIMEOUT).await {
                 let pause = fault.pause(&mut backoff);
                 on_event(PollEvent::NotReported(fault.text));
                 sleep(pause).await;
@@ -194,38 +144,38 @@ async fn report(
     }
 }
 
-/// One request and its answer, if that is a success.
-async fn request(
-    client: &mut Client,
+fn state_query(state: &str) -> Query {
+    Query::with_json(Method::PUT, REPORT_PATH, state.to_owned())
+}
+
+/// The answer to a query, if that is a success.
+async fn send(
+    client: &mut KeptClient,
+    query: &Query,
     limit: Duration,
-    method: Method,
-    path: &str,
-    body: Option<&str>,
-) -> Result<Answer, Fault> {
-    let text = match timeout(limit, client.request(method, path, body)).await {
-        Ok(Ok(answer)) if answer.status.is_success() => return Ok(answer),
-        Ok(Ok(answer)) => return Err(fault_of(&answer)),
-        Ok(Err(text)) => text,
-        Err(_) => format!("no answer within {} s", limit.as_secs()),
-    };
-    Err(Fault { text, pause: None })
+) -> Result<http::Answer, PollFault> {
+    match client.send(query, limit).await {
+        Ok(answer) if answer.status.is_success() => Ok(answer),
+        Ok(answer) => Err(fault_of(&answer)),
+        Err(text) => Err(PollFault { text, pause: None }),
+    }
 }
 
 /// Why a question was not answered, and how long the server wants to be left alone.
-struct Fault {
+struct PollFault {
     text: String,
     pause: Option<Duration>,
 }
 
-impl Fault {
+impl PollFault {
     /// How long to wait before the next try.
     fn pause(&self, backoff: &mut Backoff) -> Duration {
         self.pause.unwrap_or_default().max(backoff.next(jitter()))
     }
 }
 
-fn read(answer: &Answer) -> Result<Wanted, Fault> {
-    Wanted::parse(&answer.body).ok_or_else(|| Fault {
+fn read(answer: &http::Answer) -> Result<Answer, PollFault> {
+    serde_json::from_slice(&answer.body).map_err(|_| PollFault {
         text:
             "it answers, but with no wanted state: write the URL as https://host/robots/NAME/stream"
                 .into(),
@@ -233,7 +183,7 @@ fn read(answer: &Answer) -> Result<Wanted, Fault> {
     })
 }
 
-fn fault_of(answer: &Answer) -> Fault {
+fn fault_of(answer: &http::Answer) -> PollFault {
     let status = answer.status;
     let text = match status {
         StatusCode::UNAUTHORIZED => "it refuses the credential (401): check --poll-user and --poll-password-file, or --poll-token-file".into(),
@@ -242,7 +192,7 @@ fn fault_of(answer: &Answer) -> Fault {
         StatusCode::TOO_MANY_REQUESTS => "it has been asked too often (429), or with wrong credentials".into(),
         StatusCode::SERVICE_UNAVAILABLE => "its broker is out of reach (503)".into(),
         _ if status.is_redirection() => {
-            let to = answer.headers.get(header::LOCATION);
+            let to = answer.headers.get("location");
             let to = to.and_then(|to| to.to_str().ok()).and_then(|to| to.split(['?', '#']).next());
             match to {
                 Some(to) if !to.contains('@') => format!("it redirects to {to} ({status}), where the credential does not go by itself: give that URL"),
@@ -253,54 +203,29 @@ fn fault_of(answer: &Answer) -> Fault {
     };
     let pause = answer
         .headers
-        .get(header::RETRY_AFTER)
+        .get("retry-after")
         .and_then(|after| after.to_str().ok()?.parse().ok())
         .map(|seconds| Duration::from_secs(seconds).min(LONGEST_PAUSE));
-    Fault { text, pause }
+    PollFault { text, pause }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_answer_is_read_or_is_none() {
-        let body = br#"{"robot":"r1","version":17,"wanted":{"open":true,"leases":
-            [{"id":"phone-7","lease":23.4},{"id":null,"lease":null}]},"keyframe":3,"online":true}"#;
-        let read = Wanted::parse(body).unwrap();
-        assert_eq!(
-            read,
-            Wanted {
-                version: "17".into(),
-                leases: [("phone-7".into(), Some(23.4)), ("*".into(), None)].into(),
-                keyframe: 3,
-            }
-        );
-        for body in [
-            "",
-            "{}",
-            r#"{"version":1}"#,
-            r#"{"version":1,"wanted":{"leases":[{"id":7,"lease":null}]}}"#,
-            r#"{"version":1,"wanted":{"leases":[{"id":"a","lease":"long"}]}}"#,
-            r#"{"version":"x","wanted":{"leases":[]}}"#,
-        ] {
-            assert_eq!(Wanted::parse(body.as_bytes()), None, "{body}");
-        }
-    }
+    use droidrelay_wire::net::tls::TlsFiles;
 
     #[tokio::test]
     async fn silence_is_told_once_when_no_question_has_been_answered_for_so_long() {
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/stream", closed.local_addr().unwrap());
         drop(closed);
-        let client = || {
-            let url = crate::remote::http::Url::parse(&url).unwrap();
-            Client::new(url, crate::remote::http::Login::None, None).unwrap()
-        };
+        let url = http::Url::parse(&url, http::Policy::Public).unwrap();
+        let trust = TlsFiles::default();
+        let client = http::Client::new(url, http::Login::None, &trust, "test").unwrap();
+        let mut client = KeptClient::new(client);
         let begin = Instant::now();
         let silence = Duration::from_millis(1500);
         let (sender, mut news) = tokio::sync::mpsc::unbounded_channel();
-        let mut client = client();
         let on_event = |said| sender.send(said).unwrap();
         let ask = ask(&mut client, silence, &on_event);
         let hear = async {

@@ -165,7 +165,7 @@ impl Elements {
         };
         let sink = |sink: &gst::Element| Sink {
             name: sink.name().into(),
-            state: nick(&sink.property_value("state")),
+            state: nick(&sink.property_value("state")).into(),
             stats: sink.property("stats"),
         };
         Snapshot {

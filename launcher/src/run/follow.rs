@@ -8,13 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use droidrelay_wire::{Command, RobotState};
+use droidrelay_wire::{Command, RobotState, words::poll::Answer};
 use tokio::sync::watch;
 
 use super::{elements::Elements, snapshot::state_text, statistics::PollCounters};
 use crate::{
     log::{Log, Repeats},
-    remote::poll::{PollEvent, Wanted},
+    remote::poll::PollEvent,
 };
 
 /// A bridge that is polled: what it said, and what it is told.
@@ -60,13 +60,13 @@ impl BridgeLink {
 
     pub fn handle(&mut self, event: PollEvent, elements: &Elements) {
         let commands = match event {
-            PollEvent::Wanted(wanted) => {
+            PollEvent::Answered(answer) => {
                 self.counters.answered += 1;
                 if !std::mem::replace(&mut self.counters.is_up, true) {
                     self.logged.forget("poll");
                     self.log.info("poll: the bridge answers");
                 }
-                self.follower.follow(&wanted, Instant::now())
+                self.follower.follow(&answer, Instant::now())
             }
             PollEvent::Failed { reason, pause } => {
                 self.counters.failed += 1;
@@ -109,17 +109,19 @@ pub struct Follower {
 
 impl Follower {
     /// What leads from what is held to what is wanted: only what is new, renewed or gone.
-    pub fn follow(&mut self, wanted: &Wanted, now: Instant) -> Vec<Command> {
+    pub fn follow(&mut self, answer: &Answer, now: Instant) -> Vec<Command> {
+        let leases = &answer.wanted.leases;
         let mut commands = Vec::new();
         self.held.retain(|id, _| {
-            let stays = wanted.leases.contains_key(id);
+            let stays = leases.iter().any(|lease| lease.holder() == id);
             if !stays {
                 commands.push(stop(id));
             }
             stays
         });
         let was_open = !self.held.is_empty();
-        for (id, left) in &wanted.leases {
+        for lease in leases {
+            let (id, left) = (lease.holder(), lease.lease);
             let left = left.map(|left| left.clamp(0.0, f64::from(u32::MAX)));
             let until = left.map(|left| now + Duration::from_secs_f64(left));
             let same = match (self.held.get(id), until) {
@@ -131,15 +133,15 @@ impl Follower {
                 _ => false,
             };
             if !same {
-                self.held.insert(id.clone(), until);
+                self.held.insert(id.to_owned(), until);
                 commands.push(Command::Start {
-                    id: Some(id.clone()),
+                    id: Some(id.to_owned()),
                     lease: left.map(|left| Duration::from_secs(left.ceil().max(1.0) as u64)),
                 });
             }
         }
-        let before = self.keyframe.replace(wanted.keyframe);
-        if was_open && before.is_some_and(|before| before != wanted.keyframe) {
+        let before = self.keyframe.replace(answer.keyframe);
+        if was_open && before.is_some_and(|before| before != answer.keyframe) {
             commands.push(Command::Keyframe);
         }
         commands
@@ -167,15 +169,20 @@ fn stop(id: &str) -> Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use droidrelay_wire::words::poll::{Lease, Wanted};
 
-    fn wanted(leases: &[(&str, Option<f64>)], keyframe: u64) -> Wanted {
-        Wanted {
-            version: "1".into(),
-            leases: leases
-                .iter()
-                .map(|(id, left)| (id.to_string(), *left))
-                .collect(),
+    fn answer(leases: &[(&str, Option<f64>)], keyframe: u64) -> Answer {
+        let leases = leases.iter().map(|(id, left)| Lease::of(id, *left));
+        Answer {
+            robot: "r1".into(),
+            version: 1,
+            wanted: Wanted {
+                open: leases.len() > 0,
+                leases: leases.collect(),
+            },
             keyframe,
+            online: true,
+            state: None,
         }
     }
 
@@ -191,29 +198,29 @@ mod tests {
     fn only_what_is_new_renewed_or_gone_is_done() {
         let (mut follower, begin) = (Follower::default(), Instant::now());
         let at = |seconds| begin + Duration::from_secs_f64(seconds);
-        let first = wanted(&[("a", Some(29.3)), ("*", None)], 4);
+        let first = answer(&[("*", None), ("a", Some(29.3))], 4);
         assert_eq!(
             follower.follow(&first, at(0.0)),
             [start("*", 0), start("a", 30)]
         );
         // The same leases, ten seconds on, a little late.
-        let same = wanted(&[("a", Some(19.4)), ("*", None)], 4);
+        let same = answer(&[("a", Some(19.4)), ("*", None)], 4);
         assert_eq!(follower.follow(&same, at(10.0)), []);
-        let renewed = wanted(&[("a", Some(30.0)), ("*", None)], 4);
+        let renewed = answer(&[("a", Some(30.0)), ("*", None)], 4);
         assert_eq!(follower.follow(&renewed, at(10.5)), [start("a", 30)]);
-        let one = wanted(&[("a", Some(0.2))], 5);
+        let one = answer(&[("a", Some(0.2))], 5);
         assert_eq!(
             follower.follow(&one, at(20.0)),
             [stop("*"), start("a", 1), Command::Keyframe]
         );
-        assert_eq!(follower.follow(&wanted(&[], 6), at(30.0)), [stop("a")]);
-        assert_eq!(follower.follow(&wanted(&[], 7), at(31.0)), []);
+        assert_eq!(follower.follow(&answer(&[], 6), at(30.0)), [stop("a")]);
+        assert_eq!(follower.follow(&answer(&[], 7), at(31.0)), []);
     }
 
     #[test]
     fn silence_ends_what_has_no_lease_and_the_next_answer_starts_it_again() {
         let (mut follower, now) = (Follower::default(), Instant::now());
-        let both = wanted(&[("a", Some(30.0)), ("b", None)], 0);
+        let both = answer(&[("a", Some(30.0)), ("b", None)], 0);
         follower.follow(&both, now);
         assert_eq!(follower.silent(), [stop("b")]);
         assert_eq!(follower.silent(), []);
@@ -223,7 +230,7 @@ mod tests {
     #[test]
     fn a_lease_of_any_length_is_followed() {
         let (mut follower, now) = (Follower::default(), Instant::now());
-        let odd = wanted(&[("a", Some(-5.0)), ("b", Some(1e300))], 0);
+        let odd = answer(&[("a", Some(-5.0)), ("b", Some(1e300))], 0);
         assert_eq!(
             follower.follow(&odd, now),
             [start("a", 1), start("b", u32::MAX.into())]

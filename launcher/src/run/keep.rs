@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use droidrelay_wire::boot;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
@@ -51,7 +52,7 @@ impl Keeper {
         let folder = folders.split(':').next().filter(|one| !one.is_empty())?;
         Some(Keeper {
             path: Path::new(folder).join(FILE),
-            boot: boot(),
+            boot: boot::id(),
             kept: Vec::new(),
         })
     }
@@ -145,13 +146,6 @@ fn now() -> Duration {
         now.tv_sec.try_into().unwrap_or_default(),
         now.tv_nsec.try_into().unwrap_or_default(),
     )
-}
-
-fn boot() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
 }
 
 #[cfg(test)]

@@ -4,14 +4,14 @@
 
 use std::time::{Duration, Instant};
 
-use droidrelay_wire::Command;
+use droidrelay_wire::{Command, PublishPhase};
 
 use super::{
     elements::Elements,
     follow::BridgeLink,
     health::Health,
     keep::Keeper,
-    snapshot::{Snapshot, last_state},
+    snapshot::Snapshot,
     statistics::{self, Counters},
     trigger::{Trigger, Triggers},
 };
@@ -93,15 +93,17 @@ impl Observer {
             });
         }
         let field = |name| message.get::<Option<String>>(name).ok().flatten();
+        let state = field("state").unwrap_or_default();
         let (reason, is_bad) = match message.name().as_str() {
             "mqttvalve-state" => (field("last-error"), false),
-            "rtmpauthsink-state" => (
-                field("reason"),
-                matches!(field("state").as_deref(), Some("backoff" | "refused")),
-            ),
+            "rtmpauthsink-state" => {
+                let phase = PublishPhase::from(state.as_str());
+                let is_bad = matches!(phase, PublishPhase::Backoff | PublishPhase::Refused);
+                (field("reason"), is_bad)
+            }
             _ => return false,
         };
-        let mut text = format!("{source}: {}", field("state").unwrap_or_default());
+        let mut text = format!("{source}: {state}");
         if let Some(cause) = field("cause") {
             text.push_str(&format!(" ({cause})"));
         }
@@ -127,7 +129,7 @@ impl Observer {
     /// Tells the bridge what stays behind at the end.
     pub fn report_end(&self, seen: &Snapshot) {
         if let (Some(bridge), Some(state)) = (&self.bridge, seen.robot_state(None)) {
-            bridge.report(last_state(state));
+            bridge.report(state.into_ended());
         }
     }
 

@@ -2,12 +2,12 @@
 
 //! What valves and sinks say at one moment, and what systemd and the bridge are told of it.
 
-use droidrelay_wire::{RobotState, StreamState};
+use droidrelay_wire::{
+    PublishPhase, RobotState, StreamState,
+    words::{poll::MAX_STATE, state::worst_state},
+};
 
 use super::health::Passage;
-
-/// Longest state that a bridge takes, in bytes.
-const MAX_STATE: usize = 4096;
 
 pub struct Snapshot {
     pub valves: Vec<Valve>,
@@ -28,8 +28,7 @@ pub struct Valve {
 /// What one sink says of itself.
 pub struct Sink {
     pub name: String,
-    /// `idle`, `connecting`, `publishing`, `backoff` or `refused`.
-    pub state: String,
+    pub state: PublishPhase,
     pub stats: gst::Structure,
 }
 
@@ -67,13 +66,18 @@ impl Snapshot {
     }
 
     fn publishing(&self) -> impl Iterator<Item = &Sink> {
-        self.sinks.iter().filter(|sink| sink.state == "publishing")
+        self.sinks
+            .iter()
+            .filter(|sink| sink.state == PublishPhase::Publishing)
     }
 
     /// Whether there is anything to look at before the next message.
     pub fn is_awake(&self) -> bool {
         self.valves.iter().any(|valve| valve.open)
-            || self.sinks.iter().any(|sink| sink.state != "idle")
+            || self
+                .sinks
+                .iter()
+                .any(|sink| sink.state != PublishPhase::Idle)
     }
 
     /// One line on a pipeline that plays.
@@ -117,18 +121,8 @@ impl Snapshot {
         }
     }
 
-    /// The state that speaks for all valves: that of the one which is furthest from well.
     fn worst_state(&self) -> Option<&RobotState> {
-        self.valves
-            .iter()
-            .map(|valve| &valve.state)
-            .reduce(|worst, state| {
-                if state.state.gravity() > worst.state.gravity() {
-                    state
-                } else {
-                    worst
-                }
-            })
+        worst_state(self.valves.iter().map(|valve| &valve.state))
     }
 
     /// What a bridge is told of the robot; `fault`: why its pipeline does not play.
@@ -149,15 +143,6 @@ impl Snapshot {
             .map(|sink| count(&sink.stats, "bitrate"))
             .sum()
     }
-}
-
-/// The state that stays behind at the end.
-pub fn last_state(mut state: RobotState) -> RobotState {
-    state.state = StreamState::Idle;
-    state.viewers.clear();
-    state.lease_until = None;
-    state.publish = None;
-    state
 }
 
 /// The state as the bridge takes it, which is no longer than [`MAX_STATE`]: viewers that do not fit
@@ -210,10 +195,10 @@ pub mod tests {
         }
     }
 
-    pub fn sink(state: &str, bitrate: u64) -> Sink {
+    pub fn sink(state: PublishPhase, bitrate: u64) -> Sink {
         Sink {
             name: "sink".into(),
-            state: state.into(),
+            state,
             stats: gst::Structure::builder("stats")
                 .field("bitrate", bitrate)
                 .field("frames", 70u64)
@@ -228,10 +213,13 @@ pub mod tests {
     #[test]
     fn the_status_is_one_line_with_state_viewers_and_bitrate() {
         gst::init().unwrap();
-        let publishing = || vec![sink("publishing", 1_483_000)];
+        let publishing = || vec![sink(PublishPhase::Publishing, 1_483_000)];
         let live = seen(vec![valve(StreamState::Live, 2)], publishing());
         assert_eq!(live.status(), "live, 2 viewers, 1500 kbit/s");
-        let mut idle = seen(vec![valve(StreamState::Idle, 0)], vec![sink("idle", 0)]);
+        let mut idle = seen(
+            vec![valve(StreamState::Idle, 0)],
+            vec![sink(PublishPhase::Idle, 0)],
+        );
         assert_eq!(idle.status(), "idle");
         idle.valves[0].connected = false;
         idle.sinks.clear();
@@ -246,20 +234,23 @@ pub mod tests {
     #[test]
     fn media_is_due_where_a_valve_is_open_or_a_sink_publishes() {
         gst::init().unwrap();
-        let due = |state, sink_state: &str| {
+        let due = |state, sink_state: PublishPhase| {
             seen(vec![valve(state, 1)], vec![sink(sink_state, 0)])
                 .passages()
                 .iter()
                 .map(|passage| (passage.count, passage.last))
                 .collect::<Vec<_>>()
         };
-        assert_eq!(due(StreamState::Idle, "idle"), []);
+        assert_eq!(due(StreamState::Idle, PublishPhase::Idle), []);
         assert_eq!(
-            due(StreamState::Live, "publishing"),
+            due(StreamState::Live, PublishPhase::Publishing),
             [(7, false), (70, true)]
         );
-        assert_eq!(due(StreamState::Backoff, "backoff"), [(7, false)]);
-        assert_eq!(due(StreamState::Error, "connecting"), []);
+        assert_eq!(
+            due(StreamState::Backoff, PublishPhase::Backoff),
+            [(7, false)]
+        );
+        assert_eq!(due(StreamState::Error, PublishPhase::Connecting), []);
     }
 
     #[test]

@@ -2,13 +2,10 @@
 
 //! What `--metrics` shows: what the launcher and its elements count.
 
-use droidrelay_wire::StreamState;
+use droidrelay_wire::{PublishPhase, StreamState};
 
 use super::snapshot::{Sink, Snapshot, Valve, count};
 use crate::remote::metrics::Page;
-
-/// States of a sink, one sample each.
-const SINK_STATES: [&str; 5] = ["idle", "connecting", "publishing", "backoff", "refused"];
 
 /// Metric, its help, the field of the element's statistics, how many of it make the metric's unit.
 type Field = (&'static str, &'static str, &'static str, f64);
@@ -107,7 +104,7 @@ fn valve(page: &mut Page, valve: &Valve) {
     page.add("droidrelay_valve_viewers", "Leases that hold the valve open.", &[label], valve.viewers().into());
     for state in StreamState::ALL {
         let labels = [label, ("state", state.as_str())];
-        page.add("droidrelay_stream_state", "1 for the state that the stream is in.", &labels, flag(valve.state.state == state));
+        page.add("droidrelay_stream_state", "1 for the state that the stream is in.", &labels, flag(valve.state.state == *state));
     }
     fields(page, &VALVE_FIELDS, label, &valve.stats);
 }
@@ -115,9 +112,9 @@ fn valve(page: &mut Page, valve: &Valve) {
 #[rustfmt::skip]
 fn sink(page: &mut Page, sink: &Sink) {
     let label = ("sink", sink.name.as_str());
-    for state in SINK_STATES {
-        let labels = [label, ("state", state)];
-        page.add("droidrelay_sink_state", "1 for the state that the publishing session is in.", &labels, flag(sink.state == state));
+    for state in PublishPhase::ALL {
+        let labels = [label, ("state", state.as_str())];
+        page.add("droidrelay_sink_state", "1 for the state that the publishing session is in.", &labels, flag(sink.state == *state));
     }
     fields(page, &SINK_FIELDS, label, &sink.stats);
 }
@@ -142,7 +139,7 @@ mod tests {
         gst::init().unwrap();
         let seen = Snapshot {
             valves: vec![valve(StreamState::Live, 2)],
-            sinks: vec![sink("publishing", 1)],
+            sinks: vec![sink(PublishPhase::Publishing, 1)],
         };
         let mut page = Page::default();
         launcher(&mut page, true, &Counters::default());

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use droidrelay_wire::backoff::jitter;
+use droidrelay_wire::{backoff::jitter, exit};
 use gst::prelude::*;
 use rustix::process::Signal;
 
@@ -29,7 +29,6 @@ use super::{
     statistics::Counters,
 };
 use crate::{
-    exit,
     file::{launchfile::LaunchFile, pipeline, source::Source},
     log::Log,
     remote::net::Net,
@@ -61,7 +60,7 @@ pub struct Policy {
 enum Next {
     /// Start again after this wait.
     Start(Duration),
-    Exit(i32),
+    Exit(u8),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,9 +77,9 @@ enum Phase {
 
 /// How the process ends.
 enum End {
-    Exit(i32),
+    Exit(u8),
     /// With a thread that cannot be waited for.
-    Stuck(i32),
+    Stuck(u8),
 }
 
 /// One way from NULL to PLAYING and back.
@@ -159,7 +158,7 @@ impl Supervisor {
     }
 
     /// Runs until the end and returns the exit code.
-    pub fn run(mut self) -> i32 {
+    pub fn run(mut self) -> u8 {
         for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
             let inbox = self.inbox.clone();
             glib_unix::unix_signal_add_local(signal.as_raw(), move || {
@@ -191,7 +190,7 @@ impl Supervisor {
                 code
             }
             // Joining would hang, and dropping the pipeline as well.
-            End::Stuck(code) => std::process::exit(code),
+            End::Stuck(code) => std::process::exit(code.into()),
         }
     }
 
@@ -222,7 +221,7 @@ impl Supervisor {
         }
         if self.is_ending() {
             self.log.warning("second signal: ended at once");
-            return Some(End::Stuck(128 + signal.as_raw()));
+            return Some(End::Stuck(128 + signal.as_raw() as u8));
         }
         self.log.info("ending: asked by a signal");
         self.notify.stopping();
