@@ -117,7 +117,7 @@ fn comes_back(end_of_run: &str, standby: &str, options: &[&str], logged: &[&str]
     seen.wait(mark, "a state other than live", left).unwrap();
     robot.wait_live(seen.position(mark, left).unwrap());
     measured(&format!("{end_of_run}, {standby}"), failed.unwrap());
-    assert!(robot.starts() >= 2);
+    assert!(robot.starts() >= 2, "{:#?}", seen.since(mark));
     assert!(
         !running.log.contains("failure 2 in a row"),
         "{}",

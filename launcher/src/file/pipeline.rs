@@ -4,7 +4,7 @@
 
 use gst::prelude::*;
 
-use crate::launchfile::{Fault, LaunchFile, Place, Word, is_identifier};
+use super::launchfile::{Fault, LaunchFile, Place, Word, is_identifier};
 
 /// Builds what `gst-launch-1.0` would build.
 pub fn build(file: &LaunchFile) -> Result<gst::Pipeline, Fault> {
@@ -147,122 +147,159 @@ fn part_named<'p, 'w>(parts: &'p [Part<'w>], name: &str) -> Option<&'p Part<'w>>
         })
 }
 
+/// Finds the place that GStreamer complains of, and the remedy. GStreamer gives a kind and a text;
+/// what is complained of stands in the text alone.
 fn explain(file: &LaunchFile, err: &glib::Error) -> Fault {
-    let words = &file.words;
     let message = err.message();
-    let quoted: Vec<&str> = message.split('"').collect();
-    let (first, second) = (
-        quoted.get(1).copied().unwrap_or_default(),
-        quoted.get(3).copied().unwrap_or_default(),
-    );
-    let parts = parts(words);
+    let mut quoted = message.split('"').skip(1).step_by(2);
+    let complaint = Complaint {
+        words: &file.words,
+        parts: parts(&file.words),
+        message,
+        first: quoted.next().unwrap_or_default(),
+        second: quoted.next().unwrap_or_default(),
+    };
     match err.kind::<gst::ParseError>() {
-        Some(gst::ParseError::NoSuchElement) => {
-            let word = words
-                .iter()
-                .find(|word| word.text.trim_matches(['(', ')', '!']) == first)
-                .or_else(|| find_reference(words, first))
-                .or_else(|| words.iter().find(|word| word.text.contains(first)));
-            let text = match (message.starts_with("no element"), first) {
-                (true, "mqttvalve" | "rtmpauthsink") => format!(
-                    "no element \"{first}\": install gstreamer1.0-droidrelay, or set GST_PLUGIN_PATH to the folder of libgstdroidrelay.so"
-                ),
-                (true, _) => format!(
-                    "no element \"{first}\": look for a typing error, or install the plugin that has it (gst-inspect-1.0 {first} must find it)"
-                ),
-                (false, _) => {
-                    format!("{message}: give the element meant name={first}, with a pad that fits")
-                }
-            };
-            Fault::data(word.map(|word| word.place), text)
-        }
-        Some(gst::ParseError::NoSuchProperty) => {
-            let word = parts
-                .iter()
-                .filter(|part| {
-                    part.class()
-                        .is_none_or(|class| class.find_property(first).is_none())
-                })
-                .flat_map(|part| &part.properties)
-                .find(|word| word.property().is_some_and(|(key, _)| key == first));
-            Fault::data(
-                word.map(|word| word.place),
-                format!("{message}: gst-inspect-1.0 {second} lists those that it has"),
-            )
-        }
-        Some(gst::ParseError::CouldNotSetProperty) => {
-            let value = message
-                .split_once("\" to \"")
-                .map_or("", |(_, value)| value.strip_suffix('"').unwrap_or(value));
-            let candidates: Vec<(&Part, &&Word)> = parts
-                .iter()
-                .flat_map(|part| part.properties.iter().map(move |word| (part, word)))
-                .filter(|(_, word)| word.property().is_some_and(|(key, _)| key == first))
-                .collect();
-            let found = candidates
-                .iter()
-                .find(|(part, word)| {
-                    part.factory == second && word.property().is_some_and(|(_, v)| v == value)
-                })
-                .or_else(|| candidates.iter().find(|(part, _)| part.factory == second))
-                .or(candidates.first());
-            let wanted = found
-                .and_then(|(part, _)| part.class()?.find_property(first))
-                .map(|spec| format!(" takes a {}", spec.value_type().name()))
-                .unwrap_or_default();
-            let shown = if crate::mask::is_secret_name(first) {
-                "this value".into()
-            } else {
-                format!("\"{value}\"")
-            };
-            Fault::data(
-                found.map(|(_, word)| word.value_place),
-                format!(
-                    "property \"{first}\" of \"{second}\"{wanted}, not {shown}: gst-inspect-1.0 {second} lists the values allowed"
-                ),
-            )
-        }
-        _ if message.starts_with("could not parse caps") => {
-            let word = words
-                .iter()
-                .find(|word| word.text.contains('/') && first.starts_with(word.text.as_str()));
-            Fault::data(
-                word.map(|word| word.place),
-                format!("{message}: caps are media/type,name=value,… and stand between two !"),
-            )
-        }
-        Some(gst::ParseError::Link) => {
-            let names: Vec<&str> = message
-                .strip_prefix("could not link ")
-                .unwrap_or_default()
-                .split([' ', ','])
-                .filter(|name| !name.is_empty() && *name != "to")
-                .take(2)
-                .collect();
-            let part = names.iter().rev().find_map(|name| part_named(&parts, name));
-            Fault::data(
-                part.map(|part| part.word.place),
-                format!(
-                    "{message}: their pads do not fit; put a converter, a parser or other caps between them"
-                ),
-            )
-        }
-        Some(gst::ParseError::Syntax) => {
-            let place = reference(message)
-                .and_then(|name| find_reference(words, name))
-                .or_else(|| unexpected_word(file))
-                .map(|word| word.place);
-            Fault::data(
-                place,
-                format!(
-                    "{message}: elements are joined by !, each ! stands between two of them, properties are name=value"
-                ),
-            )
-        }
+        Some(gst::ParseError::NoSuchElement) => complaint.no_such_element(),
+        Some(gst::ParseError::NoSuchProperty) => complaint.no_such_property(),
+        Some(gst::ParseError::CouldNotSetProperty) => complaint.could_not_set_property(),
+        _ if message.starts_with("could not parse caps") => complaint.bad_caps(),
+        Some(gst::ParseError::Link) => complaint.no_link(),
+        Some(gst::ParseError::Syntax) => complaint.bad_syntax(file),
         _ => {
-            let place = find_reference(words, first).or(words.first());
-            Fault::data(place.map(|word| word.place), message)
+            let word = find_reference(complaint.words, complaint.first).or(file.words.first());
+            Fault::data(word.map(|word| word.place), message)
         }
+    }
+}
+
+/// What GStreamer's parser says of a launch file.
+struct Complaint<'a> {
+    words: &'a [Word],
+    parts: Vec<Part<'a>>,
+    message: &'a str,
+    /// What stands in the message's quotes.
+    first: &'a str,
+    second: &'a str,
+}
+
+impl Complaint<'_> {
+    fn no_such_element(&self) -> Fault {
+        let (words, message, first) = (self.words, self.message, self.first);
+        let word = words
+            .iter()
+            .find(|word| word.text.trim_matches(['(', ')', '!']) == first)
+            .or_else(|| find_reference(words, first))
+            .or_else(|| words.iter().find(|word| word.text.contains(first)));
+        let text = match (message.starts_with("no element"), first) {
+            (true, "mqttvalve" | "rtmpauthsink") => format!(
+                "no element \"{first}\": install gstreamer1.0-droidrelay, or set GST_PLUGIN_PATH to the folder of libgstdroidrelay.so"
+            ),
+            (true, _) => format!(
+                "no element \"{first}\": look for a typing error, or install the plugin that has it (gst-inspect-1.0 {first} must find it)"
+            ),
+            (false, _) => {
+                format!("{message}: give the element meant name={first}, with a pad that fits")
+            }
+        };
+        Fault::data(word.map(|word| word.place), text)
+    }
+
+    fn no_such_property(&self) -> Fault {
+        let lacks = |part: &&Part| {
+            part.class()
+                .is_none_or(|class| class.find_property(self.first).is_none())
+        };
+        let word = self
+            .parts
+            .iter()
+            .filter(lacks)
+            .flat_map(|part| &part.properties)
+            .find(|word| word.sets(self.first));
+        let (message, second) = (self.message, self.second);
+        Fault::data(
+            word.map(|word| word.place),
+            format!("{message}: gst-inspect-1.0 {second} lists those that it has"),
+        )
+    }
+
+    fn could_not_set_property(&self) -> Fault {
+        let (first, second) = (self.first, self.second);
+        let value = self
+            .message
+            .split_once("\" to \"")
+            .map_or("", |(_, value)| value.strip_suffix('"').unwrap_or(value));
+        let candidates: Vec<(&Part, &Word)> = self
+            .parts
+            .iter()
+            .flat_map(|part| part.properties.iter().map(move |word| (part, *word)))
+            .filter(|(_, word)| word.sets(first))
+            .collect();
+        let of_element = |(part, _): &&(&Part, &Word)| part.factory == second;
+        let found = candidates
+            .iter()
+            .filter(of_element)
+            .find(|(_, word)| word.property().is_some_and(|(_, v)| v == value))
+            .or_else(|| candidates.iter().find(of_element))
+            .or(candidates.first());
+        let wanted = found
+            .and_then(|(part, _)| part.class()?.find_property(first))
+            .map(|spec| format!(" takes a {}", spec.value_type().name()))
+            .unwrap_or_default();
+        let shown = if super::mask::is_secret_name(first) {
+            "this value".into()
+        } else {
+            format!("\"{value}\"")
+        };
+        Fault::data(
+            found.map(|(_, word)| word.value_place),
+            format!(
+                "property \"{first}\" of \"{second}\"{wanted}, not {shown}: gst-inspect-1.0 {second} lists the values allowed"
+            ),
+        )
+    }
+
+    fn bad_caps(&self) -> Fault {
+        let is_meant =
+            |word: &&Word| word.text.contains('/') && self.first.starts_with(word.text.as_str());
+        let word = self.words.iter().find(is_meant);
+        let message = self.message;
+        Fault::data(
+            word.map(|word| word.place),
+            format!("{message}: caps are media/type,name=value,… and stand between two !"),
+        )
+    }
+
+    fn no_link(&self) -> Fault {
+        let message = self.message;
+        let names: Vec<&str> = message
+            .strip_prefix("could not link ")
+            .unwrap_or_default()
+            .split([' ', ','])
+            .filter(|name| !name.is_empty() && *name != "to")
+            .take(2)
+            .collect();
+        let mut named = names.iter().rev();
+        let part = named.find_map(|name| part_named(&self.parts, name));
+        Fault::data(
+            part.map(|part| part.word.place),
+            format!(
+                "{message}: their pads do not fit; put a converter, a parser or other caps between them"
+            ),
+        )
+    }
+
+    fn bad_syntax(&self, file: &LaunchFile) -> Fault {
+        let message = self.message;
+        let word = reference(message)
+            .and_then(|name| find_reference(self.words, name))
+            .or_else(|| unexpected_word(file));
+        Fault::data(
+            word.map(|word| word.place),
+            format!(
+                "{message}: elements are joined by !, each ! stands between two of them, properties are name=value"
+            ),
+        )
     }
 }
 

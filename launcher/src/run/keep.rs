@@ -2,7 +2,7 @@
 
 //! Leases on the disk: a process that dies leaves them to the one that systemd starts in its
 //! place. They lie in `$RUNTIME_DIRECTORY` (`RuntimeDirectory=`), in memory, and go with it when
-//! the service is stopped; who ends cleanly takes them along.
+//! the service is stopped; a clean end removes them.
 
 use std::{
     env, fs, io,
@@ -10,10 +10,11 @@ use std::{
     time::Duration,
 };
 
+use droidrelay_wire::boot;
 use rustix::time::{ClockId, clock_gettime};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
-use crate::elements::{Elements, Lease};
+use super::elements::{Elements, ValveLease};
 
 const FILE: &str = "leases.json";
 /// Ends that differ by less are the same: each reading takes its time.
@@ -21,12 +22,20 @@ const SAME: Duration = Duration::from_millis(500);
 
 pub struct Keeper {
     path: PathBuf,
+    boot: String,
     /// What the file says.
     kept: Vec<Kept>,
 }
 
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct File {
+    /// Id of the boot that the ends of leases count from.
+    boot: String,
+    leases: Vec<Kept>,
+}
+
 /// One lease of one valve.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Kept {
     valve: String,
     id: String,
@@ -43,36 +52,31 @@ impl Keeper {
         let folder = folders.split(':').next().filter(|one| !one.is_empty())?;
         Some(Keeper {
             path: Path::new(folder).join(FILE),
+            boot: boot::id(),
             kept: Vec::new(),
         })
     }
 
     /// Gives the valves what an earlier process has left; how many leases.
-    pub fn restore(&mut self, elements: &Elements) -> Result<usize, String> {
+    pub fn restore(&self, elements: &Elements) -> Result<usize, String> {
         let text = match fs::read_to_string(&self.path) {
             Ok(text) => text,
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(0),
             Err(err) => return Err(format!("cannot read {}: {err}", self.path.display())),
         };
         let now = now();
-        let left = |kept: &Kept| kept.until.map(|until| until.saturating_sub(now));
-        let kept: Vec<Kept> = parse(&text, &boot())
+        let leases: Vec<ValveLease> = parse(&text, &self.boot)
             .into_iter()
-            .filter(|kept| left(kept).is_none_or(|left| !left.is_zero()))
+            .map(|kept| ValveLease {
+                valve: kept.valve,
+                id: kept.id,
+                origin: kept.origin,
+                left: kept.until.map(|until| until.saturating_sub(now)),
+            })
+            .filter(|lease| lease.left.is_none_or(|left| !left.is_zero()))
             .collect();
-        for valve in elements.valve_names() {
-            let leases: Vec<Lease> = kept
-                .iter()
-                .filter(|kept| kept.valve == valve)
-                .map(|kept| Lease {
-                    id: kept.id.clone(),
-                    origin: kept.origin.clone(),
-                    left: left(kept),
-                })
-                .collect();
-            elements.take_up(&valve, &leases);
-        }
-        Ok(kept.len())
+        elements.set_leases(&leases);
+        Ok(leases.len())
     }
 
     /// Writes down who holds the valves open, where that has changed.
@@ -81,8 +85,8 @@ impl Keeper {
         let held: Vec<Kept> = elements
             .leases()
             .into_iter()
-            .map(|(valve, lease)| Kept {
-                valve,
+            .map(|lease| Kept {
+                valve: lease.valve,
                 id: lease.id,
                 origin: lease.origin,
                 until: lease.left.map(|left| now + left),
@@ -91,10 +95,9 @@ impl Keeper {
         if is_same(&held, &self.kept) {
             return Ok(());
         }
-        let text = write(&held, &boot());
-        // In one step: whoever dies meanwhile leaves the old or the new.
+        // In one step: a process that dies meanwhile leaves the old or the new.
         let fresh = self.path.with_extension("new");
-        fs::write(&fresh, text)
+        fs::write(&fresh, write(&held, &self.boot))
             .and_then(|()| fs::rename(&fresh, &self.path))
             .map_err(|err| format!("cannot write {}: {err}", self.path.display()))?;
         self.kept = held;
@@ -120,43 +123,22 @@ fn is_same(held: &[Kept], kept: &[Kept]) -> bool {
 }
 
 fn write(held: &[Kept], boot: &str) -> String {
-    let leases: Vec<Value> = held
-        .iter()
-        .map(|kept| {
-            json!({
-                "valve": kept.valve,
-                "id": kept.id,
-                "origin": kept.origin,
-                "until": kept.until.map(|until| until.as_secs_f64()),
-            })
-        })
-        .collect();
-    json!({ "boot": boot, "leases": leases }).to_string()
-}
-
-/// What is of another boot, or not of us, is nothing.
-fn parse(text: &str, boot: &str) -> Vec<Kept> {
-    let kept = |lease: &Value| {
-        let text = |name| Some(lease.get(name)?.as_str()?.to_owned());
-        let until = match lease.get("until")? {
-            Value::Null => None,
-            until => Some(Duration::try_from_secs_f64(until.as_f64()?).ok()?),
-        };
-        Some(Kept {
-            valve: text("valve")?,
-            id: text("id")?,
-            origin: text("origin")?,
-            until,
-        })
+    let file = File {
+        boot: boot.to_owned(),
+        leases: held.to_vec(),
     };
-    let file: Value = serde_json::from_str(text).unwrap_or_default();
-    if file["boot"] != boot {
-        return Vec::new();
-    }
-    let leases = file["leases"].as_array();
-    leases.into_iter().flatten().filter_map(kept).collect()
+    serde_json::to_string(&file).unwrap_or_default()
 }
 
+/// What is of another boot, or not written by [`write`], is nothing.
+fn parse(text: &str, boot: &str) -> Vec<Kept> {
+    let file: File = serde_json::from_str(text).unwrap_or_default();
+    if file.boot == boot {
+        file.leases
+    } else {
+        Vec::new()
+    }
+}
 /// Since the machine was started, sleep included.
 fn now() -> Duration {
     let now = clock_gettime(ClockId::Boottime);
@@ -164,13 +146,6 @@ fn now() -> Duration {
         now.tv_sec.try_into().unwrap_or_default(),
         now.tv_nsec.try_into().unwrap_or_default(),
     )
-}
-
-fn boot() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@
 
 use std::fmt;
 
-use crate::mask::{Mask, is_secret_name};
+use super::mask::{Mask, is_secret_name};
 
 /// A place in the file; line and column (in characters) count from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +90,11 @@ impl Word {
         self.text
             .split_once('=')
             .filter(|(key, _)| is_identifier(key))
+    }
+
+    /// Whether it sets this property.
+    pub fn sets(&self, property: &str) -> bool {
+        self.property().is_some_and(|(key, _)| key == property)
     }
 }
 
@@ -576,5 +581,4 @@ fn push(pieces: &mut Vec<Piece>, c: char, place: Place) {
 }
 
 #[cfg(test)]
-#[path = "launchfile_tests.rs"]
 mod tests;

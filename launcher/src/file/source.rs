@@ -4,34 +4,22 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{
-    cli::exit,
+use droidrelay_wire::exit;
+
+use super::{
     launchfile::{Fault, FaultKind, LaunchFile},
-    log::Log,
     pipeline,
     variables::Variables,
 };
+use crate::{failure::Failure, log::Log};
 
-/// Why nothing was started.
-pub struct Failure {
-    /// As in sysexits.h.
-    pub code: i32,
-    pub text: String,
-}
-
-impl Failure {
-    pub fn new(code: i32, text: String) -> Self {
-        Failure { code, text }
-    }
-
-    fn of_fault(path: &Path, fault: Fault) -> Self {
-        let place = fault.place.map(|at| format!(":{at}")).unwrap_or_default();
-        let code = match fault.kind {
-            FaultKind::Data => exit::DATA,
-            FaultKind::Configuration => exit::CONFIG,
-        };
-        Failure::new(code, format!("{}{place}: {}", path.display(), fault.text))
-    }
+fn failure(path: &Path, fault: Fault) -> Failure {
+    let place = fault.place.map(|at| format!(":{at}")).unwrap_or_default();
+    let code = match fault.kind {
+        FaultKind::Data => exit::DATA,
+        FaultKind::Configuration => exit::CONFIG,
+    };
+    Failure::new(code, format!("{}{place}: {}", path.display(), fault.text))
 }
 
 /// Where the line comes from; it can be read again.
@@ -67,7 +55,7 @@ impl Source {
             )
         })?;
         let file = LaunchFile::parse(&text, &mut |name| variables.look_up(name))
-            .map_err(|fault| Failure::of_fault(path, fault))?;
+            .map_err(|fault| failure(path, fault))?;
         log.hide(&file.mask);
         for name in variables.unused() {
             log.warning(&format!(
@@ -82,8 +70,7 @@ impl Source {
     pub fn load(&self, log: &Log) -> Result<(LaunchFile, gst::Pipeline), Failure> {
         let file = self.read(log)?;
         init()?;
-        let pipeline =
-            pipeline::build(&file).map_err(|fault| Failure::of_fault(&self.path, fault))?;
+        let pipeline = pipeline::build(&file).map_err(|fault| failure(&self.path, fault))?;
         Ok((file, pipeline))
     }
 }

@@ -26,7 +26,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::net::Stop;
+use super::net::Stop;
 
 /// How long the main loop may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -129,118 +129,86 @@ where
     Ok(response)
 }
 
-/// Metrics on their way into Prometheus' text format 0.0.4: the samples of one name together.
+/// Metrics in Prometheus' text format 0.0.4: help and samples of each name.
 #[derive(Default)]
-pub struct Page(BTreeMap<&'static str, Family>);
-
-struct Family {
-    help: &'static str,
-    kind: &'static str,
-    samples: String,
-}
+pub struct Page(BTreeMap<&'static str, (&'static str, String)>);
 
 impl Page {
-    /// A number that goes up and down.
-    pub fn gauge(
+    /// A sample of the metric `name`: a counter if that ends in `_total`, else a gauge.
+    pub fn add(
         &mut self,
         name: &'static str,
         help: &'static str,
         labels: &[(&str, &str)],
         value: f64,
     ) {
-        self.add(name, help, "gauge", labels, value);
-    }
-
-    /// A number that only grows, until what counts begins anew; `name` ends in `_total`.
-    pub fn counter(
-        &mut self,
-        name: &'static str,
-        help: &'static str,
-        labels: &[(&str, &str)],
-        value: u64,
-    ) {
-        self.add(name, help, "counter", labels, value as f64);
-    }
-
-    fn add(
-        &mut self,
-        name: &'static str,
-        help: &'static str,
-        kind: &'static str,
-        labels: &[(&str, &str)],
-        value: f64,
-    ) {
-        let family = self.0.entry(name).or_insert_with(|| Family {
-            help,
-            kind,
-            samples: String::new(),
-        });
-        family.samples.push_str(name);
+        let (_, samples) = self.0.entry(name).or_insert((help, String::new()));
+        samples.push_str(name);
         for (n, (label, value)) in labels.iter().enumerate() {
             let open = if n == 0 { '{' } else { ',' };
             let value = value
                 .replace('\\', r"\\")
                 .replace('"', "\\\"")
                 .replace('\n', r"\n");
-            let _ = write!(family.samples, "{open}{label}=\"{value}\"");
+            let _ = write!(samples, "{open}{label}=\"{value}\"");
         }
         if !labels.is_empty() {
-            family.samples.push('}');
+            samples.push('}');
         }
-        let _ = writeln!(family.samples, " {value}");
+        let _ = writeln!(samples, " {value}");
     }
 
     /// This process, under the names that all Prometheus clients use.
-    pub fn process(&mut self) {
-        let ticks = rustix::param::clock_ticks_per_second() as f64;
+    pub fn add_process(&mut self) {
         let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else {
             return;
         };
-        // The name in brackets may hold anything.
-        let fields: Vec<&str> = stat
+        // The name in brackets may hold anything. Behind it stands the third field of proc(5).
+        let fields: Vec<f64> = stat
             .rsplit(')')
             .next()
             .unwrap_or_default()
             .split_whitespace()
+            .map(|field| field.parse().unwrap_or_default())
             .collect();
-        let field = |n: usize| -> f64 {
-            // Numbered as in proc(5), where the state is the third.
-            fields
-                .get(n - 3)
-                .and_then(|field| field.parse().ok())
-                .unwrap_or(0.0)
-        };
-        self.add(
-            "process_cpu_seconds_total",
-            "Total user and system CPU time spent in seconds.",
-            "counter",
-            &[],
-            (field(14) + field(15)) / ticks,
-        );
-        self.gauge(
-            "process_resident_memory_bytes",
-            "Resident memory size in bytes.",
-            &[],
-            field(24) * rustix::param::page_size() as f64,
-        );
-        self.gauge("process_threads", "Number of threads.", &[], field(20));
-        if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
-            self.gauge(
+        let field = |n: usize| fields.get(n - 3).copied().unwrap_or_default();
+        let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+        let ticks = rustix::param::clock_ticks_per_second() as f64;
+        for (name, help, value) in [
+            (
+                "process_cpu_seconds_total",
+                "Total user and system CPU time spent in seconds.",
+                (field(14) + field(15)) / ticks,
+            ),
+            (
+                "process_resident_memory_bytes",
+                "Resident memory size in bytes.",
+                field(24) * rustix::param::page_size() as f64,
+            ),
+            ("process_threads", "Number of threads.", field(20)),
+            (
                 "process_open_fds",
                 "Number of open file descriptors.",
-                &[],
                 // One of them reads this folder.
-                open.count().saturating_sub(1) as f64,
-            );
+                open.saturating_sub(1) as f64,
+            ),
+        ] {
+            self.add(name, help, &[], value);
         }
     }
 
     pub fn text(&self) -> String {
         let mut text = String::new();
-        for (name, family) in &self.0 {
-            let _ = writeln!(text, "# HELP {name} {}", family.help);
-            let _ = writeln!(text, "# TYPE {name} {}", family.kind);
-            text.push_str(&family.samples);
+        for (name, (help, samples)) in &self.0 {
+            let kind = if name.ends_with("_total") {
+                "counter"
+            } else {
+                "gauge"
+            };
+            let _ = write!(
+                text,
+                "# HELP {name} {help}\n# TYPE {name} {kind}\n{samples}"
+            );
         }
         text
     }
@@ -272,9 +240,9 @@ mod tests {
     #[test]
     fn samples_of_one_name_stand_together_with_their_labels_escaped() {
         let mut page = Page::default();
-        page.counter("x_total", "Xs.", &[("valve", "a\"b\\")], 7);
-        page.gauge("open", "Whether it is.", &[], 0.5);
-        page.counter("x_total", "Xs.", &[("valve", "c"), ("more", "d")], 8);
+        page.add("x_total", "Xs.", &[("valve", "a\"b\\")], 7.0);
+        page.add("open", "Whether it is.", &[], 0.5);
+        page.add("x_total", "Xs.", &[("valve", "c"), ("more", "d")], 8.0);
         assert_eq!(
             page.text(),
             "# HELP open Whether it is.\n# TYPE open gauge\nopen 0.5\n\

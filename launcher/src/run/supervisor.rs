@@ -4,44 +4,36 @@
 //!
 //! Everything that happens comes as an [`Event`] through one queue to one function on the
 //! main loop's thread; whatever may block is a [`Job`] on the [`Changer`]'s thread, with a
-//! deadline here. A failure climbs a ladder: the same pipeline again after a back-off,
-//! then a new pipeline, then the end of the process, for systemd to start it anew. Whoever
-//! held the stream open holds it open on all steps but the last.
-
-mod look;
+//! deadline here. What follows on a failure is in [`Recovery`]; leases that hold the stream open
+//! are kept on all steps.
 
 use std::{
     cell::Cell,
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     rc::Rc,
     sync::mpsc,
     time::{Duration, Instant},
 };
 
-use droidrelay_wire::{Backoff, backoff::jitter};
+use droidrelay_wire::{backoff::jitter, exit};
 use gst::prelude::*;
 use rustix::process::Signal;
-use tokio::sync::{oneshot, watch};
 
-use crate::{
+use super::{
     changer::{Changer, Job, Outcome},
-    cli::exit,
     elements::Elements,
-    health::Health,
-    keep::Keeper,
-    launchfile::LaunchFile,
-    log::Log,
-    net::Net,
+    events::{Event, Inbox, Timer, Timers},
     notify::Notify,
-    pipeline,
-    poll::{Follower, News},
-    report::{self, Counters},
-    source::Source,
-    trigger::{Trigger, Triggers},
+    observe::Observer,
+    recovery::Recovery,
+    statistics::Counters,
+};
+use crate::{
+    file::{launchfile::LaunchFile, pipeline, source::Source},
+    log::Log,
+    remote::net::Net,
 };
 
-/// Every so many failures in a row the pipeline is built anew.
-const REBUILD_AFTER: u32 = 3;
 /// Playing this long makes earlier failures forgotten.
 const STABLE: Duration = Duration::from_secs(60);
 /// A restart after EOS waits only if the pipeline played shorter than this.
@@ -53,6 +45,8 @@ const DOWN_DEADLINE: Duration = Duration::from_secs(5);
 const EOS_DEADLINE: Duration = Duration::from_secs(1);
 /// How long the end takes at most, EOS included.
 const END_DEADLINE: Duration = Duration::from_millis(1700);
+/// How often the elements are looked at while somebody watches the stream.
+const OBSERVE_INTERVAL: Duration = Duration::from_secs(1);
 
 pub struct Policy {
     pub restart_on_eos: bool,
@@ -60,46 +54,13 @@ pub struct Policy {
     pub give_up_after: u32,
     /// Media that stands still for this long where it should move is a failure; zero: it is not.
     pub stall_timeout: Duration,
-    pub triggers: Vec<Trigger>,
 }
-
-pub enum Event {
-    /// A message of the run with this number.
-    Message(u64, gst::Message),
-    Done(Job, Outcome),
-    Due(Timer, u64),
-    Signal(Signal),
-    /// From the bridge.
-    Poll(News),
-    /// Somebody waits for the metrics.
-    Scrape(oneshot::Sender<String>),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Timer {
-    /// The running job has hung.
-    Job,
-    /// The back-off is over.
-    Start,
-    /// The pipeline has been stable.
-    Stable,
-    /// EOS has not come through.
-    Eos,
-    /// The end takes too long.
-    End,
-    /// The elements are to be looked at.
-    Look,
-    /// systemd's watchdog waits.
-    Feed,
-}
-
-const TIMERS: usize = 7;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
     /// Start again after this wait.
     Start(Duration),
-    Exit(i32),
+    Exit(u8),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,26 +77,19 @@ enum Phase {
 
 /// How the process ends.
 enum End {
-    Exit(i32),
+    Exit(u8),
     /// With a thread that cannot be waited for.
-    Stuck(i32),
+    Stuck(u8),
 }
 
-/// Puts events into the queue and wakes the main loop; clones go to other threads.
-#[derive(Clone)]
-pub struct Inbox(mpsc::Sender<Event>);
-
-impl Inbox {
-    pub fn new() -> (Self, mpsc::Receiver<Event>) {
-        let (sender, events) = mpsc::channel();
-        (Inbox(sender), events)
-    }
-
-    pub fn put(&self, event: Event) {
-        // Without a supervisor there is nobody to tell.
-        let _ = self.0.send(event);
-        glib::MainContext::default().wakeup();
-    }
+/// One way from NULL to PLAYING and back.
+#[derive(Default)]
+struct Run {
+    /// PAUSED has been reached or is being reached, PLAYING asked for.
+    prerolled: bool,
+    live: bool,
+    buffering: bool,
+    playing_since: Option<Instant>,
 }
 
 pub struct Supervisor {
@@ -148,123 +102,63 @@ pub struct Supervisor {
     events: mpsc::Receiver<Event>,
     changer: Changer,
     jobs: VecDeque<Job>,
-    /// For each timer the number of its last arming; another number has been disarmed.
-    timers: [u64; TIMERS],
-    armed: u64,
+    timers: Timers,
     pipeline: gst::Pipeline,
     elements: Elements,
     watch: Option<gst::bus::BusWatchGuard>,
     /// What the next start runs in place of this pipeline.
     next: Option<(LaunchFile, gst::Pipeline)>,
-    /// Counts the starts, so that a message of an earlier run is known as such.
-    run: Rc<Cell<u64>>,
     phase: Phase,
-    /// PAUSED has been reached or is being reached, PLAYING asked for.
-    prerolled: bool,
-    live: bool,
-    buffering: bool,
-    playing_since: Option<Instant>,
-    failures: u32,
-    /// An element is of no more use: the next start needs a new pipeline.
-    broken: bool,
-    /// Why the pipeline does not play.
-    fault: Option<String>,
-    backoff: Backoff,
-    health: Health,
-    triggers: Triggers,
-    follower: Follower,
+    run: Run,
+    /// Counts the starts, so that a message of an earlier run is known as such.
+    run_number: Rc<Cell<u64>>,
+    recovery: Recovery,
+    observer: Observer,
     counters: Counters,
-    /// What was logged last of each element and of the bridge.
-    told: HashMap<String, String>,
-    /// The robot's state on its way to the bridge.
-    states: watch::Sender<Option<String>>,
     net: Net,
-    keeper: Option<Keeper>,
 }
 
 impl Supervisor {
-    /// `log` hides the secrets of `file` already.
+    /// `log` hides the secrets of the launch file already; `net` ends with the pipeline.
     pub fn new(
         source: Source,
         (file, pipeline): (LaunchFile, gst::Pipeline),
         policy: Policy,
-        log: Log,
+        observer: Observer,
+        net: Net,
         (inbox, events): (Inbox, mpsc::Receiver<Event>),
+        log: Log,
     ) -> Self {
         let done = inbox.clone();
-        let mut policy = policy;
         let mut supervisor = Supervisor {
             source,
             file,
-            triggers: Triggers::new(std::mem::take(&mut policy.triggers)),
+            recovery: Recovery::new(policy.give_up_after),
             policy,
             notify: Notify::new(log.clone()),
             log,
+            changer: Changer::spawn(move |job, outcome| done.put(Event::Done(job, outcome))),
+            timers: Timers::new(inbox.clone()),
             inbox,
             events,
-            changer: Changer::spawn(move |job, outcome| done.put(Event::Done(job, outcome))),
             jobs: VecDeque::new(),
-            timers: [0; TIMERS],
-            armed: 0,
             elements: Elements::of(&pipeline),
             pipeline,
             watch: None,
             next: None,
-            run: Rc::default(),
             phase: Phase::Waiting,
-            prerolled: false,
-            live: false,
-            buffering: false,
-            playing_since: None,
-            failures: 0,
-            broken: false,
-            fault: None,
-            backoff: Backoff::new(Duration::from_millis(500), Duration::from_secs(30)),
-            health: Health::default(),
-            follower: Follower::default(),
+            run: Run::default(),
+            run_number: Rc::default(),
+            observer,
             counters: Counters::default(),
-            told: HashMap::new(),
-            states: watch::Sender::new(None),
-            net: Net::default(),
-            keeper: None,
+            net,
         };
         supervisor.watch_bus();
         supervisor
     }
 
-    /// Serves and polls with `net` while it runs; a bridge is there if the poll is part of that.
-    pub fn with_net(mut self, net: Net, polls: bool) -> Self {
-        self.net = net;
-        self.counters.bridge = polls.then_some(false);
-        self
-    }
-
-    /// Keeps leases for a process that comes after this one, and takes those of the one before.
-    pub fn with_keeper(mut self, keeper: Option<Keeper>) -> Self {
-        self.keeper = keeper;
-        if let Some(keeper) = &mut self.keeper {
-            match keeper.restore(&self.elements) {
-                Ok(0) => {}
-                Ok(count) => self
-                    .log
-                    .info(&format!("leases of the process before: {count}")),
-                Err(text) => self.log.warning(&text),
-            }
-        }
-        self
-    }
-
-    /// The robot's state, the newest one, for the bridge.
-    pub fn states(&self) -> watch::Receiver<Option<String>> {
-        self.states.subscribe()
-    }
-
-    pub fn elements(&self) -> &Elements {
-        &self.elements
-    }
-
     /// Runs until the end and returns the exit code.
-    pub fn run(mut self) -> i32 {
+    pub fn run(mut self) -> u8 {
         for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
             let inbox = self.inbox.clone();
             glib_unix::unix_signal_add_local(signal.as_raw(), move || {
@@ -272,7 +166,8 @@ impl Supervisor {
                 glib::ControlFlow::Continue
             });
         }
-        self.feed();
+        self.observer.restore_leases(&self.elements);
+        self.feed_watchdog();
         self.start();
         let context = glib::MainContext::default();
         let end = loop {
@@ -285,9 +180,8 @@ impl Supervisor {
                 break end;
             }
         };
-        let asked = self.ending() || matches!(end, End::Exit(exit::OK));
-        if let Some(keeper) = self.keeper.as_ref().filter(|_| asked) {
-            keeper.forget();
+        if self.is_ending() || matches!(end, End::Exit(exit::OK)) {
+            self.observer.forget_leases();
         }
         match end {
             End::Exit(code) => {
@@ -296,31 +190,28 @@ impl Supervisor {
                 code
             }
             // Joining would hang, and dropping the pipeline as well.
-            End::Stuck(code) => std::process::exit(code),
+            End::Stuck(code) => std::process::exit(code.into()),
         }
     }
 
     fn handle(&mut self, event: Event) -> Option<End> {
         match event {
-            Event::Message(run, message) => {
-                let current = run == self.run.get();
-                self.message(&message, current);
-                None
+            Event::Done(job, outcome) => return self.done(job, outcome),
+            Event::Due(timer, number) if self.timers.take(timer, number) => return self.due(timer),
+            Event::Due(..) => {}
+            Event::Signal(signal) => return self.signal(signal),
+            Event::Message(number, message) => {
+                self.message(&message, number == self.run_number.get());
             }
-            Event::Done(job, outcome) => self.done(job, outcome),
-            Event::Due(timer, number) if self.timers[timer as usize] == number => self.due(timer),
-            Event::Due(..) => None,
-            Event::Signal(signal) => self.signal(signal),
-            Event::Poll(news) => {
-                self.poll(news);
-                None
-            }
+            Event::Poll(event) => self.observer.poll(event, &self.elements),
             Event::Scrape(answer) => {
-                // Whoever asked may have gone.
-                let _ = answer.send(self.metrics());
-                None
+                let (playing, seen) = (self.phase == Phase::Playing, self.elements.snapshot());
+                let page = self.observer.metrics(playing, &self.counters, &seen);
+                // The one who asked may have gone.
+                let _ = answer.send(page);
             }
         }
+        None
     }
 
     fn signal(&mut self, signal: Signal) -> Option<End> {
@@ -328,22 +219,20 @@ impl Supervisor {
             self.reload();
             return None;
         }
-        if self.ending() {
+        if self.is_ending() {
             self.log.warning("second signal: ended at once");
-            return Some(End::Stuck(128 + signal.as_raw()));
+            return Some(End::Stuck(128 + signal.as_raw() as u8));
         }
         self.log.info("ending: asked by a signal");
         self.notify.stopping();
         self.notify.status("stopping");
-        if let Some(state) = report::robot_state(&self.elements.valves(), None) {
-            self.tell_state(report::last_state(state));
-        }
+        self.observer.report_end(&self.elements.snapshot());
         self.net.stop();
-        self.arm(Timer::End, END_DEADLINE);
+        self.timers.arm(Timer::End, END_DEADLINE);
         match self.phase {
             Phase::Starting | Phase::Playing => {
                 self.phase = Phase::Finishing;
-                self.arm(Timer::Eos, EOS_DEADLINE);
+                self.timers.arm(Timer::Eos, EOS_DEADLINE);
                 self.submit(Job::SendEos);
                 None
             }
@@ -355,29 +244,32 @@ impl Supervisor {
         }
     }
 
-    fn ending(&self) -> bool {
-        self.timers[Timer::End as usize] != 0
+    fn is_ending(&self) -> bool {
+        self.timers.is_armed(Timer::End)
     }
 
+    /// Handles a message of the bus; `current`: it is of this run.
     fn message(&mut self, message: &gst::Message, current: bool) {
         use gst::MessageView;
         let source = message
             .src()
             .map(|source| source.name().to_string())
             .unwrap_or_default();
-        let is_pipeline = message.src() == Some(self.pipeline.upcast_ref());
         let running = current && matches!(self.phase, Phase::Starting | Phase::Playing);
+        let finishing = current && self.phase == Phase::Finishing;
         match message.view() {
             MessageView::Error(error) => {
                 let text = format!("{source}: {}", error.error().message());
                 let debug = error.debug().unwrap_or_default();
                 self.log.error(&format!("{text} ({debug})"));
-                // An element of Rust's that has panicked refuses everything from then on.
-                self.broken |= error.error().matches(gst::LibraryError::Failed)
-                    && error.error().message().starts_with("Panicked");
+                // Elements written in Rust say so that they have panicked; they refuse everything
+                // from then on.
+                if error.error().matches(gst::LibraryError::Failed) {
+                    self.recovery.mark_broken();
+                }
                 if running {
                     self.fail(&text);
-                } else if current && self.phase == Phase::Finishing {
+                } else if finishing {
                     self.bring_down(Next::Exit(exit::OK));
                 }
             }
@@ -387,34 +279,15 @@ impl Supervisor {
                 self.log
                     .warning(&format!("{source}: {} ({debug})", text.message()));
             }
-            MessageView::Eos(_) if running => {
-                self.log.info("end of stream");
-                let played = self.playing_since.map(|since| since.elapsed());
-                let next = if !self.policy.restart_on_eos {
-                    Next::Exit(exit::OK)
-                } else if played.is_some_and(|played| played >= SHORTEST_PLAY) {
-                    Next::Start(Duration::ZERO)
-                } else {
-                    Next::Start(self.backoff.next(jitter()))
-                };
-                self.bring_down(next);
-            }
-            MessageView::Eos(_) if current && self.phase == Phase::Finishing => {
-                self.bring_down(Next::Exit(exit::OK));
-            }
+            MessageView::Eos(_) if running => self.end_of_stream(),
+            MessageView::Eos(_) if finishing => self.bring_down(Next::Exit(exit::OK)),
             MessageView::StateChanged(change)
-                if is_pipeline
-                    && current
+                if current
                     && self.phase == Phase::Starting
-                    && change.current() == gst::State::Playing =>
+                    && change.current() == gst::State::Playing
+                    && message.src() == Some(self.pipeline.upcast_ref()) =>
             {
-                self.phase = Phase::Playing;
-                self.playing_since = Some(Instant::now());
-                self.fault = None;
-                self.arm(Timer::Stable, STABLE);
-                self.log.info("playing");
-                self.look();
-                self.notify.ready();
+                self.playing();
             }
             MessageView::ClockLost(_) if running => {
                 self.log.info("clock lost: choosing a new one");
@@ -427,28 +300,59 @@ impl Supervisor {
                 self.log.info(&format!("{source} asks for {state:?}"));
                 self.submit(Job::SetState(state));
             }
-            MessageView::Buffering(buffering) if running && !self.live => {
-                let percent = buffering.percent();
-                if percent < 100 && !self.buffering {
-                    self.buffering = true;
-                    self.submit(Job::SetState(gst::State::Paused));
-                } else if percent >= 100 && self.buffering {
-                    self.buffering = false;
-                    self.submit(Job::SetState(gst::State::Playing));
-                }
+            MessageView::Buffering(buffering) if running && !self.run.live => {
+                self.buffering(buffering.percent() < 100);
             }
             MessageView::Element(_) if running => {
-                if let Some(structure) = message.structure() {
-                    self.element_message(&source, structure);
+                if let Some(structure) = message.structure()
+                    && self
+                        .observer
+                        .element_message(&source, structure, &self.elements)
+                {
+                    self.observe();
                 }
             }
             _ => {}
         }
     }
 
+    fn playing(&mut self) {
+        self.phase = Phase::Playing;
+        self.run.playing_since = Some(Instant::now());
+        self.recovery.playing();
+        self.timers.arm(Timer::Stable, STABLE);
+        self.log.info("playing");
+        self.observe();
+        self.notify.ready();
+    }
+
+    fn end_of_stream(&mut self) {
+        self.log.info("end of stream");
+        let played = self.run.playing_since.map(|since| since.elapsed());
+        let next = if !self.policy.restart_on_eos {
+            Next::Exit(exit::OK)
+        } else if played.is_some_and(|played| played >= SHORTEST_PLAY) {
+            Next::Start(Duration::ZERO)
+        } else {
+            Next::Start(self.recovery.pause(jitter()))
+        };
+        self.bring_down(next);
+    }
+
+    /// A pipeline that is not live waits until it has buffered enough.
+    fn buffering(&mut self, waits: bool) {
+        if std::mem::replace(&mut self.run.buffering, waits) != waits {
+            self.submit(Job::SetState(if waits {
+                gst::State::Paused
+            } else {
+                gst::State::Playing
+            }));
+        }
+    }
+
     /// Reads the launch file again. The line that runs goes on where the new one is not right.
     fn reload(&mut self) {
-        if self.ending() || matches!(self.phase, Phase::Down(Next::Exit(_))) {
+        if self.is_ending() || matches!(self.phase, Phase::Down(Next::Exit(_))) {
             self.log
                 .info("SIGHUP: the end has come, nothing is reloaded");
             return;
@@ -468,12 +372,11 @@ impl Supervisor {
         };
         self.counters.reloads += 1;
         self.next = Some((file, pipeline));
-        self.failures = 0;
-        self.backoff.reset();
+        self.recovery.reset();
         match self.phase {
             Phase::Starting | Phase::Playing => self.bring_down(Next::Start(Duration::ZERO)),
             Phase::Down(_) => self.phase = Phase::Down(Next::Start(Duration::ZERO)),
-            Phase::Waiting => self.arm(Timer::Start, Duration::ZERO),
+            Phase::Waiting => self.timers.arm(Timer::Start, Duration::ZERO),
             Phase::Finishing => {}
         }
     }
@@ -493,15 +396,17 @@ impl Supervisor {
                     Next::Exit(code) => return Some(End::Exit(code)),
                     Next::Start(wait) => {
                         self.phase = Phase::Waiting;
-                        self.arm(Timer::Start, wait);
+                        self.timers.arm(Timer::Start, wait);
                     }
                 }
             }
             (Job::SetState(_), Ok(success)) => {
                 // Asked of PAUSED, a pipeline with live sources answers so; asked of
                 // PLAYING, it may not.
-                self.live |= success == gst::StateChangeSuccess::NoPreroll;
-                if self.phase == Phase::Starting && !std::mem::replace(&mut self.prerolled, true) {
+                self.run.live |= success == gst::StateChangeSuccess::NoPreroll;
+                if self.phase == Phase::Starting
+                    && !std::mem::replace(&mut self.run.prerolled, true)
+                {
                     self.submit(Job::SetState(gst::State::Playing));
                 }
             }
@@ -526,7 +431,6 @@ impl Supervisor {
     }
 
     fn due(&mut self, timer: Timer) -> Option<End> {
-        self.disarm(timer);
         match timer {
             Timer::Job => {
                 if let Some(job) = self.jobs.front() {
@@ -545,39 +449,32 @@ impl Supervisor {
                     .warning("EOS has not come through within 1 s: ending without it");
                 self.bring_down(Next::Exit(exit::OK));
             }
-            Timer::Stable => {
-                self.failures = 0;
-                self.backoff.reset();
-            }
+            Timer::Stable => self.recovery.reset(),
             Timer::Start => self.start_again(),
-            Timer::Look => self.look(),
-            Timer::Feed => self.feed(),
+            Timer::Observe => self.observe(),
+            Timer::Watchdog => self.feed_watchdog(),
         }
         None
     }
 
     fn start(&mut self) {
-        self.run.set(self.run.get() + 1);
+        self.run_number.set(self.run_number.get() + 1);
         self.phase = Phase::Starting;
-        self.live = false;
-        self.buffering = false;
-        self.playing_since = None;
+        self.run = Run::default();
         self.counters.starts += 1;
         self.notify.status("starting");
         self.notify.not_yet(UP_DEADLINE + DOWN_DEADLINE);
-        self.prerolled = false;
         self.submit(Job::SetState(gst::State::Paused));
     }
 
     /// After the back-off: with the same pipeline, or a new one where that is asked for, an
     /// element is broken, or after every few failures.
     fn start_again(&mut self) {
-        let rebuild = self.failures > 0 && self.failures.is_multiple_of(REBUILD_AFTER);
         if let Some((file, pipeline)) = self.next.take() {
             self.log.info("starting the line that was read again");
             self.file = file;
             self.replace(pipeline);
-        } else if rebuild || self.broken {
+        } else if self.recovery.needs_rebuild() {
             match pipeline::build(&self.file) {
                 Ok(pipeline) => {
                     self.log.info("starting a new pipeline");
@@ -604,29 +501,26 @@ impl Supervisor {
         self.elements.hand_over(&elements);
         self.elements = elements;
         self.pipeline = pipeline;
-        self.broken = false;
+        self.recovery.rebuilt();
         self.watch_bus();
     }
 
     fn fail(&mut self, reason: &str) {
-        self.failures += 1;
         self.counters.failures += 1;
-        self.fault = Some(reason.to_owned());
         self.notify.reloaded();
-        let limit = self.policy.give_up_after;
-        if limit > 0 && self.failures >= limit {
+        let wait = self.recovery.fail(reason, jitter());
+        let failures = self.recovery.failures();
+        let Some(wait) = wait else {
             self.log.error(&format!(
-                "{limit} failures in a row: giving up, last reason: {reason}"
+                "{failures} failures in a row: giving up, last reason: {reason}"
             ));
             self.notify.status(&format!("gave up: {reason}"));
             self.bring_down(Next::Exit(exit::UNAVAILABLE));
             return;
-        }
-        let wait = self.backoff.next(jitter());
+        };
         self.notify.not_yet(wait + UP_DEADLINE);
         let text = format!(
-            "failure {} in a row, next try in {:.1} s: {reason}",
-            self.failures,
+            "failure {failures} in a row, next try in {:.1} s: {reason}",
             wait.as_secs_f32()
         );
         self.log.warning(&text);
@@ -635,18 +529,52 @@ impl Supervisor {
     }
 
     fn bring_down(&mut self, next: Next) {
-        self.disarm(Timer::Stable);
-        self.disarm(Timer::Eos);
-        self.disarm(Timer::Look);
+        self.timers.disarm(Timer::Stable);
+        self.timers.disarm(Timer::Eos);
+        self.timers.disarm(Timer::Observe);
         self.phase = Phase::Down(next);
-        self.look();
+        self.observe();
         self.submit(Job::SetState(gst::State::Null));
+    }
+
+    /// Tells systemd and the bridge what the elements say. Where media stands still, the pipeline
+    /// has failed.
+    fn observe(&mut self) {
+        let seen = self.elements.snapshot();
+        if !self.is_ending() {
+            self.observer.report(&seen, self.recovery.reason());
+        }
+        self.observer.keep_leases(&self.elements);
+        if self.phase != Phase::Playing {
+            return self.observer.pause();
+        }
+        if let Some(text) = self.observer.stalled(&seen, self.policy.stall_timeout) {
+            self.log.error(&text);
+            return self.fail(&text);
+        }
+        self.notify.status(&seen.status());
+        if seen.is_awake() {
+            self.timers.arm(Timer::Observe, OBSERVE_INTERVAL);
+        }
+    }
+
+    /// Tells systemd's watchdog that all is well, if it is: the main loop came here, and frames
+    /// left wherever they should.
+    fn feed_watchdog(&mut self) {
+        let Some(limit) = self.notify.watchdog() else {
+            return;
+        };
+        let pause = limit / 2;
+        if self.observer.is_healthy(pause) {
+            self.notify.alive();
+        }
+        self.timers.arm(Timer::Watchdog, pause);
     }
 
     fn watch_bus(&mut self) {
         let bus = self.pipeline.bus().expect("every pipeline has a bus");
         let inbox = self.inbox.clone();
-        let run = self.run.clone();
+        let run = self.run_number.clone();
         // The guard of an earlier pipeline's watch ends it when dropped.
         self.watch = Some(
             bus.add_watch_local(move |_, message| {
@@ -668,21 +596,9 @@ impl Supervisor {
     /// Sets the deadline of the job that runs now.
     fn watch_job(&mut self) {
         match self.jobs.front() {
-            Some(Job::SetState(gst::State::Null)) => self.arm(Timer::Job, DOWN_DEADLINE),
-            Some(_) => self.arm(Timer::Job, UP_DEADLINE),
-            None => self.disarm(Timer::Job),
+            Some(Job::SetState(gst::State::Null)) => self.timers.arm(Timer::Job, DOWN_DEADLINE),
+            Some(_) => self.timers.arm(Timer::Job, UP_DEADLINE),
+            None => self.timers.disarm(Timer::Job),
         }
-    }
-
-    fn arm(&mut self, timer: Timer, wait: Duration) {
-        self.armed += 1;
-        let number = self.armed;
-        self.timers[timer as usize] = number;
-        let inbox = self.inbox.clone();
-        glib::timeout_add_local_once(wait, move || inbox.put(Event::Due(timer, number)));
-    }
-
-    fn disarm(&mut self, timer: Timer) {
-        self.timers[timer as usize] = 0;
     }
 }

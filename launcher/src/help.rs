@@ -1,17 +1,11 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The manual: `--help`, the manual page and completions, all from one definition.
+//! The sections of the manual that are no options, and the manual page as a whole.
 
 use std::io::{self, Write};
 
-use clap::{Command, CommandFactory};
-use clap_complete::Shell;
+use clap::Command;
 use clap_mangen::Man;
-
-use crate::{
-    cli::{Cli, exit},
-    source::Failure,
-};
 
 /// Sections behind the options: title and text, in paragraphs.
 macro_rules! sections {
@@ -54,21 +48,9 @@ sections! {
       --poll-token-file /etc/droidrelay/bridge.token"
 }
 
-pub fn completions(shell: Shell) -> Result<i32, Failure> {
-    let mut text = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "droidrelay", &mut text);
-    print(&text)
-}
-
-/// The manual page: all commands on one.
-pub fn page() -> Result<i32, Failure> {
-    let mut text = Vec::new();
-    render(&mut text).map_err(|err| Failure::new(exit::SOFTWARE, err.to_string()))?;
-    print(&text)
-}
-
-fn render(out: &mut Vec<u8>) -> io::Result<()> {
-    let mut command = Cli::command().after_long_help("");
+/// Writes the manual page: all of the program's commands on one.
+pub fn manual_page(program: Command, out: &mut Vec<u8>) -> io::Result<()> {
+    let mut command = program.after_long_help("");
     command.build();
     let man = Man::new(command.clone()).manual("Droidrelay");
     man.render_title(out)?;
@@ -116,11 +98,4 @@ fn without_globals(command: &Command) -> Command {
         let hide = arg.is_global_set() || arg.get_id() == "help";
         arg.hide(hide)
     })
-}
-
-fn print(text: &[u8]) -> Result<i32, Failure> {
-    io::stdout()
-        .write_all(text)
-        .map_err(|err| Failure::new(exit::UNAVAILABLE, format!("cannot write to stdout: {err}")))?;
-    Ok(exit::OK)
 }
