@@ -3,7 +3,7 @@
 //! The launcher: runs a pipeline line as a supervised service.
 //!
 //! - [`commands`] is what the program does, `cli` and `help` what its command line looks like.
-//! - [`file`] reads launch files and builds their pipelines.
+//! - [`mod@file`] reads launch files and builds their pipelines.
 //! - `run` keeps a pipeline running; `remote` serves metrics and polls a bridge meanwhile.
 //! - `doctor` looks for what is missing.
 
