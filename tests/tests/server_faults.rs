@@ -133,7 +133,8 @@ impl Scene {
                 robot.state == state
                     && robot.publish.as_ref().is_some_and(|publish| {
                         let said = publish.reason.as_deref();
-                        publish.state.as_str() == word && said.is_some_and(|said| said.contains(reason))
+                        publish.state.as_str() == word
+                            && said.is_some_and(|said| said.contains(reason))
                     })
             });
         let (_, named) = named.unwrap_or_else(|err| panic!("{err:#}\n{}", robot.text()));

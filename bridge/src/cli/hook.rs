@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(300);
 
 /// What has happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Happening {
+pub enum HookEvent {
     /// runOnDemand: a viewer waits for a stream that is not there. With runOnDemandRestart, again
     /// every five seconds for as long as it is wanted.
     Demand,
@@ -26,14 +26,14 @@ pub enum Happening {
     Undemand,
     /// runOnRead: a viewer begins to get the stream.
     Read,
-    /// runOnUnread: he has left.
+    /// runOnUnread: the viewer has left.
     Unread,
 }
 
 /// Tells the bridge what MediaMTX's variables (MTX_PATH and others) say.
 #[derive(Debug, Args)]
 pub struct Options {
-    event: Happening,
+    event: HookEvent,
     /// The bridge, http:// or https://; credentials in it are taken out and used.
     #[arg(
         long,
@@ -75,10 +75,10 @@ pub async fn run(options: &Options) -> Result<(), String> {
         return Err("MTX_PATH is not set: this is for MediaMTX to run, as runOnDemand: droidrelay-bridge hook demand".into());
     }
     let reader = match options.event {
-        Happening::Read | Happening::Unread => {
+        HookEvent::Read | HookEvent::Unread => {
             json!({ "type": variable("MTX_READER_TYPE"), "id": variable("MTX_READER_ID") })
         }
-        Happening::Demand | Happening::Undemand => Value::Null,
+        HookEvent::Demand | HookEvent::Undemand => Value::Null,
     };
     let event = options.event.to_possible_value();
     let event = event.as_ref().map_or("", |event| event.get_name());

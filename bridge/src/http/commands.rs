@@ -2,11 +2,11 @@
 
 //! Start, stop, key frame: what a viewer may ask of a robot.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use axum::{
     Extension, Json,
-    extract::{Path, Query, State, rejection::QueryRejection},
+    extract::{Path, Query, State},
 };
 use droidrelay_wire::{
     Command, StreamState,
@@ -14,47 +14,28 @@ use droidrelay_wire::{
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    select,
+    time::{Instant, timeout_at},
+};
 use tracing::{info, warn};
 
+use super::request::{Caller, Parameters, Shared, parameters, wait_from_seconds};
 use crate::{
-    app::Bridge,
     auth::{Right, User},
+    bridge::Bridge,
     failure::Failure,
-    fleet::{Link, View},
+    fleet::BrokerLink,
     robots::Robot,
+    view::{Availability, RobotView},
 };
 
-/// Longest `wait` in seconds: proxies give up a request after a minute.
-const MAX_WAIT: f64 = 60.0;
-
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CommandQuery {
     viewer: Option<String>,
     lease: Option<f64>,
     wait: Option<f64>,
-}
-
-/// The query, or what is wrong with it.
-pub type Parameters<T> = Result<Query<T>, QueryRejection>;
-
-pub fn parameters<T>(query: Parameters<T>) -> Result<T, Failure> {
-    match query {
-        Ok(Query(query)) => Ok(query),
-        Err(err) => Err(Failure::bad_request(err.body_text())),
-    }
-}
-
-/// A time to wait for something, as a query names it.
-pub fn wait_from_seconds(wait: f64) -> Result<Duration, Failure> {
-    if (0.0..=MAX_WAIT).contains(&wait) {
-        Ok(Duration::from_secs_f64(wait))
-    } else {
-        Err(Failure::bad_request(format!(
-            "wait {wait}: give seconds from 0 to {MAX_WAIT}"
-        )))
-    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -74,21 +55,19 @@ impl Verb {
     }
 }
 
-type Shared = State<Arc<Bridge>>;
-type By = Extension<Arc<User>>;
 type Answer = Result<Json<Value>, Failure>;
 
-pub async fn start(bridge: Shared, by: By, query: Parameters<CommandQuery>) -> Answer {
+pub async fn start(bridge: Shared, by: Caller, query: Parameters<CommandQuery>) -> Answer {
     default_command(bridge, by, Verb::Start, query).await
 }
 
-pub async fn stop(bridge: Shared, by: By, query: Parameters<CommandQuery>) -> Answer {
+pub async fn stop(bridge: Shared, by: Caller, query: Parameters<CommandQuery>) -> Answer {
     default_command(bridge, by, Verb::Stop, query).await
 }
 
 pub async fn start_robot(
     bridge: Shared,
-    by: By,
+    by: Caller,
     robot: Path<String>,
     query: Parameters<CommandQuery>,
 ) -> Answer {
@@ -97,19 +76,15 @@ pub async fn start_robot(
 
 pub async fn stop_robot(
     bridge: Shared,
-    by: By,
+    by: Caller,
     robot: Path<String>,
     query: Parameters<CommandQuery>,
 ) -> Answer {
     robot_command(bridge, by, robot, Verb::Stop, query).await
 }
 
-pub async fn keyframe_robot(bridge: Shared, by: By, robot: Path<String>) -> Answer {
-    let nothing = CommandQuery {
-        viewer: None,
-        lease: None,
-        wait: None,
-    };
+pub async fn keyframe_robot(bridge: Shared, by: Caller, robot: Path<String>) -> Answer {
+    let nothing = CommandQuery::default();
     robot_command(bridge, by, robot, Verb::Keyframe, Ok(Query(nothing))).await
 }
 
@@ -117,11 +92,11 @@ pub async fn keyframe_robot(bridge: Shared, by: By, robot: Path<String>) -> Answ
 /// is nothing that the caller must know.
 async fn default_command(
     State(bridge): Shared,
-    Extension(user): By,
+    Extension(user): Caller,
     verb: Verb,
     query: Parameters<CommandQuery>,
 ) -> Answer {
-    let robot = bridge.fleet.directory.default_robot().ok_or_else(|| {
+    let robot = bridge.fleet.default_robot().ok_or_else(|| {
         Failure::not_found(
             "there is no default robot: name one, /robots/NAME/stream/start, or set robots.default",
         )
@@ -136,7 +111,7 @@ async fn default_command(
 
 async fn robot_command(
     State(bridge): Shared,
-    Extension(user): By,
+    Extension(user): Caller,
     Path(robot): Path<String>,
     verb: Verb,
     query: Parameters<CommandQuery>,
@@ -202,12 +177,14 @@ async fn command(
         _ => None,
     };
     let view = bridge.fleet.settled_view(&robot.name).await;
-    let online = view.online == Some(true);
+    let online = view.availability.is_online();
     answer.insert("online".into(), online.into());
     if !online {
-        let note = match view.online {
-            Some(_) => "the robot is offline",
-            None => "the broker knows of no such robot: it has never announced itself",
+        let note = match view.availability {
+            Availability::Unknown => {
+                "the broker knows of no such robot: it has never announced itself"
+            }
+            Availability::Online | Availability::Offline => "the robot is offline",
         };
         let effect = match verb {
             Verb::Start => format!(
@@ -235,10 +212,10 @@ async fn until_live(bridge: &Bridge, robot: &Robot, wait: Duration) -> Result<()
     let deadline = Instant::now() + wait;
     let _waiting = bridge.metrics.waiting.count();
     let mut watcher = bridge.fleet.watch(&robot.name);
-    let mut closing = bridge.closing.subscribe();
+    let mut closing = bridge.closing();
     let live = async {
-        tokio::select! {
-            _ = watcher.receiver.wait_for(View::is_live) => true,
+        select! {
+            _ = watcher.receiver.wait_for(RobotView::is_live) => true,
             _ = closing.wait_for(|closing| *closing) => false,
         }
     };
@@ -250,13 +227,13 @@ async fn until_live(bridge: &Bridge, robot: &Robot, wait: Duration) -> Result<()
 }
 
 fn why_not_live(bridge: &Bridge, robot: &Robot) -> String {
-    if let Link::Down(reason) = bridge.fleet.link() {
+    if let BrokerLink::Down(reason) = bridge.fleet.link() {
         return format!("the MQTT broker is out of reach: {reason}");
     }
     let view = bridge.fleet.view(&robot.name);
-    match (view.online, view.state) {
-        (Some(false), _) => "the robot is offline".into(),
-        (None, None) => "the robot has never announced itself".into(),
+    match (view.availability, view.state) {
+        (Availability::Offline, _) => "the robot is offline".into(),
+        (Availability::Unknown, None) => "the robot has never announced itself".into(),
         (_, None) => "the robot does not tell its state".into(),
         (_, Some(state)) => {
             let detail = state

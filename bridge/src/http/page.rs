@@ -14,9 +14,9 @@ use axum::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use ring::digest::{SHA256, digest};
 
-use crate::config::{Watch, WatchUrl};
+use crate::watch::{Watch, WatchUrl};
 
-const PAGE: &str = include_str!("../page/index.html");
+const PAGE: &str = include_str!("../../page/index.html");
 
 /// Whether who sends these is a browser that wants to show something.
 pub fn is_wanted(headers: &HeaderMap) -> bool {

@@ -1,123 +1,45 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! For MediaMTX: it asks who may publish and look, its hooks tell who waits, comes and leaves.
+//! For MediaMTX: its external authentication, and its hooks.
 
 use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
 use axum::{
     Extension,
-    body::Bytes,
-    extract::{ConnectInfo, State, rejection::BytesRejection},
-    http::{HeaderMap, Method, StatusCode},
+    extract::{ConnectInfo, State},
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
-use droidrelay_wire::{Command, Secret, StreamState, net::url::percent_decode};
-use serde::{Deserialize, de::DeserializeOwned};
-use tokio::time::{Instant, sleep, timeout};
+use droidrelay_wire::{Command, Secret, net::url::percent_decode};
+use serde::Deserialize;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
+use super::{
+    auth::refuse,
+    request::{Caller, Payload, Shared, json},
+};
 use crate::{
-    app::{Bridge, refuse},
     auth::{Credentials, Denial, Right, Role, User},
-    client::{Client, Url},
+    bridge::Bridge,
+    demand::{Notice, Started},
     failure::Failure,
-    fleet::{Link, View},
+    housekeeping::{demand, follow, keyframe},
     robots::Robot,
-    share,
+    share::ShareLink,
+    view::RobotView,
     views::Admitted,
 };
 
 /// A robot that opens by itself may come to the media server before its state comes here. The
 /// server asks one thing at a time, so nobody else is answered meanwhile.
 const STATE_IS_LATE: Duration = Duration::from_millis(300);
-/// From the question whether he may look until a viewer gets the stream.
+/// From the question whether a viewer may look until it gets the stream.
 const JOINING: Duration = Duration::from_millis(200);
-/// How long a demand holds where the configuration does not say.
-pub const LEASE: Duration = Duration::from_secs(20);
-/// For an answer of MediaMTX's API.
-const API_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// What the configuration says of MediaMTX.
-#[derive(Clone)]
-pub struct Settings {
-    /// A viewer who is let in starts the robot.
-    pub read_starts: bool,
-    /// How long a demand holds.
-    pub lease: Duration,
-    /// Who is asked whether somebody looks, where no hook tells it.
-    pub api: Option<(Client, Url)>,
-}
-
-/// Demands so far; by robot and by who told them.
-#[derive(Default)]
-pub struct Demands(Mutex<HashMap<(String, String), Demand>>);
-
-#[derive(Default)]
-struct Demand {
-    /// The clock of the times below.
-    clock: String,
-    /// When the newest hook was started that told of demand, and of none.
-    wanted_at: f64,
-    unwanted_at: f64,
-    /// A viewer asked, or was seen to look; while the media server's API is followed.
-    seen: Option<Instant>,
-}
-
-impl Demands {
-    fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), Demand>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether what a hook tells is news: hooks are processes that may overtake each other, and
-    /// of two that were started at the same time the demand counts.
-    fn is_news(&self, robot: &str, by: &str, is_wanted: bool, at: Option<(&str, f64)>) -> bool {
-        let mut demands = self.lock();
-        let demand = demands
-            .entry((robot.to_owned(), by.to_owned()))
-            .or_default();
-        let Some((clock, at)) = at else { return true };
-        if demand.clock != clock {
-            *demand = Demand {
-                clock: clock.to_owned(),
-                seen: demand.seen,
-                ..Demand::default()
-            };
-        }
-        if is_wanted {
-            let is_news = at >= demand.unwanted_at;
-            demand.wanted_at = demand.wanted_at.max(at);
-            is_news
-        } else {
-            let is_news = at > demand.wanted_at;
-            demand.unwanted_at = demand.unwanted_at.max(at);
-            is_news
-        }
-    }
-
-    /// Notes that somebody looks or wants to; returns whether nobody follows this robot yet.
-    fn seen(&self, robot: &str, by: &str) -> bool {
-        let mut demands = self.lock();
-        let demand = demands
-            .entry((robot.to_owned(), by.to_owned()))
-            .or_default();
-        demand.seen.replace(Instant::now()).is_none()
-    }
-
-    /// Whether somebody was seen in the time that a lease lasts; if not, it is followed no more.
-    fn is_seen(&self, robot: &str, by: &str, lease: Duration) -> bool {
-        let mut demands = self.lock();
-        let Some(demand) = demands.get_mut(&(robot.to_owned(), by.to_owned())) else {
-            return false;
-        };
-        demand.seen = demand.seen.filter(|seen| seen.elapsed() < lease);
-        demand.seen.is_some()
-    }
-}
 
 /// MediaMTX's question, as of its version 1.20.
 #[derive(Deserialize)]
@@ -193,7 +115,7 @@ impl Question {
 /// Who is let in.
 enum Who {
     User(Arc<User>),
-    Link(share::Link),
+    Link(ShareLink),
 }
 
 impl Who {
@@ -203,19 +125,6 @@ impl Who {
             Who::Link(link) => format!("share {}", link.id),
         }
     }
-}
-
-/// A body of JSON, or what is wrong with it.
-fn json<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, Failure> {
-    let body = body.map_err(|err| Failure::new(err.status(), err.body_text()))?;
-    serde_json::from_slice(&body)
-        // Where, and not what: it may be a password.
-        .map_err(|err| {
-            let (line, column) = (err.line(), err.column());
-            Failure::bad_request(format!(
-                "the body is not the JSON that is expected here (line {line}, column {column})"
-            ))
-        })
 }
 
 fn check_caller(user: &User) -> Result<(), Failure> {
@@ -228,12 +137,12 @@ fn check_caller(user: &User) -> Result<(), Failure> {
     )))
 }
 
-/// May they?
+/// Answers external authentication.
 pub async fn auth(
-    State(bridge): State<Arc<Bridge>>,
-    Extension(caller): Extension<Arc<User>>,
-    ConnectInfo(peer): ConnectInfo<std::net::SocketAddr>,
-    body: Result<Bytes, BytesRejection>,
+    State(bridge): Shared,
+    Extension(caller): Caller,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    body: Payload,
 ) -> Result<Response, Failure> {
     check_caller(&caller)?;
     let question: Question = json(body)?;
@@ -270,7 +179,7 @@ pub async fn auth(
             ("refused", Err(Failure::forbidden(reason)))
         }
     };
-    bridge.metrics.mediamtx(what, result);
+    bridge.metrics.mediamtx_asked(what, result);
     response
 }
 
@@ -285,16 +194,12 @@ async fn answer(
     what: &str,
     ip: IpAddr,
 ) -> Result<Who, Refused> {
-    let robot = bridge.fleet.directory.by_path(&question.path);
+    let robot = bridge.fleet.robot_at(&question.path);
     if let (true, Some(token)) = (what == "read", question.parameter("share")) {
         bridge.auth.admit(ip).map_err(Refused::Denial)?;
         // What was revoked is still on its way.
         bridge.fleet.settled().await;
-        let link = bridge
-            .fleet
-            .shares
-            .check(token.expose(), bridge.fleet.now().wall);
-        let Some(link) = link.filter(|_| bridge.fleet.has_been_up()) else {
+        let Some(link) = bridge.fleet.check_share(token.expose()) else {
             bridge.auth.charge(ip);
             return Err(Refused::Denial(Denial::Wrong));
         };
@@ -304,7 +209,7 @@ async fn answer(
         };
     }
     let user = match question.credentials() {
-        _ if bridge.is_open() => bridge.auth.check(None, ip).await,
+        _ if bridge.auth.is_open() => bridge.auth.check(None, ip).await,
         None => Err(Denial::Missing),
         credentials => bridge.auth.check_credentials(credentials, ip).await,
     };
@@ -336,22 +241,18 @@ async fn answer(
 async fn is_wanted(bridge: &Bridge, robot: &Robot) -> bool {
     let fleet = &bridge.fleet;
     // Without the broker nobody knows; a robot that loses its stream then gets it back.
-    if !matches!(fleet.link(), Link::Up(_)) || fleet.wanted.is_open(&robot.name) {
+    if !fleet.is_up() || fleet.wanted.is_open(&robot.name) {
         return true;
     }
-    let is_open = |view: &View| {
-        let open = |state: &StreamState| *state != StreamState::Idle;
-        view.state.as_ref().is_some_and(|state| open(&state.state))
-    };
     let mut watcher = fleet.watch(&robot.name);
-    let opens = watcher.receiver.wait_for(is_open);
+    let opens = watcher.receiver.wait_for(RobotView::is_open);
     let has_opened = matches!(timeout(STATE_IS_LATE, opens).await, Ok(Ok(_)));
     has_opened
 }
 
 /// Somebody is let in to look.
 fn admitted(bridge: &Arc<Bridge>, caller: &User, question: &Question, who: &Who, ip: IpAddr) {
-    let Some(robot) = bridge.fleet.directory.by_path(&question.path) else {
+    let Some(robot) = bridge.fleet.robot_at(&question.path) else {
         return;
     };
     // Without an id it is the look at a page, which asks again for the stream itself.
@@ -388,50 +289,10 @@ fn admitted(bridge: &Arc<Bridge>, caller: &User, question: &Question, who: &Who,
     });
 }
 
-/// Renews the demand while MediaMTX has readers of this robot, and ends with the last of them.
-async fn follow(bridge: &Bridge, robot: &Robot, by: &str, settings: &Settings) {
-    let mut closing = bridge.closing();
-    while bridge.demands.is_seen(&robot.name, by, settings.lease) {
-        tokio::select! {
-            () = sleep(settings.lease / 3) => {}
-            _ = closing.wait_for(|closing| *closing) => return,
-        }
-        let Some((client, api)) = &settings.api else {
-            continue;
-        };
-        match has_readers(client, api, &robot.path).await {
-            Ok(true) => {
-                bridge.demands.seen(&robot.name, by);
-                demand(bridge, robot, by, settings.lease).await;
-            }
-            Ok(false) => {}
-            Err(err) => warn!(robot = robot.name, "MediaMTX does not say who looks: {err}"),
-        }
-    }
-}
-
-async fn has_readers(client: &Client, api: &Url, path: &str) -> Result<bool, String> {
-    #[derive(Deserialize)]
-    struct Path {
-        readers: Vec<serde::de::IgnoredAny>,
-    }
-    let url = api.join(&format!("/v3/paths/get/{path}"))?;
-    let (status, body) = client
-        .send(Method::GET, &url, HeaderMap::new(), "", API_TIMEOUT)
-        .await?;
-    match status {
-        StatusCode::OK => serde_json::from_slice(&body)
-            .map(|path: Path| !path.readers.is_empty())
-            .map_err(|err| err.to_string()),
-        StatusCode::NOT_FOUND => Ok(false),
-        status => Err(format!("{url}: {status}")),
-    }
-}
-
-/// What a hook tells.
+/// Hook request body.
 #[derive(Deserialize)]
 struct Told {
-    event: Happening,
+    event: HookEvent,
     path: String,
     at: Option<f64>,
     #[serde(default)]
@@ -441,7 +302,7 @@ struct Told {
 
 #[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
-enum Happening {
+enum HookEvent {
     Demand,
     Undemand,
     Read,
@@ -455,93 +316,63 @@ struct Reader {
     id: String,
 }
 
-/// Somebody waits, comes, leaves.
-pub async fn told(
-    State(bridge): State<Arc<Bridge>>,
-    Extension(caller): Extension<Arc<User>>,
-    body: Result<Bytes, BytesRejection>,
+/// Handles a hook.
+pub async fn hook(
+    State(bridge): Shared,
+    Extension(caller): Caller,
+    body: Payload,
 ) -> Result<StatusCode, Failure> {
     check_caller(&caller)?;
     let told: Told = json(body)?;
     let robot = bridge
         .fleet
-        .directory
-        .by_path(&told.path)
+        .robot_at(&told.path)
         .ok_or_else(|| Failure::not_found(format!("no robot has the path {:?}", told.path)))?;
-    let by = &caller.name;
-    let at = told.at.map(|at| (told.clock.as_str(), at));
-    let now = bridge.fleet.now().wall;
     let reader = told.reader.unwrap_or_default();
-    let done = match told.event {
-        Happening::Demand => {
-            if bridge.demands.is_news(&robot.name, by, true, at) {
-                let start = Command::Start {
-                    id: Some(by.clone()),
-                    lease: Some(bridge.demand_lease()),
-                };
-                if !bridge.fleet.wanted.is_open(&robot.name) {
-                    info!(robot = robot.name, by, "a viewer waits: start");
-                }
-                bridge.command(&robot, &start).await
-            } else {
-                Ok(())
+    let started = told.at.map(|at| Started {
+        clock: &told.clock,
+        at,
+    });
+    let (name, by, now) = (&robot.name, &caller.name, bridge.fleet.now().wall);
+    let is_news = |notice| bridge.demands.is_news(name, by, notice, started);
+    let (what, command) = match told.event {
+        HookEvent::Demand => {
+            let start = Command::Start {
+                id: Some(by.clone()),
+                lease: Some(bridge.demand_lease()),
+            };
+            let start = is_news(Notice::Wanted).then_some(start);
+            if start.is_some() && !bridge.fleet.wanted.is_open(name) {
+                info!(robot = name, by, "a viewer waits: start");
             }
+            ("demand", start)
         }
-        Happening::Undemand => {
-            if bridge.demands.is_news(&robot.name, by, false, at) {
-                bridge.views.end_all_of(&robot.name, now);
-                info!(robot = robot.name, by, "no viewer is left: stop");
-                let stop = Command::Stop {
-                    id: Some(by.clone()),
-                };
-                bridge.command(&robot, &stop).await
-            } else {
-                Ok(())
+        HookEvent::Undemand => {
+            let stop = Command::Stop {
+                id: Some(by.clone()),
+            };
+            let stop = is_news(Notice::Unwanted).then_some(stop);
+            if stop.is_some() {
+                bridge.views.end_all_of(name, now);
+                info!(robot = name, by, "no viewer is left: stop");
             }
+            ("undemand", stop)
         }
-        Happening::Read => {
-            bridge
-                .views
-                .begin(&robot.name, &reader.id, &reader.r#type, now);
-            bridge.command(&robot, &Command::Keyframe).await
+        HookEvent::Read => {
+            bridge.views.begin(name, &reader.id, &reader.r#type, now);
+            ("join", Some(Command::Keyframe))
         }
-        Happening::Unread => {
+        HookEvent::Unread => {
             bridge.views.end(&reader.id, now);
-            Ok(())
+            ("leave", None)
         }
     };
-    let what = match told.event {
-        Happening::Demand => "demand",
-        Happening::Undemand => "undemand",
-        Happening::Read => "join",
-        Happening::Unread => "leave",
+    let done = match command {
+        Some(command) => bridge.command(&robot, &command).await,
+        None => Ok(()),
     };
-    bridge
-        .metrics
-        .mediamtx(what, if done.is_ok() { "done" } else { "failed" });
+    bridge.metrics.mediamtx_told(what, &done);
     done.map(|()| StatusCode::NO_CONTENT)
-}
-
-async fn demand(bridge: &Bridge, robot: &Robot, by: &str, lease: Duration) {
-    let start = Command::Start {
-        id: Some(by.to_owned()),
-        lease: Some(lease),
-    };
-    if let Err(failure) = bridge.command(robot, &start).await {
-        warn!(
-            robot = robot.name,
-            "a viewer waits, not started: {}", failure.reason
-        );
-    }
-}
-
-async fn keyframe(bridge: &Bridge, robot: &Robot) {
-    if let Err(failure) = bridge.command(robot, &Command::Keyframe).await {
-        warn!(
-            robot = robot.name,
-            "no key frame asked for: {}", failure.reason
-        );
-    }
 }
 
 #[cfg(test)]
@@ -572,24 +403,5 @@ mod tests {
         ] {
             assert_eq!(shown(text), expected, "{text}");
         }
-    }
-
-    #[test]
-    fn a_hook_that_was_overtaken_changes_nothing() {
-        let demands = Demands::default();
-        let news = |is_wanted, at| demands.is_news("r1", "m", is_wanted, Some(("boot 1", at)));
-        assert!(news(true, 10.0));
-        assert!(news(true, 15.0));
-        assert!(news(false, 16.0));
-        assert!(
-            !news(true, 15.5),
-            "a heartbeat that was on its way at the end"
-        );
-        assert!(news(true, 17.0));
-        assert!(!news(false, 16.5), "the end before this demand");
-        assert!(!news(false, 17.0), "at the same time: the demand counts");
-        assert!(demands.is_news("r1", "other", false, Some(("boot 1", 1.0))));
-        assert!(demands.is_news("r1", "m", false, Some(("boot 2", 1.0))));
-        assert!(demands.is_news("r1", "m", false, None));
     }
 }

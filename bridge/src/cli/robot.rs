@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_there_already_keeps_his_place() {
+    fn whoever_is_there_already_keeps_its_place() {
         let folder = Folder::new("keeps");
         folder.run(add, "r1").unwrap();
         let before = folder.all();
