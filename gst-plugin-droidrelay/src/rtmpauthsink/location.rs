@@ -10,7 +10,7 @@ use droidrelay_wire::{
     secret::{percent_decode, percent_encode},
 };
 
-use super::CredentialMode;
+use super::settings::CredentialMode;
 
 /// Credentials of the publisher.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

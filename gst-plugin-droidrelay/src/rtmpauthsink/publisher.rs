@@ -12,8 +12,8 @@ use droidrelay_wire::PublishState;
 use tokio::sync::Notify;
 
 use super::{
-    State,
     queue::{Frame, Queue, Track},
+    settings::State,
 };
 use droidrelay_rtmp::flv::{Metadata, VideoCodec};
 
@@ -68,22 +68,24 @@ impl Headers {
 
 /// What a valve upstream of one pad has said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wanted {
-    /// No valve spoke: media itself is the wish.
-    ByMedia,
+enum ValveState {
+    /// No valve spoke: a session is wanted while media comes.
+    Unknown,
     /// The session of this opening is wanted, its media has not begun.
-    Soon(u64),
+    Opening(u64),
     /// What comes is media of the session of this opening.
-    Yes(u64),
+    Open(u64),
     /// The session of this opening was the last one.
-    No(u64),
+    Closed(u64),
 }
 
-impl Wanted {
+impl ValveState {
     fn opening(self) -> u64 {
         match self {
-            Wanted::ByMedia => 0,
-            Wanted::Soon(opening) | Wanted::Yes(opening) | Wanted::No(opening) => opening,
+            ValveState::Unknown => 0,
+            ValveState::Opening(opening)
+            | ValveState::Open(opening)
+            | ValveState::Closed(opening) => opening,
         }
     }
 
@@ -91,13 +93,13 @@ impl Wanted {
     /// than ours, comes late; of ours, the stream may tell before the announcement.
     fn after(self, session: Session) -> Self {
         match session {
-            Session::Wanted(opening) if opening > self.opening() => Wanted::Soon(opening),
+            Session::Wanted(opening) if opening > self.opening() => ValveState::Opening(opening),
             Session::Begins(opening, _)
-                if opening > self.opening() || self == Wanted::Soon(opening) =>
+                if opening > self.opening() || self == ValveState::Opening(opening) =>
             {
-                Wanted::Yes(opening)
+                ValveState::Open(opening)
             }
-            Session::Unwanted(opening) if opening >= self.opening() => Wanted::No(opening),
+            Session::Unwanted(opening) if opening >= self.opening() => ValveState::Closed(opening),
             _ => self,
         }
     }
@@ -118,7 +120,7 @@ pub struct Stats {
     pub last_error: Option<String>,
 }
 
-pub struct Publisher {
+pub struct MediaPublisher {
     inner: Mutex<Inner>,
     /// Wakes the session's task: media, a wish, or the end.
     pub changed: Notify,
@@ -128,7 +130,7 @@ struct Inner {
     running: bool,
     /// The session's task is to end once nothing is wanted.
     ended: bool,
-    wanted: [Wanted; 2],
+    valves: [ValveState; 2],
     expected: [bool; 2],
     headers: Headers,
     /// Counts changes of the headers: a session that began with others is replaced.
@@ -142,20 +144,13 @@ struct Inner {
     stats: Stats,
 }
 
-fn index(track: Track) -> usize {
-    match track {
-        Track::Video => 0,
-        Track::Audio => 1,
-    }
-}
-
-impl Publisher {
+impl MediaPublisher {
     pub fn new() -> Self {
-        Publisher {
+        MediaPublisher {
             inner: Mutex::new(Inner {
                 running: false,
                 ended: false,
-                wanted: [Wanted::ByMedia; 2],
+                valves: [ValveState::Unknown; 2],
                 expected: [true, false],
                 headers: Headers::default(),
                 headers_version: 0,
@@ -210,29 +205,30 @@ impl Publisher {
         self.changed.notify_one();
     }
 
-    pub fn set_max_latency(&self, nanoseconds: i64) {
-        self.lock().queue.set_max_latency(nanoseconds);
+    pub fn set_max_latency(&self, nanoseconds: u64) {
+        let most = i64::try_from(nanoseconds).unwrap_or(i64::MAX);
+        self.lock().queue.set_max_latency(most);
     }
 
     /// Tells that the element has a pad for `track`: sessions wait a moment for its headers.
     pub fn expect(&self, track: Track, expected: bool) {
         let mut inner = self.lock();
-        inner.expected[index(track)] = expected;
+        inner.expected[track as usize] = expected;
         if !expected {
             match track {
                 Track::Video => inner.headers.video = None,
                 Track::Audio => inner.headers.audio = None,
             }
-            inner.wanted[index(track)] = Wanted::ByMedia;
+            inner.valves[track as usize] = ValveState::Unknown;
         }
     }
 
     /// A valve upstream of `track` has spoken.
     pub fn valve(&self, track: Track, session: Session) {
         let mut inner = self.lock();
-        let wanted = &mut inner.wanted[index(track)];
-        let before = std::mem::replace(wanted, wanted.after(session));
-        let begins = *wanted != before;
+        let valve = &mut inner.valves[track as usize];
+        let before = std::mem::replace(valve, valve.after(session));
+        let begins = *valve != before;
         // Being sticky, it may come once more.
         if let (true, Session::Begins(_, history)) = (begins, session) {
             inner.queue.expect_history(history.nseconds() as i64);
@@ -248,13 +244,17 @@ impl Publisher {
     /// Whether media on `track` has a use: otherwise it need not even be parsed.
     pub fn accepts(&self, track: Track) -> bool {
         let inner = self.lock();
-        inner.running && matches!(inner.wanted[index(track)], Wanted::Yes(_) | Wanted::ByMedia)
+        inner.running
+            && matches!(
+                inner.valves[track as usize],
+                ValveState::Open(_) | ValveState::Unknown
+            )
     }
 
     /// The stream of `track` ended.
     pub fn end_of_stream(&self, track: Track) {
         let mut inner = self.lock();
-        if inner.wanted[index(track)] == Wanted::ByMedia {
+        if inner.valves[track as usize] == ValveState::Unknown {
             inner.last_media = None;
         }
         drop(inner);
@@ -316,13 +316,9 @@ impl Publisher {
     /// When a session that only media asks for ends, if none comes.
     pub fn idle_deadline(&self) -> Option<Instant> {
         let inner = self.lock();
-        let by_valve = inner
-            .wanted
-            .iter()
-            .any(|wanted| matches!(wanted, Wanted::Soon(_) | Wanted::Yes(_)));
         inner
             .last_media
-            .filter(|_| !by_valve)
+            .filter(|_| !inner.is_wanted_by_valve())
             .map(|at| at + IDLE_TIMEOUT)
     }
 
@@ -341,7 +337,7 @@ impl Publisher {
         (complete || waited).then(|| (inner.headers.clone(), inner.headers_version))
     }
 
-    /// When [`Publisher::opening`] stops waiting for the other track.
+    /// When [`MediaPublisher::opening`] stops waiting for the other track.
     pub fn opening_deadline(&self) -> Option<Instant> {
         self.lock().waiting_since.map(|since| since + TRACK_TIMEOUT)
     }
@@ -418,23 +414,18 @@ impl Publisher {
 }
 
 impl Inner {
+    fn is_wanted_by_valve(&self) -> bool {
+        let mut valves = self.valves.iter();
+        valves.any(|valve| matches!(valve, ValveState::Opening(_) | ValveState::Open(_)))
+    }
+
     fn is_wanted(&self) -> bool {
-        if !self.running {
-            return false;
-        }
-        let by_valve = self
-            .wanted
-            .iter()
-            .any(|wanted| matches!(wanted, Wanted::Soon(_) | Wanted::Yes(_)));
-        let by_media = self.wanted.contains(&Wanted::ByMedia)
-            && self
-                .last_media
+        let has_media = || {
+            self.last_media
                 .is_some_and(|at| at.elapsed() < IDLE_TIMEOUT)
-            && !self
-                .wanted
-                .iter()
-                .any(|wanted| matches!(wanted, Wanted::No(_)));
-        by_valve || by_media
+        };
+        let no_valve = self.valves == [ValveState::Unknown; 2];
+        self.running && (self.is_wanted_by_valve() || (no_valve && has_media()))
     }
 }
 
@@ -454,8 +445,8 @@ mod tests {
         }
     }
 
-    fn running() -> Publisher {
-        let publisher = Publisher::new();
+    fn running() -> MediaPublisher {
+        let publisher = MediaPublisher::new();
         publisher.set_max_latency(1_000_000_000);
         publisher.set_running(true);
         publisher
@@ -542,7 +533,7 @@ mod tests {
 
     #[test]
     fn nothing_is_wanted_or_taken_before_the_element_runs() {
-        let publisher = Publisher::new();
+        let publisher = MediaPublisher::new();
         publisher.valve(Track::Video, Session::Wanted(1));
         publisher.push(frame(0, true));
         assert!(!publisher.is_wanted());

@@ -11,11 +11,12 @@ use tokio::{
 };
 
 use super::{
-    Location, State,
-    bitrate::{Control, Range},
+    bitrate::{BitrateControl, Range},
+    location::Location,
     meter::Meter,
-    publisher::Publisher,
+    publisher::{Body, MediaPublisher},
     queue::{Frame, Track},
+    settings::State,
     socket::{Gauge, connect},
     uplink::Uplink,
 };
@@ -59,13 +60,13 @@ pub struct Login {
 /// What the element does for the task.
 pub trait Owner: Send + 'static {
     /// The settings for the next session.
-    fn target(&self) -> Result<Target, String>;
+    fn target(&mut self) -> Result<Target, String>;
     /// The state changed; called outside of every lock.
     fn state_changed(&self, publish: &PublishState);
     /// The bitrate changed, the state did not; called outside of every lock.
     fn bitrate_changed(&self, publish: &PublishState);
-    /// Between which bitrates the next session's encoder may be led, and where it begins; None
-    /// where it is left alone.
+    /// The bounds of the encoder's bitrate in the next session, and where it begins; None where
+    /// the encoder is left alone.
     fn bitrates(&self) -> Option<Range>;
     /// The encoder is to make so many bits per second from now on.
     fn set_bitrate(&self, bitrate: u64);
@@ -104,8 +105,8 @@ fn refused(reason: impl Into<String>) -> End {
 }
 
 /// Runs until the publisher has ended.
-pub async fn run(publisher: Arc<Publisher>, owner: impl Owner) {
-    let mut sessions = Sessions {
+pub async fn run(publisher: Arc<MediaPublisher>, owner: impl Owner) {
+    let mut sessions = SessionLoop {
         publisher,
         owner,
         backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
@@ -142,8 +143,8 @@ pub async fn run(publisher: Arc<Publisher>, owner: impl Owner) {
     }
 }
 
-struct Sessions<O> {
-    publisher: Arc<Publisher>,
+struct SessionLoop<O> {
+    publisher: Arc<MediaPublisher>,
     owner: O,
     backoff: Backoff,
     refused_backoff: Backoff,
@@ -154,7 +155,7 @@ struct Sessions<O> {
     login_method: Option<Method>,
 }
 
-impl<O: Owner> Sessions<O> {
+impl<O: Owner> SessionLoop<O> {
     fn reset(&mut self) {
         self.backoff.reset();
         self.refused_backoff.reset();
@@ -242,17 +243,24 @@ impl<O: Owner> Sessions<O> {
         login: Option<Secret>,
         pipelined: bool,
     ) -> End {
-        let control = self.owner.bitrates().map(Control::new);
+        let control = self.owner.bitrates().map(BitrateControl::new);
         self.publisher.count(|stats| {
-            stats.target_bitrate = control.as_ref().map(Control::target);
+            stats.target_bitrate = control.as_ref().map(BitrateControl::target);
         });
-        let (stream, gauge) = match self.unless_unwanted(connect(target)).await {
+        let (stream, gauge) = match self
+            .unless_unwanted(connect(
+                &target.location,
+                target.tls.as_ref(),
+                target.timeout,
+            ))
+            .await
+        {
             None => return End::Unwanted,
             Some(Err(reason)) => return failed(reason),
             Some(Ok(connected)) => connected,
         };
         self.publisher.restart_queue();
-        let mut session = Session {
+        let mut session = Connection {
             publisher: self.publisher.clone(),
             rtmp: droidrelay_rtmp::Publisher::new(
                 Params {
@@ -324,8 +332,8 @@ impl<O: Owner> Sessions<O> {
 }
 
 /// A session on an open connection.
-struct Session {
-    publisher: Arc<Publisher>,
+struct Connection {
+    publisher: Arc<MediaPublisher>,
     rtmp: droidrelay_rtmp::Publisher,
     target: Arc<Target>,
     /// Time of the first frame, in nanoseconds of running time.
@@ -336,18 +344,18 @@ struct Session {
     headers_version: Option<u64>,
     gauge: Gauge,
     uplink: Uplink,
-    control: Option<Control>,
+    control: Option<BitrateControl>,
     begin: Instant,
     /// Handed to the socket.
     audio_bytes: u64,
 }
 
-impl Session {
+impl Connection {
     async fn run<O: Owner>(
         &mut self,
         reader: &mut (impl AsyncRead + Unpin),
         writer: &mut (impl AsyncWrite + Unpin),
-        sessions: &mut Sessions<O>,
+        sessions: &mut SessionLoop<O>,
     ) -> End {
         let mut input = vec![0; 8 * 1024];
         let mut needs_flush = false;
@@ -432,7 +440,7 @@ impl Session {
                             self.publisher.count(|stats| stats.bytes += n as u64);
                             if published_at.is_some()
                                 && let Some(bitrate) = meter.sent(n, begin.elapsed()) {
-                                    let target = self.control.as_ref().map(Control::target);
+                                    let target = self.control.as_ref().map(BitrateControl::target);
                                     sessions.measured(bitrate, target);
                                 }
                         }
@@ -519,7 +527,7 @@ impl Session {
         }
     }
 
-    fn send(&mut self, frame: &Frame<super::publisher::Body>) {
+    fn send(&mut self, frame: &Frame<Body>) {
         let (newest, ..) = self.publisher.times();
         self.uplink.handed(frame.time, newest, self.begin.elapsed());
         let base = *self.base.get_or_insert(frame.time);

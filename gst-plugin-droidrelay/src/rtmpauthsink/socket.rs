@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use droidrelay_wire::net::tls;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, lookup_host},
@@ -22,7 +23,7 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
-use super::session::Target;
+use super::location::Location;
 
 /// An address that does not answer is given this long before the next one is tried beside it
 /// (RFC 8305, section 5).
@@ -137,13 +138,16 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// Connects to the target's server within its timeout, with TLS where it asks for it; the error
+/// Connects to the location's server within `timeout`, with `tls` where it is given; the error
 /// says what did not answer.
-pub async fn connect(target: &Target) -> Result<(Box<dyn Stream>, Gauge), String> {
-    let location = &target.location;
+pub async fn connect(
+    location: &Location,
+    tls: Option<&tls::Client>,
+    timeout: Duration,
+) -> Result<(Box<dyn Stream>, Gauge), String> {
     let host = location.host.as_str();
-    let deadline = Instant::now() + target.timeout;
-    let seconds = target.timeout.as_secs_f64();
+    let deadline = Instant::now() + timeout;
+    let seconds = timeout.as_secs_f64();
     let addresses: Vec<SocketAddr> = timeout_at(deadline, lookup_host((host, location.port)))
         .await
         .map_err(|_| {
@@ -159,7 +163,7 @@ pub async fn connect(target: &Target) -> Result<(Box<dyn Stream>, Gauge), String
         .await
         .map_err(|_| format!("{location} has not answered within {seconds} s"))?
         .map_err(|err| format!("cannot connect to {location}: {err}"))?;
-    tune(&tcp, target.timeout).map_err(|err| format!("cannot set up the socket: {err}"))?;
+    tune(&tcp, timeout).map_err(|err| format!("cannot set up the socket: {err}"))?;
     let gauge = Gauge {
         tcp: Arc::new(tcp),
         written: Arc::default(),
@@ -168,7 +172,7 @@ pub async fn connect(target: &Target) -> Result<(Box<dyn Stream>, Gauge), String
         tcp: gauge.tcp.clone(),
         written: gauge.written.clone(),
     };
-    let Some(tls) = &target.tls else {
+    let Some(tls) = tls else {
         return Ok((Box::new(socket), gauge));
     };
     let stream = timeout_at(deadline, tls.connect(host, socket))
