@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use droidrelay_wire::RobotState;
+use droidrelay_wire::{RobotState, words::state::worst_state};
 use once_cell::sync::Lazy;
 
 /// Broker and state topic.
@@ -123,16 +123,7 @@ impl Drop for Seat {
 
 /// The state of the member that is furthest from well; of equals, the first one's.
 fn voice(group: &BTreeMap<u64, Member>) -> Option<&RobotState> {
-    group
-        .values()
-        .filter_map(|member| member.said.as_ref())
-        .reduce(|worst, said| {
-            if said.state.gravity() > worst.state.gravity() {
-                said
-            } else {
-                worst
-            }
-        })
+    worst_state(group.values().filter_map(|member| member.said.as_ref()))
 }
 
 #[cfg(test)]

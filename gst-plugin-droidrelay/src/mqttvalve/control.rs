@@ -6,8 +6,11 @@
 use std::{collections::VecDeque, time::Duration};
 
 use droidrelay_wire::{
-    PublishState, RobotState, StreamState,
-    words::gate::{Cause, Change, Gate, Outcome},
+    PublishPhase, PublishState, RobotState, StreamState,
+    words::{
+        gate::{Change, Gate, Outcome},
+        state::Cause,
+    },
 };
 
 use crate::element::link;
@@ -84,7 +87,7 @@ impl Control {
     pub fn decided(&mut self, outcome: Outcome, now: Duration) -> bool {
         match outcome {
             Outcome::Changed(change) => {
-                self.cause = change.cause;
+                self.cause = change.cause.clone();
                 self.flowing = false;
                 self.fault = None;
                 if change.open {
@@ -142,7 +145,7 @@ impl Control {
         if self.changes.is_empty() {
             let change = Change {
                 open: self.gate.is_open(),
-                cause: self.cause,
+                cause: self.cause.clone(),
                 who: None,
             };
             self.changes.push_back((self.opening, change));
@@ -152,7 +155,7 @@ impl Control {
     /// Whether the bus is still to be told of the state's word or its last error; from now on it
     /// is taken as told.
     pub fn take_news(&mut self) -> bool {
-        let told = (self.state, self.last_error.clone());
+        let told = (self.state.clone(), self.last_error.clone());
         std::mem::replace(&mut self.told, told.clone()) != told
     }
 
@@ -226,10 +229,10 @@ impl Control {
         if self.fault.is_some() {
             return StreamState::Error;
         }
-        match self.publish.as_ref().map(|publish| publish.state.as_str()) {
-            Some("backoff") => StreamState::Backoff,
-            Some("refused") => StreamState::Refused,
-            Some("publishing") | None if self.flowing => StreamState::Live,
+        match self.publish.as_ref().map(|publish| &publish.state) {
+            Some(PublishPhase::Backoff) => StreamState::Backoff,
+            Some(PublishPhase::Refused) => StreamState::Refused,
+            Some(PublishPhase::Publishing) | None if self.flowing => StreamState::Live,
             _ => StreamState::Starting,
         }
     }
@@ -238,7 +241,7 @@ impl Control {
     pub fn robot_state(&mut self, standby: &str, now: Duration) -> RobotState {
         let state = self.stream_state();
         if state != self.state {
-            self.state = state;
+            self.state = state.clone();
             self.since = utc_after(Duration::ZERO);
         }
         let mut more = serde_json::Map::new();
@@ -248,7 +251,7 @@ impl Control {
         RobotState {
             state,
             since: self.since.clone(),
-            cause: self.cause.as_str().into(),
+            cause: self.cause.clone(),
             viewers: self
                 .gate
                 .holders()

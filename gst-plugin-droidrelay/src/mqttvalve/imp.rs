@@ -268,18 +268,18 @@ impl MqttValve {
                 locked(&self.control).gate.link(true, now);
                 self.connected.store(true, Ordering::Relaxed);
             }
-            Event::Down { reason } => {
-                gst::warning!(CAT, imp = self, "no MQTT session: {reason}");
+            Event::Down(fault) => {
+                gst::warning!(CAT, imp = self, "no MQTT session: {fault}");
                 let now = self.now();
                 let mut control = locked(&self.control);
                 control.gate.link(false, now);
-                control.note(reason);
+                control.note(fault.text);
                 self.connected.store(false, Ordering::Relaxed);
             }
             Event::Message(message) => return self.on_message(&message),
-            Event::Refused { reason } => {
-                gst::warning!(CAT, imp = self, "{reason}");
-                locked(&self.control).note(reason);
+            Event::Refused(fault) => {
+                gst::warning!(CAT, imp = self, "{fault}");
+                locked(&self.control).note(fault.text);
             }
         }
         self.announcer.wake();
@@ -395,7 +395,7 @@ impl MqttValve {
             let structure = gst::Structure::builder("mqttvalve-state")
                 .field("state", said.state.as_str())
                 .field("open", self.word.load(Ordering::Relaxed) != word::CLOSED)
-                .field("cause", &said.cause)
+                .field("cause", said.cause.as_str())
                 .field(
                     "who",
                     changes.back().and_then(|(_, change)| change.who.clone()),
@@ -1030,11 +1030,7 @@ impl MqttValve {
     fn last_state(&self) -> String {
         let standby = locked(&self.settings).standby.as_str();
         let now = self.now();
-        let mut said = locked(&self.control).robot_state(standby, now);
-        said.state = droidrelay_wire::StreamState::Idle;
-        said.viewers.clear();
-        said.lease_until = None;
-        said.publish = None;
+        let said = locked(&self.control).robot_state(standby, now).into_ended();
         serde_json::to_string(&said).unwrap_or_default()
     }
 

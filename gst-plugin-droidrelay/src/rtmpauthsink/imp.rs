@@ -121,7 +121,7 @@ impl RtmpAuthSink {
 
     /// Tells the world, outside of every lock.
     fn state_changed(&self, publish: &PublishState) {
-        let state = State::from_word(&publish.state);
+        let state = State::from(&publish.state);
         let reason = publish.reason.as_deref();
         match state {
             State::Backoff | State::Refused => gst::warning!(
@@ -143,7 +143,7 @@ impl RtmpAuthSink {
         let obj = self.obj();
         obj.notify("state");
         let structure = gst::Structure::builder("rtmpauthsink-state")
-            .field("state", &publish.state)
+            .field("state", publish.state.as_str())
             .field("reason", reason)
             .field("attempt", publish.attempt)
             .field("next-try", publish.next_try.unwrap_or_default())
@@ -443,7 +443,7 @@ impl ObjectImpl for RtmpAuthSink {
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
         match pspec.name() {
-            "state" => State::from_word(&self.publisher.publish_state().state).to_value(),
+            "state" => State::from(&self.publisher.publish_state().state).to_value(),
             "stats" => self.stats().to_value(),
             name => locked(&self.settings).get(name),
         }

@@ -11,7 +11,6 @@ mod chain;
 mod doc;
 mod encoder;
 mod imp;
-mod location;
 mod meter;
 mod publisher;
 mod queue;

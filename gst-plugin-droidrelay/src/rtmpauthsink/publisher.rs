@@ -11,10 +11,7 @@ use std::{
 use droidrelay_wire::PublishState;
 use tokio::sync::Notify;
 
-use super::{
-    queue::{Frame, Queue, Track},
-    settings::State,
-};
+use super::queue::{Frame, Queue, Track};
 use droidrelay_rtmp::flv::{Metadata, VideoCodec};
 
 use crate::element::link::Session;
@@ -159,10 +156,7 @@ impl MediaPublisher {
                 last_media: None,
                 published_at: None,
                 last_key_request: None,
-                publish: PublishState {
-                    state: State::Idle.as_str().into(),
-                    ..PublishState::default()
-                },
+                publish: PublishState::default(),
                 stats: Stats::default(),
             }),
             changed: Notify::new(),

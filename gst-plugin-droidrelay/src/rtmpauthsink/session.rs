@@ -4,7 +4,9 @@
 
 use std::{future::Future, io, sync::Arc, time::Duration};
 
-use droidrelay_wire::{Backoff, PublishState, Secret, backoff::jitter, net::tls};
+use droidrelay_wire::{
+    Backoff, PublishState, Secret, backoff::jitter, net::tls, words::state::PublishPhase,
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     time::{Instant, sleep_until, timeout, timeout_at},
@@ -12,17 +14,16 @@ use tokio::{
 
 use super::{
     bitrate::{BitrateControl, Range},
-    location::Location,
     meter::Meter,
     publisher::{Body, MediaPublisher},
     queue::{Frame, Track},
-    settings::State,
     socket::{Gauge, connect},
     uplink::Uplink,
 };
 use droidrelay_rtmp::{
     Event, Params, Progress, RefusalKind,
     auth::{Demand, Method},
+    location::Location,
 };
 
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
@@ -118,14 +119,14 @@ pub async fn run(publisher: Arc<MediaPublisher>, owner: impl Owner) {
     loop {
         while !sessions.publisher.is_wanted() {
             sessions.reset();
-            sessions.say(State::Idle, None, None);
+            sessions.say(PublishPhase::Idle, None, None);
             if sessions.publisher.has_ended() {
                 return;
             }
             sessions.publisher.changed.notified().await;
         }
         sessions.attempt += 1;
-        sessions.say(State::Connecting, None, None);
+        sessions.say(PublishPhase::Connecting, None, None);
         let end = sessions.session().await;
         sessions.publisher.set_published(false);
         match end {
@@ -162,9 +163,9 @@ impl<O: Owner> SessionLoop<O> {
         self.attempt = 0;
     }
 
-    fn say(&self, state: State, reason: Option<String>, next_try: Option<Duration>) {
+    fn say(&self, state: PublishPhase, reason: Option<String>, next_try: Option<Duration>) {
         let publish = PublishState {
-            state: state.as_str().into(),
+            state,
             reason,
             attempt: self.attempt,
             next_try: next_try.map(|wait| (wait.as_secs_f64() * 1000.0).round() / 1000.0),
@@ -178,9 +179,9 @@ impl<O: Owner> SessionLoop<O> {
     /// Waits for the next try, or until nobody wants one.
     async fn wait(&mut self, failure: Failure) {
         let (state, wait) = if failure.refused {
-            (State::Refused, self.refused_backoff.next(jitter()))
+            (PublishPhase::Refused, self.refused_backoff.next(jitter()))
         } else {
-            (State::Backoff, self.backoff.next(jitter()))
+            (PublishPhase::Backoff, self.backoff.next(jitter()))
         };
         self.publisher
             .count(|stats| stats.last_error = Some(failure.reason.clone()));
@@ -315,7 +316,7 @@ impl<O: Owner> SessionLoop<O> {
             stats.reconnects += u64::from(self.attempt > 1);
         });
         self.refused_backoff.reset();
-        self.say(State::Publishing, None, None);
+        self.say(PublishPhase::Publishing, None, None);
     }
 
     fn measured(&self, bitrate: u64, target: Option<u64>) {

@@ -5,17 +5,16 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use droidrelay_rtmp::location::{self, Credentials, Location};
 use droidrelay_wire::{
     Secret,
     net::tls::{self, Checks, TlsFiles},
+    words::state::PublishPhase,
 };
 use gio::TlsCertificateFlags;
 use gst::prelude::*;
 
-use super::{
-    location::{Credentials, Location},
-    session::{Login, Target},
-};
+use super::session::{Login, Target};
 use crate::element::property::{
     path, path_value, seconds, seconds_value, secret_spec, text, text_spec, typed,
 };
@@ -53,6 +52,17 @@ pub enum CredentialMode {
     None,
 }
 
+impl From<CredentialMode> for location::CredentialMode {
+    fn from(mode: CredentialMode) -> Self {
+        match mode {
+            CredentialMode::Query => location::CredentialMode::Query,
+            CredentialMode::Token => location::CredentialMode::Token,
+            CredentialMode::Rtmp => location::CredentialMode::Rtmp,
+            CredentialMode::None => location::CredentialMode::None,
+        }
+    }
+}
+
 /// State of the publishing session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]
 #[enum_type(name = "GstRtmpAuthSinkState")]
@@ -82,27 +92,15 @@ pub enum State {
     Refused,
 }
 
-impl State {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            State::Idle => "idle",
-            State::Connecting => "connecting",
-            State::Publishing => "publishing",
-            State::Backoff => "backoff",
-            State::Refused => "refused",
+impl From<&PublishPhase> for State {
+    fn from(phase: &PublishPhase) -> Self {
+        match phase {
+            PublishPhase::Idle | PublishPhase::Other(_) => State::Idle,
+            PublishPhase::Connecting => State::Connecting,
+            PublishPhase::Publishing => State::Publishing,
+            PublishPhase::Backoff => State::Backoff,
+            PublishPhase::Refused => State::Refused,
         }
-    }
-
-    pub fn from_word(word: &str) -> Self {
-        [
-            State::Connecting,
-            State::Publishing,
-            State::Backoff,
-            State::Refused,
-        ]
-        .into_iter()
-        .find(|state| state.as_str() == word)
-        .unwrap_or(State::Idle)
     }
 }
 
@@ -370,7 +368,7 @@ impl Settings {
             _ => None,
         };
         Ok(Target {
-            stream: location.stream_name(&credentials, self.credential_mode),
+            stream: location.stream_name(&credentials, self.credential_mode.into()),
             login,
             location: location.clone(),
             tls,
