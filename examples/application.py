@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MPL-2.0
 """The robot's line inside an application, which opens and closes it itself besides.
 
     apt-get install python3-gi gir1.2-gstreamer-1.0

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MPL-2.0
 # Makes this Debian the server: Mosquitto, MediaMTX and droidrelay-bridge as systemd services.
 #   sudo mediamtx/install.sh HOST [ROBOT...]
 # HOST: the name or address at which robots and viewers reach it. Needed before: the package
@@ -7,7 +8,7 @@
 # Run again, it brings configurations and units up to date and keeps users, robots, passwords.
 set -euo pipefail
 source=$(cd "$(dirname "$0")" && pwd)
-[ $# -ge 1 ] || { sed -n '2,7s/^# //p' "$0" >&2; exit 64; }
+[ $# -ge 1 ] || { sed -n '3,8s/^# //p' "$0" >&2; exit 64; }
 [ "$(id -u)" = 0 ] || { echo "run it as root: sudo $0 $*" >&2; exit 77; }
 folder=${FOLDER:-/srv/droidrelay}
 units=${UNITS:-/etc/systemd/system}

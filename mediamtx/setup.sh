@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MPL-2.0
 # Makes a folder from which Mosquitto, MediaMTX and droidrelay-bridge run, with passwords and a
 # certificate of its own.
 #   mediamtx/setup.sh FOLDER HOST [ROBOT...]
@@ -8,7 +9,7 @@
 set -euo pipefail
 umask 077
 source=$(cd "$(dirname "$0")" && pwd)
-usage() { sed -n '2,7s/^# //p' "$0" >&2; exit 64; }
+usage() { sed -n '3,8s/^# //p' "$0" >&2; exit 64; }
 [ $# -ge 2 ] || usage
 host=$2
 [[ $host =~ ^[A-Za-z0-9.-]+$ ]] || { echo "$host: not a host's name or IPv4 address" >&2; exit 64; }

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MPL-2.0
 # The whole of Droidrelay on this machine: broker, relay, bridge and a robot with its camera.
 #   pipelines/demo.sh [--once] [--json FILE] [--picture FILE]
 # Without --once it stays until Ctrl-C and shows the addresses and credentials to try it with.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MPL-2.0
 # Prints the path of a real clip (Big Buck Bunny, 1280x720, 5 s), which it fetches the first time.
 # Exits 1, with the reason, where it cannot be had.
 set -euo pipefail

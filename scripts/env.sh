@@ -1,5 +1,7 @@
+# SPDX-License-Identifier: MPL-2.0
+# shellcheck shell=bash
 # Sourced by the scripts: the tools that they need, found on a plain user's PATH too.
-RUST_MINIMUM=1.92
+RUST_MINIMUM=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "${BASH_SOURCE[0]}")/../Cargo.toml")
 
 # Debian keeps servers out of a plain user's PATH.
 PATH=$PATH:/usr/sbin:/sbin
@@ -31,3 +33,11 @@ cpu_of() {
 
 # True when the rustc first in PATH has the standard library for this processor.
 rust_builds_for() { [ -d "$(rustc --print target-libdir --target "$1-unknown-linux-gnu" 2>/dev/null)" ]; }
+
+# Lets this machine run arm64 programs, also in a chroot or a container; needs root, and what
+# install-deps.sh release installs.
+emulate_arm64() {
+    [ "$(dpkg --print-architecture)" != arm64 ] || return 0
+    mountpoint -q /proc/sys/fs/binfmt_misc || mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
+    [ -e /proc/sys/fs/binfmt_misc/qemu-aarch64 ] || update-binfmts --enable qemu-aarch64
+}

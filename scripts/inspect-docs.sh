@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MPL-2.0
 # Compares what gst-inspect-1.0 says of the elements with docs/; --update writes docs/ anew.
 #   scripts/inspect-docs.sh [--update]     the plugin: GST_PLUGIN_PATH, else target/debug
 set -euo pipefail

@@ -1,8 +1,10 @@
 #!/bin/bash
+# SPDX-License-Identifier: MPL-2.0
 # Installs with apt what building and the demo need and this Debian (12 or newer) lacks.
 #   scripts/install-deps.sh [tests]     "tests": also what only tests/run.sh needs
 #   scripts/install-deps.sh packages [ARCH]     only what scripts/packages.sh needs
 #   scripts/install-deps.sh cluster     also what only building a broker in tests/cluster.sh needs
+#   scripts/install-deps.sh release     only what scripts/release and fresh roots of Debian need
 # Nothing is touched, and no root asked for, when all of it is there.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
@@ -22,8 +24,12 @@ fi
 if [ "${1:-}" = cluster ]; then
     wanted+=(cmake g++ libssl-dev make perl protobuf-compiler)
 fi
+needs_rust() { [ "${1:-}" != release ] && ! rust_is_new_enough; }
+if [ "${1:-}" = release ]; then
+    wanted=(apt-utils binfmt-support buildah debootstrap gpg qemu-user-static systemd-container)
+fi
 # cargo-web is the current Rust in Debian's security suite; Debian's own is too old.
-rust_is_new_enough || wanted+=(cargo-web rustc-web)
+! needs_rust "$@" || wanted+=(cargo-web rustc-web)
 if [ "${1:-}" = tests ]; then
     wanted+=(chromium-headless-shell g++ iproute2 libnginx-mod-stream nftables python3-paho-mqtt valgrind)
     # For pipelines/ and examples/.
@@ -83,7 +89,7 @@ if command -v systemctl >/dev/null; then
     done
 fi
 
-rust_is_new_enough || {
+! needs_rust "$@" || {
     echo "cargo $RUST_MINIMUM or newer is needed; install one with rustup" >&2
     exit 1
 }

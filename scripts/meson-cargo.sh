@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MPL-2.0
 # Called by meson.build: CARGO SOURCE FOLDER PROFILE OUTPUT...
 # A CARGO_TARGET_DIR in the environment wins over a folder in meson's; with a CARGO_BUILD_TARGET,
 # "droidrelay-here" is built besides, for the machine that builds.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MPL-2.0
 # Makes the Debian packages gstreamer1.0-droidrelay, droidrelay and droidrelay-bridge.
 #   scripts/packages.sh [ARCH]...     amd64, arm64; default: this machine's
 # They lie in target/debian then, and install on this Debian and later ones: made on Debian 12,

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MPL-2.0
 # Does gst-launch-1.0 take a launch file? Gives it the file's words as a shell would, with what the
 # file itself says how to try it without its hardware, and ends it when the pipeline is built;
 # exit 0 if it was.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MPL-2.0
 # Measures what Droidrelay costs, beside what does the same without it; prints Markdown tables.
 #   tests/bench.sh [--write] [valve|idle|latency|start|stream|valves|bridge|viewers] [OPTION]...
 # All of them by default (some 45 minutes); --help names the options. --write: into

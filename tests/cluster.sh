@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MPL-2.0
 # Robots and two bridges at a cluster of three MQTT brokers, RMQTT, of which one is killed while
 # they stream; exits 1 when a command is lost or a bridge is wrong about a robot.
 #   tests/cluster.sh

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MPL-2.0
 # Asks cargo-deny about advisories, licences, duplicates and origins of all crates (deny.toml says
 # what is accepted and why); exits 1 where something is new.
 #   tests/deny.sh [CHECK]...     advisories, bans, licenses, sources; all of them by default

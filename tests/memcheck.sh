@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MPL-2.0
 # Runs the plugin's tests under valgrind's memcheck; exits 1 where one of them reads or writes what
 # it must not, or loses memory for good.
 #   tests/memcheck.sh [TEST]...     of a test program's name; all of them by default

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MPL-2.0
 # Do the Debian packages install, run and go away again?
 #   tests/packages.sh                     only looks at quickly built packages of this machine
 #   tests/packages.sh FOLDER [ROOT]...    makes all packages in a fresh Debian 12 and tries them in
@@ -148,20 +149,8 @@ shift
 [ "$(id -u)" = 0 ] || fail "debootstrap and chroot need root"
 mkdir -p "$folder"
 
-need() {
-    local package
-    for package; do
-        dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^.i' ||
-            DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install "$package"
-    done
-}
-need debootstrap systemd-container
-if [[ " $* " == *arm64* ]]; then
-    need binfmt-support qemu-user-static
-    mountpoint -q /proc/sys/fs/binfmt_misc ||
-        mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
-    [ -e /proc/sys/fs/binfmt_misc/qemu-aarch64 ] || update-binfmts --enable qemu-aarch64
-fi
+"$root/scripts/install-deps.sh" release
+[[ " $* " != *arm64* ]] || emulate_arm64
 
 mirror() {
     apt-get indextargets --format '$(LABEL) $(REPO_URI)' "Created-By: Packages" |

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MPL-2.0
 # Takes the README's pictures of the page anew, into docs/: real servers, a robot that plays a
 # clip, a real browser. Needs MediaMTX in PATH or in $MEDIAMTX.
 set -euo pipefail

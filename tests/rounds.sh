@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MPL-2.0
 # Starts and stops a robot's stream ROUNDS times, 1000 by default, at each server and at one that
 # does not answer; exits 1 when its memory, threads or descriptors grow.
 #   tests/rounds.sh [ROUNDS]

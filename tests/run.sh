@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MPL-2.0
 # All checks and tests. The last line is "N passed, N failed"; exits 1 when anything failed.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1

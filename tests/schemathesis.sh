@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MPL-2.0
 # Asks the bridge everything that its OpenAPI document allows, and what it does not, by schemathesis;
 # exits 1 when it answers with a 5xx, or otherwise than the document says.
 #   tests/schemathesis.sh [--short]     --short: fewer questions, about half a minute

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MPL-2.0
 # Long runs; exits 1 where one of them fails. With the defaults some five hours.
 #   tests/soak.sh [MINUTES [ROUNDS [SEED]]]     60 10000; a seed from the clock
 # 1. A robot streams for MINUTES, by gst-launch-1.0 and then by the launcher, while faults of all

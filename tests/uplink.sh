@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MPL-2.0
 # Shows what a weak uplink does to a stream, beside the same line with plain rtmp2sink; writes
 # docs/5-reports/uplink.md, .csv and .svg. Takes some three minutes, as root (networks of its own).
 #   tests/uplink.sh [FOLDER]

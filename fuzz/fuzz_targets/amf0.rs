@@ -3,10 +3,7 @@
 //! The values in a server's messages: what is read can be written, and reads the same again.
 #![no_main]
 
-#[allow(dead_code)]
-#[path = "../../gst-plugin-droidrelay/src/rtmp/amf0.rs"]
-mod amf0;
-
+use droidrelay_rtmp::amf0;
 use libfuzzer_sys::{Corpus, fuzz_target};
 
 fn written(bytes: &[u8]) -> Vec<u8> {

@@ -6,11 +6,6 @@
 //!
 //! The first two bytes of the input say how, the rest is what the server says.
 #![no_main]
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "the module is the plugin's, as it is"
-)]
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -18,13 +13,9 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
+use droidrelay_rtmp::{Error, Event, Params, Progress, Publisher, auth::Demand, flv::FlvReader};
 use droidrelay_wire::Secret;
 use libfuzzer_sys::fuzz_target;
-
-#[path = "../../gst-plugin-droidrelay/src/rtmp/mod.rs"]
-mod rtmp;
-
-use rtmp::{Error, Event, Params, Progress, Publisher, auth::Demand, flv::FlvReader};
 
 /// Most that the server says, with its repetitions.
 const MAX_SAID: usize = 128 * 1024;
@@ -47,12 +38,12 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let now = NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
         PEAK.fetch_max(now, Ordering::Relaxed);
-        System.alloc(layout)
+        unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        System.dealloc(pointer, layout)
+        unsafe { System.dealloc(pointer, layout) }
     }
 }
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MPL-2.0
 """What the bridge is measured against: the same two endpoints by FastAPI, uvicorn and paho-mqtt.
 
 bridge.py PORT BROKER_PORT TOPIC USER PASSWORD_FILE [NAME DIGEST]

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MPL-2.0
 """The robot's side of the Python scripts that Droidrelay replaces, rewritten from their description:
 what tests and benchmarks measure against, and nothing that is installed.
 

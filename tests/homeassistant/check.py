@@ -1,4 +1,5 @@
 #!/usr/bin/env python3.13
+# SPDX-License-Identifier: MPL-2.0
 """Holds what mqttvalve announces against Home Assistant's own code.
 
     check.py            a broker, a robot and Home Assistant's core, all started here: the robot is

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: MPL-2.0
 # Runs check.py, which holds the announcement against Home Assistant's own code, in a Python
 # environment that is made for it (some 500 MB, kept for the next time). No part of tests/run.sh.
 #   tests/homeassistant/check.sh [ARGUMENT...]     check.py's; the plugin: GST_PLUGIN_PATH, else target/debug
