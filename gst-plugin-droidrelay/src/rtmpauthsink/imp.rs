@@ -232,6 +232,9 @@ impl RtmpAuthSink {
     }
 
     fn sink_query(&self, pad: &gst::GhostPad, query: &mut gst::QueryRef) -> bool {
+        if link::answer_session_sink(query, self.obj().upcast_ref()) {
+            return true;
+        }
         let template = || pad.pad_template_caps();
         match query.view_mut() {
             gst::QueryViewMut::Caps(query) => {
