@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MPL-2.0
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    sync::{Arc, mpsc},
     time::Duration,
 };
 
 use droidrelay_wire::{PublishState, net::tls::Checks};
 use gst::{prelude::*, subclass::prelude::*};
 use once_cell::sync::Lazy;
+use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use super::{
@@ -66,10 +67,6 @@ pub struct RtmpAuthSink {
     audio: Mutex<Option<(gst::GhostPad, gst::Element)>>,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// What the session's task sees of the element.
 struct TaskOwner {
     element: glib::WeakRef<super::RtmpAuthSink>,
@@ -92,7 +89,7 @@ impl TaskOwner {
 impl Owner for TaskOwner {
     fn target(&mut self) -> Result<Target, String> {
         let element = self.element.upgrade().ok_or("the element is gone")?;
-        let settings = locked(&element.imp().settings).clone();
+        let settings = element.imp().settings.lock().clone();
         settings.target(&mut self.tls)
     }
 
@@ -158,7 +155,7 @@ impl RtmpAuthSink {
                 .build();
             let _ = obj.post_message(progress);
         }
-        if state == State::Refused && locked(&self.settings).fail_fast {
+        if state == State::Refused && self.settings.lock().fail_fast {
             gst::element_imp_error!(
                 self,
                 gst::ResourceError::NotAuthorized,
@@ -176,7 +173,7 @@ impl RtmpAuthSink {
     }
 
     fn bitrates(&self) -> Option<Range> {
-        let settings = locked(&self.settings).clone();
+        let settings = self.settings.lock().clone();
         if !settings.adaptive_bitrate {
             return None;
         }
@@ -279,7 +276,7 @@ impl RtmpAuthSink {
     /// Makes the chain behind the always pad what its caps need.
     fn set_chain(&self, input: Input) -> Result<(), String> {
         let old = {
-            let mut chain = locked(&self.chain);
+            let mut chain = self.chain.lock();
             if chain.as_ref().is_some_and(|chain| chain.input == input) {
                 return Ok(());
             }
@@ -292,7 +289,7 @@ impl RtmpAuthSink {
         }
         let sink = self.media_sink(Track::Video);
         let chain = Chain::build(input, bin, &self.sinkpad, sink)?;
-        *locked(&self.chain) = Some(chain);
+        *self.chain.lock() = Some(chain);
         Ok(())
     }
 
@@ -300,7 +297,7 @@ impl RtmpAuthSink {
 
     /// NULL to READY: checks, and starts the task that waits for a wish.
     fn start(&self) -> Result<(), gst::ErrorMessage> {
-        let settings = locked(&self.settings).clone();
+        let settings = self.settings.lock().clone();
         let failed = |error: String| gst::error_msg!(gst::ResourceError::Settings, ("{error}"));
         let mut tls = None;
         let target = settings.target(&mut tls).map_err(failed)?;
@@ -312,7 +309,7 @@ impl RtmpAuthSink {
                 settings.tls_validation_flags
             );
         }
-        if locked(&self.chain).is_none() {
+        if self.chain.lock().is_none() {
             self.set_chain(Input::H264)
                 .map_err(|error| gst::error_msg!(gst::CoreError::MissingPlugin, ("{error}")))?;
         }
@@ -328,14 +325,14 @@ impl RtmpAuthSink {
         let task = io
             .handle()
             .spawn(session::run(self.publisher.clone(), owner));
-        *locked(&self.running) = Some(Running { io, task });
+        *self.running.lock() = Some(Running { io, task });
         Ok(())
     }
 
     /// READY to NULL: what was started ends.
     fn stop(&self) {
         self.publisher.end();
-        let Some(running) = locked(&self.running).take() else {
+        let Some(running) = self.running.lock().take() else {
             return;
         };
         if !running.end() {
@@ -438,7 +435,7 @@ impl ObjectImpl for RtmpAuthSink {
         if !matches!(name, "password" | "location") {
             gst::info!(CAT, imp = self, "{name}: {:?}", value.transform::<String>());
         }
-        locked(&self.settings).set(name, value);
+        self.settings.lock().set(name, value);
         if name == "max-latency" {
             self.publisher.set_max_latency(typed(value));
         }
@@ -448,7 +445,7 @@ impl ObjectImpl for RtmpAuthSink {
         match pspec.name() {
             "state" => State::from(&self.publisher.publish_state().state).to_value(),
             "stats" => self.stats().to_value(),
-            name => locked(&self.settings).get(name),
+            name => self.settings.lock().get(name),
         }
     }
 }
@@ -508,7 +505,7 @@ impl ElementImpl for RtmpAuthSink {
         _name: Option<&str>,
         _caps: Option<&gst::Caps>,
     ) -> Option<gst::Pad> {
-        if locked(&self.audio).is_some() {
+        if self.audio.lock().is_some() {
             gst::warning!(CAT, imp = self, "there is one audio pad already");
             return None;
         }
@@ -526,12 +523,15 @@ impl ElementImpl for RtmpAuthSink {
         pad.set_active(true).ok()?;
         obj.add_pad(&pad).ok()?;
         self.publisher.expect(Track::Audio, true);
-        *locked(&self.audio) = Some((pad.clone(), sink));
+        *self.audio.lock() = Some((pad.clone(), sink));
         Some(pad.upcast())
     }
 
     fn release_pad(&self, pad: &gst::Pad) {
-        let audio = locked(&self.audio).take_if(|(audio, _)| audio.upcast_ref::<gst::Pad>() == pad);
+        let audio = self
+            .audio
+            .lock()
+            .take_if(|(audio, _)| audio.upcast_ref::<gst::Pad>() == pad);
         let Some((pad, sink)) = audio else {
             return;
         };

@@ -3,12 +3,10 @@
 //! What the streaming threads, the application and the session's task share: media that
 //! waits, whether a session is wanted, and what became of it.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use droidrelay_wire::PublishState;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::queue::{Frame, Queue, Track};
@@ -163,30 +161,26 @@ impl MediaPublisher {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     // ---- from the element -----------------------------------------------------------------
 
     /// The session's task starts.
     pub fn begin(&self) {
-        self.lock().ended = false;
+        self.inner.lock().ended = false;
     }
 
     /// Nothing is wanted any more, and the session's task ends when it has said so.
     pub fn end(&self) {
-        self.lock().ended = true;
+        self.inner.lock().ended = true;
         self.set_running(false);
     }
 
     pub fn has_ended(&self) -> bool {
-        self.lock().ended
+        self.inner.lock().ended
     }
 
     /// Between READY and NULL nothing is wanted.
     pub fn set_running(&self, running: bool) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         inner.running = running;
         inner.queue.clear();
         inner.waiting_since = None;
@@ -201,12 +195,12 @@ impl MediaPublisher {
 
     pub fn set_max_latency(&self, nanoseconds: u64) {
         let most = i64::try_from(nanoseconds).unwrap_or(i64::MAX);
-        self.lock().queue.set_max_latency(most);
+        self.inner.lock().queue.set_max_latency(most);
     }
 
     /// Tells that the element has a pad for `track`: sessions wait a moment for its headers.
     pub fn expect(&self, track: Track, expected: bool) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         inner.expected[track as usize] = expected;
         if !expected {
             match track {
@@ -219,7 +213,7 @@ impl MediaPublisher {
 
     /// A valve upstream of `track` has spoken.
     pub fn valve(&self, track: Track, session: Session) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let valve = &mut inner.valves[track as usize];
         let before = std::mem::replace(valve, valve.after(session));
         let begins = *valve != before;
@@ -237,7 +231,7 @@ impl MediaPublisher {
 
     /// Whether media on `track` has a use: otherwise it need not even be parsed.
     pub fn accepts(&self, track: Track) -> bool {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         inner.running
             && matches!(
                 inner.valves[track as usize],
@@ -247,7 +241,7 @@ impl MediaPublisher {
 
     /// The stream of `track` ended.
     pub fn end_of_stream(&self, track: Track) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if inner.valves[track as usize] == ValveState::Unknown {
             inner.last_media = None;
         }
@@ -258,7 +252,7 @@ impl MediaPublisher {
     /// Changes what servers must know ahead of the media; a running session starts anew where
     /// that differs from what it has told.
     pub fn update_headers(&self, update: impl FnOnce(&mut Headers)) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let before = inner.headers.clone();
         update(&mut inner.headers);
         if inner.headers != before {
@@ -274,7 +268,7 @@ impl MediaPublisher {
     /// Takes a frame; true where the encoder must be asked for a key frame.
     pub fn push(&self, frame: Frame<Body>) -> bool {
         let now = Instant::now();
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if !inner.running {
             return false;
         }
@@ -304,12 +298,12 @@ impl MediaPublisher {
     // ---- from the session's task ----------------------------------------------------------
 
     pub fn is_wanted(&self) -> bool {
-        self.lock().is_wanted()
+        self.inner.lock().is_wanted()
     }
 
     /// When a session that only media asks for ends, if none comes.
     pub fn idle_deadline(&self) -> Option<Instant> {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         inner
             .last_media
             .filter(|_| !inner.is_wanted_by_valve())
@@ -319,7 +313,7 @@ impl MediaPublisher {
     /// The headers with which a session can begin now, and their version; None while the
     /// first frame is missing, or another track's headers that may still come.
     pub fn opening(&self) -> Option<(Headers, u64)> {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         if inner.queue.is_empty() {
             return None;
         }
@@ -333,41 +327,44 @@ impl MediaPublisher {
 
     /// When [`MediaPublisher::opening`] stops waiting for the other track.
     pub fn opening_deadline(&self) -> Option<Instant> {
-        self.lock().waiting_since.map(|since| since + TRACK_TIMEOUT)
+        self.inner
+            .lock()
+            .waiting_since
+            .map(|since| since + TRACK_TIMEOUT)
     }
 
     /// Whether the server must be told to expect Enhanced RTMP.
     pub fn is_hevc(&self) -> bool {
-        self.lock().headers.metadata.video_codec == Some(VideoCodec::Hevc)
+        self.inner.lock().headers.metadata.video_codec == Some(VideoCodec::Hevc)
     }
 
     pub fn headers_version(&self) -> u64 {
-        self.lock().headers_version
+        self.inner.lock().headers_version
     }
 
     pub fn pop(&self) -> Option<Frame<Body>> {
-        self.lock().queue.pop()
+        self.inner.lock().queue.pop()
     }
 
     pub fn has_media(&self) -> bool {
-        !self.lock().queue.is_empty()
+        !self.inner.lock().queue.is_empty()
     }
 
     /// Time of the newest media; when the oldest that has not left came, and whether that is
     /// from before the opening.
     pub fn times(&self) -> (i64, Option<i64>, bool) {
-        let queue = &self.lock().queue;
+        let queue = &self.inner.lock().queue;
         (queue.newest(), queue.oldest(), queue.in_history())
     }
 
     /// Tells from when what has left the queue waits on its way.
     pub fn set_ahead(&self, ahead: Option<i64>) {
-        self.lock().queue.set_ahead(ahead);
+        self.inner.lock().queue.set_ahead(ahead);
     }
 
     /// A new session begins: at a key frame, without what is older.
     pub fn restart_queue(&self) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         inner.queue.restart();
         inner.published_at = None;
         inner.last_key_request = None;
@@ -375,12 +372,12 @@ impl MediaPublisher {
 
     /// The server has accepted the session, or it ended.
     pub fn set_published(&self, published: bool) {
-        self.lock().published_at = published.then(Instant::now);
+        self.inner.lock().published_at = published.then(Instant::now);
     }
 
     /// Stores the state; false where nothing changed.
     pub fn set_publish_state(&self, publish: &PublishState) -> bool {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if inner.publish == *publish {
             return false;
         }
@@ -389,16 +386,16 @@ impl MediaPublisher {
     }
 
     pub fn publish_state(&self) -> PublishState {
-        self.lock().publish.clone()
+        self.inner.lock().publish.clone()
     }
 
     pub fn count(&self, update: impl FnOnce(&mut Stats)) {
-        update(&mut self.lock().stats);
+        update(&mut self.inner.lock().stats);
     }
 
     /// Figures, dropped frames, and nanoseconds of media that wait.
     pub fn stats(&self) -> (Stats, u64, i64) {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         (
             inner.stats.clone(),
             inner.queue.dropped(),

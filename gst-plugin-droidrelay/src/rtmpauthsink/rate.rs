@@ -4,10 +4,11 @@
 //! encoder its own bitrate back when no session is wanted.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use super::{bitrate::Range, encoder::Encoder};
@@ -88,7 +89,7 @@ impl EncoderRate {
     ) -> Result<Range, String> {
         let encoder = Encoder::upstream(pad)?;
         let found = encoder.bitrate();
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let known = state
             .controlled(&encoder)
             .filter(|known| known.set.is_some());
@@ -117,13 +118,13 @@ impl EncoderRate {
     }
 
     pub fn set(&self, bitrate: u64) {
-        lock(&self.state).last_bitrate = Some((bitrate, Instant::now()));
+        self.state.lock().last_bitrate = Some((bitrate, Instant::now()));
         self.request(BitrateRequest::Set(bitrate));
     }
 
     /// A session ended: from now on its bitrate grows old.
     pub fn end(&self) {
-        if let Some((_, at)) = &mut lock(&self.state).last_bitrate {
+        if let Some((_, at)) = &mut self.state.lock().last_bitrate {
             *at = Instant::now();
         }
     }
@@ -134,19 +135,15 @@ impl EncoderRate {
     }
 
     fn request(&self, request: BitrateRequest) {
-        lock(&self.state).request = Some(request);
+        self.state.lock().request = Some(request);
         self.worker.wake();
     }
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs in the worker.
 fn apply_request(state: &Mutex<State>) {
     let (request, encoder) = {
-        let mut state = lock(state);
+        let mut state = state.lock();
         let request = state.request.take();
         let encoder = state.encoder.as_ref();
         let Some(pair) = request.zip(encoder.map(|controlled| controlled.encoder.clone())) else {
@@ -155,7 +152,7 @@ fn apply_request(state: &Mutex<State>) {
         pair
     };
     let found = encoder.bitrate();
-    let bitrate = lock(state).controlled(&encoder).and_then(|controlled| {
+    let bitrate = state.lock().controlled(&encoder).and_then(|controlled| {
         if controlled.set.is_none() || controlled.set != found {
             // Others have set it meanwhile.
             controlled.own = found;
@@ -175,7 +172,7 @@ fn apply_request(state: &Mutex<State>) {
     let set = encoder
         .bitrate()
         .filter(|_| request != BitrateRequest::Restore);
-    if let Some(controlled) = lock(state).controlled(&encoder) {
+    if let Some(controlled) = state.lock().controlled(&encoder) {
         controlled.set = set;
     }
 }

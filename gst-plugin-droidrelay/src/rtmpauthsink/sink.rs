@@ -3,11 +3,12 @@
 //! The bin's inner sink: turns one track's buffers into message bodies for the session.
 //! Never waits: what cannot be sent waits in the session's queue or is dropped there.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use gst::{prelude::*, subclass::prelude::*};
 use gst_base::{prelude::*, subclass::prelude::*};
 use once_cell::sync::Lazy;
+use parking_lot::Mutex;
 
 use super::{
     cat::CAT,
@@ -191,7 +192,7 @@ impl BaseSinkImpl for MediaSinkImp {
             }
             name => return Err(gst::loggable_error!(CAT, "cannot publish {name}")),
         };
-        *self.format() = format;
+        *self.format.lock() = format;
         Ok(())
     }
 
@@ -199,7 +200,7 @@ impl BaseSinkImpl for MediaSinkImp {
         let key = !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT);
         if buffer.flags().contains(gst::BufferFlags::HEADER) && buffer.pts().is_none() {
             // A header without a time is in the caps as well, but for FLV.
-            if !matches!(*self.format(), Format::Flv(_)) {
+            if !matches!(*self.format.lock(), Format::Flv(_)) {
                 return Ok(gst::FlowSuccess::Ok);
             }
         }
@@ -207,7 +208,7 @@ impl BaseSinkImpl for MediaSinkImp {
             gst::warning!(CAT, imp = self, "buffer cannot be read: dropped");
             return Ok(gst::FlowSuccess::Ok);
         };
-        let mut format = self.format();
+        let mut format = self.format.lock();
         let prefix: Vec<u8> = match &mut *format {
             Format::Unknown => return Err(gst::FlowError::NotNegotiated),
             Format::Avc => flv::avc_frame(key, self.composition_ms(buffer)).into(),
@@ -220,12 +221,12 @@ impl BaseSinkImpl for MediaSinkImp {
             Format::Flv(reader) => {
                 reader.push(&payload);
                 drop(format);
-                let next = || match &mut *self.format() {
+                let next = || match &mut *self.format.lock() {
                     Format::Flv(reader) => reader.next_tag(),
                     _ => Ok(None),
                 };
                 if let Err(err) = self.take_tags(next) {
-                    *self.format() = Format::Flv(FlvReader::new());
+                    *self.format.lock() = Format::Flv(FlvReader::new());
                     gst::warning!(CAT, imp = self, "{err}");
                 }
                 return Ok(gst::FlowSuccess::Ok);
@@ -259,10 +260,6 @@ impl BaseSinkImpl for MediaSinkImp {
 impl MediaSinkImp {
     fn output(&self) -> &TrackOutput {
         self.output.get().expect("set where the sink is made")
-    }
-
-    fn format(&self) -> std::sync::MutexGuard<'_, Format> {
-        self.format.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn push(&self, frame: Frame<Body>) {
