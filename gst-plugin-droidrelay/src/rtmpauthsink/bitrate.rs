@@ -24,12 +24,12 @@ const FALLING: f64 = 0.9;
 /// A step up, and the time between two.
 const MORE: f64 = 1.08;
 const STEP: Duration = Duration::from_secs(1);
-/// Part of the shown limit of a line up to which it is used again at once.
+/// Part of the measured limit that is used again without a probe.
 const SAFE: f64 = 0.9;
 /// A line that carries so much more than its limit was has become another one.
 const BETTER: f64 = 1.3;
-/// A line that has shown its limit is tried beyond it after this time, twice as late after
-/// each vain try.
+/// After a cut, the sink probes for more bandwidth after this time, doubled with each probe
+/// that fails.
 const PROBE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(20));
 
 /// What was seen of the line at one time.

@@ -169,13 +169,13 @@ impl Settings {
             text_spec("ca-file", "CA File", "PEM file of the certificates to trust for rtmps: of CAs, or the server's own. Unset: the system's trust store"),
             glib::ParamSpecFlags::builder("tls-validation-flags")
                 .nick("TLS Validation Flags")
-                .blurb("What is checked of the server's certificate for rtmps. INSECURE with anything left out: somebody on the way may then read password and stream; to trust a certificate of one's own, set ca-file. Revocation is never checked")
+                .blurb("Enforced certificate checks for rtmps. Disabling one allows impersonation of the server, and so reading password and stream; to trust a certificate of one's own, set ca-file. Revocation is never checked")
                 .default_value(DEFAULT_TLS_VALIDATION_FLAGS)
                 .mutable_ready()
                 .build(),
             glib::ParamSpecUInt::builder("timeout")
                 .nick("Timeout")
-                .blurb("Seconds for which a server may be silent while something is due from it, before the session is given up and tried anew")
+                .blurb("Seconds for which a server may be silent while something is due from it, before the session is given up and retried")
                 .minimum(1)
                 .maximum(3600)
                 .default_value(DEFAULT_TIMEOUT.as_secs() as u32)
@@ -183,13 +183,13 @@ impl Settings {
                 .build(),
             glib::ParamSpecUInt64::builder("max-latency")
                 .nick("Maximum Latency")
-                .blurb("Nanoseconds of media that may wait for a slow uplink, in the socket too; older media is dropped up to a key frame, which is asked for")
+                .blurb("Nanoseconds of media that may be queued for a slow uplink, in the socket too; older media is dropped up to a key frame, which is requested")
                 .default_value(DEFAULT_MAX_LATENCY.nseconds())
                 .mutable_playing()
                 .build(),
             glib::ParamSpecBoolean::builder("adaptive-bitrate")
                 .nick("Adaptive Bitrate")
-                .blurb("Whether the bitrate of the encoder upstream follows what the uplink carries. The encoder has its own again when no session is wanted. Read when a session begins")
+                .blurb("Whether the bitrate of the encoder upstream follows the uplink's throughput. The encoder gets its own bitrate back when no session is wanted. Read when a session begins")
                 .default_value(DEFAULT_ADAPTIVE_BITRATE)
                 .mutable_playing()
                 .build(),
@@ -213,7 +213,7 @@ impl Settings {
                 .build(),
             glib::ParamSpecBoolean::builder("fail-fast")
                 .nick("Fail Fast")
-                .blurb("Whether a refusal by the server is an error of the pipeline instead of being tried again")
+                .blurb("Whether a refusal by the server is an error of the pipeline instead of being retried")
                 .default_value(DEFAULT_FAIL_FAST)
                 .mutable_playing()
                 .build(),
@@ -224,7 +224,7 @@ impl Settings {
                 .build(),
             glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                 .nick("Statistics")
-                .blurb("Structure application/x-rtmpauthsink-stats with sessions, reconnects, frames, bytes (sent), dropped (frames), queue-ms (milliseconds of media that wait, in the socket too), acknowledged-bytes (by the server), bitrate (bits per second that the server took over the last seconds), target-bitrate (bits per second that the encoder is told to make; 0: it is left alone), attempt (tries since the last accepted session), last-error")
+                .blurb("Structure application/x-rtmpauthsink-stats with sessions, reconnects, frames, bytes (sent), dropped (frames), queue-ms (milliseconds of queued media, in the socket too), acknowledged-bytes (by the server), bitrate (bits per second that the server took over the last seconds), target-bitrate (bits per second that the encoder is told to make; 0: it is left alone), attempt (tries since the last accepted session), last-error")
                 .read_only()
                 .build(),
         ]
