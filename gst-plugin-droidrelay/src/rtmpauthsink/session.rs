@@ -227,7 +227,7 @@ impl<O: Owner> SessionLoop<O> {
                 Demand::User(method) => Secret::new(method.introduce(&login.user)),
                 Demand::Answer(challenge) => {
                     answered = true;
-                    let nonce = (jitter() * f64::from(u32::MAX)) as u32;
+                    let nonce = fastrand::u32(..);
                     challenge.answer(&location.app, &login.user, &login.password, nonce)
                 }
             });
@@ -261,7 +261,9 @@ impl<O: Owner> SessionLoop<O> {
             Some(Ok(connected)) => connected,
         };
         self.publisher.restart_queue();
-        let mut session = Connection {
+        // Filler for the handshake, which asks for no more than variety (section 5.2.3).
+        let noise = [(); 64].map(|()| fastrand::u8(..));
+        let mut connection = Connection {
             publisher: self.publisher.clone(),
             rtmp: droidrelay_rtmp::Publisher::new(
                 Params {
@@ -272,7 +274,7 @@ impl<O: Owner> SessionLoop<O> {
                     pipelined,
                     hevc: self.publisher.is_hevc(),
                 },
-                &noise(),
+                &noise,
             ),
             target: target.clone(),
             base: None,
@@ -285,10 +287,10 @@ impl<O: Owner> SessionLoop<O> {
             audio_bytes: 0,
         };
         let (mut reader, mut writer) = tokio::io::split(stream);
-        let end = session.run(&mut reader, &mut writer, self).await;
+        let end = connection.run(&mut reader, &mut writer, self).await;
         self.publisher.set_ahead(None);
         if matches!(end, End::Unwanted | End::Renew) {
-            session.goodbye(&mut writer).await;
+            connection.goodbye(&mut writer).await;
         }
         end
     }
@@ -609,14 +611,4 @@ async fn at(deadline: Option<Instant>) {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
     }
-}
-
-/// Filler for the handshake, which asks for no more than variety (section 5.2.3).
-fn noise() -> [u8; 64] {
-    let mut noise = [0; 64];
-    for bytes in noise.chunks_mut(8) {
-        let bits = (jitter() * (1u64 << 53) as f64) as u64;
-        bytes.copy_from_slice(&bits.to_le_bytes());
-    }
-    noise
 }
