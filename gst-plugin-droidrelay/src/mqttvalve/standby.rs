@@ -13,6 +13,8 @@ use std::{
 use gst::prelude::*;
 use gst_base::prelude::*;
 
+use crate::element::link;
+
 /// The elements upstream of the valve, nearest first.
 pub struct Upstream {
     elements: Vec<gst::Element>,
@@ -160,10 +162,10 @@ impl Drop for Upstream {
 pub fn reset(src: &gst::Pad) -> bool {
     let mut elements = Vec::new();
     let mut pad = src.clone();
-    while let Some(element) = pad.peer().and_then(|peer| peer.parent_element()) {
-        if element.is::<crate::rtmpauthsink::RtmpAuthSink>() {
-            break;
-        }
+    while let Some(peer) = pad.peer()
+        && let Some(element) = peer.parent_element()
+        && !link::is_of_session_sink(&peer)
+    {
         let (1, [src]) = (element.num_sink_pads(), &element.src_pads()[..]) else {
             return false;
         };
