@@ -13,11 +13,8 @@ use std::{
 
 use droidrelay_wire::{
     BrokerUrl, Secret,
-    mqtt::{
-        broker::UserInfo,
-        session::{self, MIN_KEEP_ALIVE},
-    },
-    net::tls::TlsFiles,
+    mqtt::session::{self, MIN_KEEP_ALIVE},
+    net::{tls::TlsFiles, url::UserInfo},
     words::topics::{DEFAULT_TOPIC, check_topic},
 };
 use ring::{

@@ -140,8 +140,8 @@ impl Fleet {
                 self.was_up.store(true, Ordering::Relaxed);
                 self.events.broker(&self.broker());
             }
-            Event::Down { reason } => {
-                let link = Link::Down(reason);
+            Event::Down(fault) => {
+                let link = Link::Down(fault.text);
                 if self.link.send_replace(link.clone()) != link {
                     if let Link::Down(reason) = link {
                         warn!("no MQTT broker: {reason}");
@@ -155,7 +155,7 @@ impl Fleet {
                 });
             }
             Event::Message(message) => self.hear(&message),
-            Event::Refused { reason } => warn!("{reason}"),
+            Event::Refused(fault) => warn!("{fault}"),
         }
     }
 
@@ -341,7 +341,12 @@ impl Fleet {
             let view = view.borrow();
             sums.online += i64::from(view.online == Some(true));
             if let Some(state) = &view.state {
-                sums.by_state[state.state as usize] += 1;
+                let known = StreamState::ALL
+                    .iter()
+                    .position(|known| *known == state.state);
+                if let Some(known) = known {
+                    sums.by_state[known] += 1;
+                }
             }
         }
         sums
@@ -442,6 +447,7 @@ impl Drop for Watcher<'_> {
 mod tests {
     use super::*;
     use crate::robots::TopicTemplate;
+    use droidrelay_wire::{Fault, FaultKind};
 
     fn fleet() -> Fleet {
         let template = TopicTemplate::parse("robots/{robot}/stream").unwrap();
@@ -492,9 +498,7 @@ mod tests {
         let fleet = fleet();
         say(&fleet, "robots/r1/stream/availability", "online");
         let watcher = fleet.watch("r1");
-        fleet.apply(Event::Down {
-            reason: "gone".into(),
-        });
+        fleet.apply(Event::Down(Fault::new(FaultKind::Closed, "gone")));
         assert_eq!(fleet.link(), Link::Down("gone".into()));
         assert_eq!(fleet.view("r1").online, None);
         drop(watcher);

@@ -16,7 +16,7 @@ use axum::{
     http::{HeaderMap, Method, StatusCode},
     response::{IntoResponse, Response},
 };
-use droidrelay_wire::{Command, Secret, StreamState, secret::percent_decode};
+use droidrelay_wire::{Command, Secret, StreamState, net::url::percent_decode};
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};

@@ -252,7 +252,7 @@ pub async fn metrics(
     }
     let metrics = &bridge.metrics;
     let sums = bridge.fleet.sums();
-    for (state, count) in StreamState::ALL.into_iter().zip(sums.by_state) {
+    for (state, count) in StreamState::ALL.iter().zip(sums.by_state) {
         let labels = InState {
             state: state.as_str(),
         };

@@ -10,7 +10,7 @@ use std::{
 
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use droidrelay_wire::{Backoff, RobotState, Secret, StreamState, backoff::jitter};
+use droidrelay_wire::{Backoff, Cause, RobotState, Secret, StreamState, backoff::jitter};
 use ring::hmac;
 use serde::Deserialize;
 use serde_json::json;
@@ -125,7 +125,7 @@ pub struct Alarms {
     receivers: Vec<Receiver>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, PartialEq, Eq, Default)]
 struct Last {
     online: Option<bool>,
     state: Option<StreamState>,
@@ -179,7 +179,7 @@ impl Alarms {
     fn note(&self, robot: &str, view: &View) -> Vec<Happening> {
         let mut all = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let last = all.entry(robot.to_owned()).or_default();
-        let before = *last;
+        let before = last.clone();
         let mut happenings = Vec::new();
         if let Some(online) = view.online {
             match (before.online, online) {
@@ -190,12 +190,12 @@ impl Alarms {
             last.online = Some(online);
         }
         if let Some(state) = view.state.as_deref() {
-            last.state = Some(state.state);
-            match (before.state, state.state) {
+            last.state = Some(state.state.clone());
+            match (before.state, &state.state) {
                 (None, _) => {}
-                (Some(old), new) if old == new => {}
+                (Some(old), new) if old == *new => {}
                 (Some(old), new) => {
-                    if old == StreamState::Idle && state.cause == "local" {
+                    if old == StreamState::Idle && state.cause == Cause::Local {
                         happenings.push(Happening::Opened);
                     }
                     match new {
@@ -204,7 +204,7 @@ impl Alarms {
                         StreamState::Error | StreamState::Refused => {
                             happenings.push(Happening::Error);
                         }
-                        StreamState::Starting | StreamState::Backoff => {}
+                        StreamState::Starting | StreamState::Backoff | StreamState::Other(_) => {}
                     }
                 }
             }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use droidrelay_wire::RobotState;
+use droidrelay_wire::{RobotState, words::state::worst_state};
 use gst::prelude::*;
 
 const VALVE: &str = "mqttvalve";
@@ -204,16 +204,7 @@ impl Elements {
 
 /// The state that speaks for all of them: that of the one which is furthest from well.
 pub fn gravest(valves: &[Valve]) -> Option<&RobotState> {
-    valves
-        .iter()
-        .map(|valve| &valve.state)
-        .reduce(|worst, state| {
-            if state.state.gravity() > worst.state.gravity() {
-                state
-            } else {
-                worst
-            }
-        })
+    worst_state(valves.iter().map(|valve| &valve.state))
 }
 
 /// A count in an element's statistics.

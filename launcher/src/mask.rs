@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use droidrelay_wire::secret::percent_encode;
+use droidrelay_wire::net::url::percent_encode;
 
 /// Stands where a secret would.
 const MASKED: &str = "***";

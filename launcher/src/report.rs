@@ -94,15 +94,6 @@ pub fn robot_state(valves: &[Valve], fault: Option<&str>) -> Option<RobotState> 
     Some(state)
 }
 
-/// The state that stays behind at the end.
-pub fn last_state(mut state: RobotState) -> RobotState {
-    state.state = StreamState::Idle;
-    state.viewers.clear();
-    state.lease_until = None;
-    state.publish = None;
-    state
-}
-
 /// The state as the bridge takes it, which is no longer than [`MAX_STATE`]: viewers that do not fit
 /// are not listed, but counted.
 pub fn state_text(mut state: RobotState) -> String {
@@ -250,7 +241,7 @@ pub fn page<'a>(
                 "droidrelay_stream_state",
                 "1 for the state that the stream is in.",
                 &labels,
-                flag(valve.state.state == state),
+                flag(valve.state.state == *state),
             );
         }
         page.gauge(

@@ -336,7 +336,7 @@ impl Supervisor {
         self.notify.stopping();
         self.notify.status("stopping");
         if let Some(state) = report::robot_state(&self.elements.valves(), None) {
-            self.tell_state(report::last_state(state));
+            self.tell_state(state.into_ended());
         }
         self.net.stop();
         self.arm(Timer::End, END_DEADLINE);

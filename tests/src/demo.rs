@@ -473,7 +473,7 @@ fn listen(rig: &Rig, timeline: &Timeline) {
         },
         Seen::State(state, _) => {
             let Ok(mut last) = last.lock() else { return };
-            let before = std::mem::replace(&mut *last, state.state);
+            let before = std::mem::replace(&mut *last, state.state.clone());
             if before == state.state {
                 return;
             }
@@ -481,8 +481,8 @@ fn listen(rig: &Rig, timeline: &Timeline) {
                 moments.add(Moment::ValveOpen, at, "");
             }
             let error = state.last_error.as_deref().unwrap_or_default();
-            match state.state {
-                StreamState::Idle => moments.add(Moment::ValveClosed, at, &state.cause),
+            match &state.state {
+                StreamState::Idle => moments.add(Moment::ValveClosed, at, state.cause.as_str()),
                 StreamState::Live => moments.add(Moment::Live, at, ""),
                 StreamState::Starting => {}
                 other => moments.add(Moment::Trouble, at, &format!("{}: {error}", other.as_str())),

@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use droidrelay_wire::secret::percent_decode;
+use droidrelay_wire::net::url::percent_decode;
 
 use crate::journal::DEADLINE;
 

@@ -116,8 +116,8 @@ impl Observer {
         let session = Session::spawn(runtime.handle(), config, move |event| {
             journal.push(match event {
                 Event::Up => Seen::Up,
-                Event::Down { reason } => Seen::Down(reason),
-                Event::Refused { reason } => Seen::Refused(reason),
+                Event::Down(fault) => Seen::Down(fault.text),
+                Event::Refused(fault) => Seen::Refused(fault.text),
                 Event::Message(message) => {
                     let text = String::from_utf8_lossy(&message.payload).into_owned();
                     if message.topic == TOPIC {

@@ -158,7 +158,11 @@ fn opens(state: &RobotState) -> u64 {
 }
 
 fn is_idle_after(state: &RobotState, openings: u64) {
-    assert_eq!((state.state, opens(state)), (Idle, openings), "{state:?}");
+    assert_eq!(
+        (state.state.clone(), opens(state)),
+        (Idle, openings),
+        "{state:?}"
+    );
 }
 
 /// The only thing that tests wait for by the clock: what the broker or the robot counts.
@@ -205,7 +209,7 @@ fn a_stop_sent_while_the_robot_is_offline_is_obeyed_at_reconnect() {
     scene.link.mend();
     let state = scene.wait_obeyed(mark, "while offline");
     is_idle_after(&state, 1);
-    assert_eq!(state.cause, "mqtt");
+    assert_eq!(state.cause.as_str(), "mqtt");
     robot.end().unwrap();
 }
 
@@ -259,7 +263,7 @@ fn a_start_with_a_lease_ends_on_time_while_the_robot_is_offline() {
     scene.mend();
     let state = scene.afterwards();
     is_idle_after(&state, 1);
-    assert_eq!(state.cause, "lease");
+    assert_eq!(state.cause.as_str(), "lease");
     robot.end().unwrap();
 }
 
@@ -278,7 +282,11 @@ fn a_broker_that_dies_while_it_is_answered_ends_nothing() {
         scene.broker.restart().unwrap();
         scene.broker.wait_robot().unwrap();
         let state = scene.afterwards();
-        assert_eq!((state.state, opens(&state)), (Live, openings), "{state:?}");
+        assert_eq!(
+            (state.state.clone(), opens(&state)),
+            (Live, openings),
+            "{state:?}"
+        );
         is_idle_after(&scene.obeyed("stop"), openings);
     }
     robot.end().unwrap();
@@ -297,7 +305,7 @@ fn a_broker_that_stays_away_closes_what_it_opened() {
     scene.mend();
     let state = scene.afterwards();
     is_idle_after(&state, 1);
-    assert_eq!(state.cause, "offline");
+    assert_eq!(state.cause.as_str(), "offline");
     robot.end().unwrap();
 }
 
@@ -335,7 +343,7 @@ fn restart(persistence: bool, clean: bool) {
     scene.restart(clean);
     scene.broker.wait_robot().unwrap();
     let state = scene.afterwards();
-    assert_eq!((state.state, opens(&state)), (Live, 1), "{state:?}");
+    assert_eq!((state.state.clone(), opens(&state)), (Live, 1), "{state:?}");
     assert_eq!(state.since, since);
     is_idle_after(&scene.obeyed("stop"), 1);
 
@@ -357,7 +365,7 @@ fn restart(persistence: bool, clean: bool) {
     } else {
         scene.broker.wait_robot().unwrap();
         let state = scene.afterwards();
-        assert_eq!((state.state, opens(&state)), (Live, 2), "{state:?}");
+        assert_eq!((state.state.clone(), opens(&state)), (Live, 2), "{state:?}");
         is_idle_after(&scene.obeyed("stop"), 2);
     }
     assert!(robot.is_running());
@@ -458,7 +466,7 @@ fn a_duplicate_start_changes_nothing() {
         scene.send(command);
     }
     let state = scene.afterwards();
-    assert_eq!((state.state, opens(&state)), (Live, 1));
+    assert_eq!((state.state.clone(), opens(&state)), (Live, 1));
     assert_eq!(state.since, first.since);
     assert_eq!(state.start_latency_ms, first.start_latency_ms);
     assert_eq!(state.viewers, ["*"]);
@@ -523,7 +531,7 @@ fn each_viewer_holds_a_lease_of_his_own() {
         .unwrap();
     assert!(ended - renewed >= Duration::from_secs(1));
     is_idle_after(&state, 2);
-    assert_eq!(state.cause, "lease");
+    assert_eq!(state.cause.as_str(), "lease");
 
     // All at once.
     scene.obeyed(&start("anna", 60));
@@ -542,7 +550,7 @@ fn a_start_without_a_lease_holds_as_long_as_the_property_says() {
     assert!(state.lease_until.is_some());
     let (ended, state) = scene
         .observer
-        .wait_where(mark, "the end", |state| state.cause == "lease")
+        .wait_where(mark, "the end", |state| state.cause.as_str() == "lease")
         .unwrap();
     assert!(ended - started >= Duration::from_secs(1));
     is_idle_after(&state, 1);
@@ -601,7 +609,10 @@ fn what_is_no_command_is_counted_and_named_and_moves_nothing() {
             let state = scene.wait(mark, &what, |state| state.refused_commands == count);
             let error = state.last_error.as_deref().unwrap_or_default();
             assert!(error.contains(reason), "{error:?} names {reason:?}");
-            assert_eq!((state.state, opens(&state)), (before.state, openings));
+            assert_eq!(
+                (state.state.clone(), opens(&state)),
+                (before.state.clone(), openings)
+            );
             assert_eq!(
                 (state.since.as_str(), state.viewers.len()),
                 (before.since.as_str(), before.viewers.len())

@@ -156,7 +156,7 @@ fn a_home_assistant_that_comes_up_is_told_again_and_commands_nothing() {
         .unwrap();
     assert_eq!(state.refused_commands, 1);
     assert_eq!(state.state, StreamState::Idle);
-    assert_eq!(state.cause, "boot");
+    assert_eq!(state.cause.as_str(), "boot");
     robot.end().unwrap();
 }
 

@@ -162,7 +162,7 @@ impl Scene {
         let (asked, _) = asked.split_once('}').unwrap();
         let seen = self.rig.observer.seen().all();
         let state = seen.iter().rev().find_map(Seen::state).unwrap();
-        assert_eq!(state.standby, asked, "{}", self.robot.text());
+        assert_eq!(state.standby.as_str(), asked, "{}", self.robot.text());
         assert_eq!(state.last_error, None, "{}", self.robot.text());
         self.robot.end().unwrap();
         let text = self.robot.text();

@@ -126,7 +126,7 @@ impl Scene {
             robot.state == state
                 && robot.publish.as_ref().is_some_and(|publish| {
                     let said = publish.reason.as_deref();
-                    publish.state == word && said.is_some_and(|said| said.contains(reason))
+                    publish.state.as_str() == word && said.is_some_and(|said| said.contains(reason))
                 })
         });
         let (_, named) = named.unwrap_or_else(|err| panic!("{err:#}\n{}", robot.text()));
@@ -497,7 +497,7 @@ fn a_path_that_another_publisher_has(kind: Kind) {
         let other = other_publisher(&scene);
         let robot = scene.robot();
         let mark = scene.mark(&robot);
-        scene.wait_named(&robot, mark, state, reason);
+        scene.wait_named(&robot, mark, state.clone(), reason);
         (robot, other)
     };
     let (robot, mut other) = refused();

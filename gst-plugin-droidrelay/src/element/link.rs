@@ -80,7 +80,7 @@ pub fn parse_session(event: &gst::EventRef) -> Option<Session> {
 /// The sink's state on its way to the valve.
 pub fn publish(state: &PublishState) -> gst::Event {
     let structure = gst::Structure::builder(PUBLISH)
-        .field("state", &state.state)
+        .field("state", state.state.as_str())
         .field_if_some("reason", state.reason.as_ref())
         .field("attempt", state.attempt)
         .field_if_some("next-try", state.next_try)
@@ -94,7 +94,7 @@ pub fn publish(state: &PublishState) -> gst::Event {
 pub fn parse_publish(event: &gst::EventRef) -> Option<PublishState> {
     let structure = event.structure().filter(|s| s.name() == PUBLISH)?;
     Some(PublishState {
-        state: structure.get("state").ok()?,
+        state: structure.get::<String>("state").ok()?.into(),
         reason: structure.get("reason").ok(),
         attempt: structure.get("attempt").ok()?,
         next_try: structure.get("next-try").ok(),

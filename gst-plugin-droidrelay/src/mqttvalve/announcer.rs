@@ -19,8 +19,8 @@ pub struct Announcer {
 #[derive(Default)]
 struct Published {
     connected: bool,
-    state: StreamState,
-    last_error: Option<String>,
+    /// With the last error.
+    state: (StreamState, Option<String>),
 }
 
 impl Announcer {
@@ -68,13 +68,9 @@ impl Announcer {
         {
             gst::error!(CAT, obj = valve, "cannot write the state: {err}");
         }
-        let news = {
-            let mut last = self.last_published.lock();
-            let news = last.state != state.state || last.last_error != state.last_error;
-            last.state.clone_from(&state.state);
-            last.last_error.clone_from(&state.last_error);
-            news
-        };
+        let told = (state.state.clone(), state.last_error.clone());
+        let before = std::mem::replace(&mut self.last_published.lock().state, told.clone());
+        let news = before != told;
         if !news && report.changes.is_empty() {
             return;
         }
@@ -85,7 +81,7 @@ impl Announcer {
         let structure = gst::Structure::builder("mqttvalve-state")
             .field("state", state.state.as_str())
             .field("open", state.state != StreamState::Idle)
-            .field("cause", &state.cause)
+            .field("cause", state.cause.as_str())
             .field("who", who)
             .field("viewers", state.viewers.len() as u32)
             .field("lease-until", &state.lease_until)

@@ -6,8 +6,11 @@
 use std::{collections::VecDeque, time::Duration};
 
 use droidrelay_wire::{
-    PublishState, RobotState, StreamState,
-    words::gate::{Cause, Change, Gate, Outcome},
+    PublishPhase, PublishState, RobotState, StreamState,
+    words::{
+        gate::{Change, Gate, Outcome},
+        state::Cause,
+    },
 };
 
 use crate::element::link;
@@ -104,7 +107,7 @@ impl Control {
     pub fn decided(&mut self, outcome: Outcome, now: Duration) -> bool {
         match outcome {
             Outcome::Changed(change) => {
-                self.cause = change.cause;
+                self.cause = change.cause.clone();
                 self.flowing = false;
                 self.fault = None;
                 if change.open {
@@ -162,7 +165,7 @@ impl Control {
         if self.changes.is_empty() {
             let change = Change {
                 open: self.gate.is_open(),
-                cause: self.cause,
+                cause: self.cause.clone(),
                 who: None,
             };
             self.changes.push_back((self.opening, change));
@@ -273,10 +276,10 @@ impl Control {
         if self.fault.is_some() {
             return StreamState::Error;
         }
-        match self.publish.as_ref().map(|publish| publish.state.as_str()) {
-            Some("backoff") => StreamState::Backoff,
-            Some("refused") => StreamState::Refused,
-            Some("publishing") | None if self.flowing => StreamState::Live,
+        match self.publish.as_ref().map(|publish| &publish.state) {
+            Some(PublishPhase::Backoff) => StreamState::Backoff,
+            Some(PublishPhase::Refused) => StreamState::Refused,
+            Some(PublishPhase::Publishing) | None if self.flowing => StreamState::Live,
             _ => StreamState::Starting,
         }
     }
@@ -285,7 +288,7 @@ impl Control {
     pub fn robot_state(&mut self, standby: &str, now: Duration) -> RobotState {
         let state = self.stream_state();
         if state != self.state {
-            self.state = state;
+            self.state = state.clone();
             self.since = utc_after(Duration::ZERO);
         }
         let mut more = serde_json::Map::new();
@@ -295,7 +298,7 @@ impl Control {
         RobotState {
             state,
             since: self.since.clone(),
-            cause: self.cause.as_str().into(),
+            cause: self.cause.clone(),
             viewers: self
                 .gate
                 .holders()

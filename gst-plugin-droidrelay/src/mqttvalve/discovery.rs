@@ -109,7 +109,7 @@ impl Device {
                     "name": "State",
                     "icon": "mdi:video-wireless",
                     "device_class": "enum",
-                    "options": StreamState::ALL.map(StreamState::as_str),
+                    "options": StreamState::ALL,
                     "value_template": "{{ value_json.state }}",
                 }),
             ),

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use droidrelay_wire::RobotState;
+use droidrelay_wire::{RobotState, words::state::worst_state};
 use once_cell::sync::Lazy;
 use parking_lot::Mutex;
 
@@ -65,7 +65,8 @@ impl Member {
         entry.state = Some(state.clone());
         let (&first, publisher) = group.first_key_value()?;
         if first == self.number {
-            let worst = worst_state(group).cloned();
+            let states = group.values().filter_map(|entry| entry.state.as_ref());
+            let worst = worst_state(states).cloned();
             let entry = group.get_mut(&first)?;
             if entry.last_published == worst {
                 return None;
@@ -110,20 +111,6 @@ impl Drop for Member {
     fn drop(&mut self) {
         self.remove();
     }
-}
-
-/// The state of the member that is furthest from well; of equals, the first one's.
-fn worst_state(group: &BTreeMap<u64, Entry>) -> Option<&RobotState> {
-    group
-        .values()
-        .filter_map(|entry| entry.state.as_ref())
-        .reduce(|worst, state| {
-            if state.state.gravity() > worst.state.gravity() {
-                state
-            } else {
-                worst
-            }
-        })
 }
 
 #[cfg(test)]

@@ -176,17 +176,17 @@ impl MqttValve {
                 let now = self.now();
                 self.control.lock().link(true, now);
             }
-            Event::Down { reason } => {
-                gst::warning!(CAT, imp = self, "no MQTT session: {reason}");
+            Event::Down(fault) => {
+                gst::warning!(CAT, imp = self, "no MQTT session: {fault}");
                 let now = self.now();
                 let mut control = self.control.lock();
                 control.link(false, now);
-                control.note(reason);
+                control.note(fault.text);
             }
             Event::Message(message) => return self.on_message(&message),
-            Event::Refused { reason } => {
-                gst::warning!(CAT, imp = self, "{reason}");
-                self.control.lock().note(reason);
+            Event::Refused(fault) => {
+                gst::warning!(CAT, imp = self, "{fault}");
+                self.control.lock().note(fault.text);
             }
         }
         self.announcing.wake();
@@ -522,11 +522,7 @@ impl MqttValve {
     fn last_state(&self) -> String {
         let standby = self.settings.lock().standby.as_str();
         let now = self.now();
-        let mut state = self.control.lock().robot_state(standby, now);
-        state.state = droidrelay_wire::StreamState::Idle;
-        state.viewers.clear();
-        state.lease_until = None;
-        state.publish = None;
+        let state = self.control.lock().robot_state(standby, now).into_ended();
         serde_json::to_string(&state).unwrap_or_default()
     }
 

@@ -9,11 +9,8 @@ use glib::prelude::*;
 
 use droidrelay_wire::{
     BrokerUrl, Secret,
-    mqtt::{
-        broker::UserInfo,
-        session::{self, Credentials, MIN_KEEP_ALIVE},
-    },
-    net::tls::TlsFiles,
+    mqtt::session::{self, Credentials, MIN_KEEP_ALIVE},
+    net::{tls::TlsFiles, url::UserInfo},
     words::topics::{DEFAULT_TOPIC, OFFLINE, availability_topic, check_topic, state_topic},
 };
 

@@ -173,7 +173,7 @@ impl Settings {
             _ => None,
         };
         Ok(Target {
-            stream: location.stream_name(&credentials, self.credential_mode),
+            stream: location.stream_name(&credentials, self.credential_mode.into()),
             login,
             location: location.clone(),
             tls: tls.map(|tls| tls.client.clone()),
@@ -331,7 +331,7 @@ impl RtmpAuthSink {
 
     /// Tells the world, outside of every lock.
     fn state_changed(&self, publish: &PublishState) {
-        let state = State::from_word(&publish.state);
+        let state = State::from_word(publish.state.as_str());
         let reason = publish.reason.as_deref();
         match state {
             State::Backoff | State::Refused => gst::warning!(
@@ -355,7 +355,7 @@ impl RtmpAuthSink {
         let obj = self.obj();
         obj.notify("state");
         let structure = gst::Structure::builder("rtmpauthsink-state")
-            .field("state", &publish.state)
+            .field("state", publish.state.as_str())
             .field("reason", reason)
             .field("attempt", publish.attempt)
             .field("next-try", publish.next_try.unwrap_or_default())
@@ -867,7 +867,9 @@ impl ObjectImpl for RtmpAuthSink {
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
         match pspec.name() {
-            "state" => return State::from_word(&self.publisher.publish_state().state).to_value(),
+            "state" => {
+                return State::from_word(self.publisher.publish_state().state.as_str()).to_value();
+            }
             "stats" => return self.stats().to_value(),
             _ => {}
         }

@@ -9,7 +9,6 @@ mod bitrate;
 mod doc;
 mod encoder;
 mod imp;
-mod location;
 mod meter;
 mod publisher;
 mod queue;
@@ -20,7 +19,7 @@ mod uplink;
 
 use glib::prelude::*;
 
-use location::{Credentials, Location};
+use droidrelay_rtmp::location::{self, Credentials, Location};
 
 /// How the publisher's credentials reach the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]
@@ -41,6 +40,17 @@ pub enum CredentialMode {
     Rtmp,
     #[enum_value(name = "None: no credentials are sent", nick = "none")]
     None,
+}
+
+impl From<CredentialMode> for location::CredentialMode {
+    fn from(mode: CredentialMode) -> Self {
+        match mode {
+            CredentialMode::Query => location::CredentialMode::Query,
+            CredentialMode::Token => location::CredentialMode::Token,
+            CredentialMode::Rtmp => location::CredentialMode::Rtmp,
+            CredentialMode::None => location::CredentialMode::None,
+        }
+    }
 }
 
 /// State of the publishing session.

@@ -5,12 +5,9 @@
 use std::{path::PathBuf, time::Duration};
 
 use droidrelay_wire::{
-    BrokerUrl, Secret,
-    mqtt::{
-        broker::split_port,
-        session::{Config, Event, RECEIVE_MAXIMUM, Session},
-    },
-    net::tls::TlsFiles,
+    BrokerUrl, FaultKind, Secret,
+    mqtt::session::{Config, Event, RECEIVE_MAXIMUM, Session},
+    net::{tls::TlsFiles, url::split_port},
 };
 use gst::prelude::*;
 use tokio::{
@@ -143,7 +140,7 @@ pub async fn broker(file: &LaunchFile, valve: &gst::Element, report: &mut Report
     let session = Session::spawn(&tokio::runtime::Handle::current(), config, move |event| {
         let told = match event {
             Event::Up => Ok(()),
-            Event::Down { reason } => Err(reason),
+            Event::Down(fault) => Err(fault),
             _ => return,
         };
         // Only the first one counts.
@@ -157,10 +154,12 @@ pub async fn broker(file: &LaunchFile, valve: &gst::Element, report: &mut Report
                 &format!("the broker lets {who} subscribe to {topic} (Mosquitto with an acl_file says so of any topic: to be sure, send a start)"),
             );
         }
-        Ok(Some(Err(reason))) if reason.contains("refuses") => {
-            report.forbidden(&format!("{what}: login as {who}"), &reason, "");
+        Ok(Some(Err(fault))) if fault.kind == FaultKind::Refused => {
+            report.forbidden(&format!("{what}: login as {who}"), &fault.text, "");
         }
-        Ok(Some(Err(reason))) => report.missing(&format!("{what}: login as {who}"), &reason, ""),
+        Ok(Some(Err(fault))) => {
+            report.missing(&format!("{what}: login as {who}"), &fault.text, "");
+        }
         Ok(None) | Err(_) => report.missing(
             &format!("{what}: login as {who}"),
             &format!("no answer within {} s", PATIENCE.as_secs()),

@@ -6,11 +6,32 @@ use std::fmt;
 
 use droidrelay_wire::{
     Secret,
-    mqtt::broker::{shown_scheme, split_port},
-    secret::{percent_decode, percent_encode},
+    net::url::{
+        Authority, UserInfo, percent_decode, percent_encode, shown_scheme, split_port,
+        split_userinfo,
+    },
 };
 
-use super::CredentialMode;
+/// Default port of `rtmp://`.
+pub const RTMP_PORT: u16 = 1935;
+/// Default port of `rtmps://`; it has no registered one, and MediaMTX listens there.
+pub const RTMPS_PORT: u16 = 1936;
+
+/// How the publisher's credentials reach the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CredentialMode {
+    /// `?user=USER&pass=PASSWORD` behind the stream name, as MediaMTX takes them.
+    #[default]
+    Query,
+    /// `?token=PASSWORD` behind the stream name.
+    Token,
+    /// The server's challenge at connect is answered: see [`crate::auth`].
+    Rtmp,
+    /// No credentials are sent.
+    None,
+}
+
+const NOT_UTF8: &str = "the credentials in the location are not UTF-8 after percent-decoding";
 
 /// Credentials of the publisher.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -85,15 +106,12 @@ impl Location {
             ));
         }
 
-        let mut credentials = Credentials::default();
-        if let Some(userinfo) = userinfo {
-            let (user, password) = match userinfo.split_once(':') {
-                Some((user, password)) => (user, Some(password)),
-                None => (userinfo, None),
-            };
-            credentials.user = Some(decode(user)?).filter(|user| !user.is_empty());
-            credentials.password = password.map(decode).transpose()?.map(Secret::new);
-        }
+        let UserInfo { username, password } =
+            UserInfo::parse(userinfo).map_err(|_| NOT_UTF8.to_owned())?;
+        let mut credentials = Credentials {
+            user: username,
+            password,
+        };
         let mut kept = Vec::new();
         for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
             let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
@@ -106,7 +124,7 @@ impl Location {
         let location = Location {
             tls,
             host: host.to_owned(),
-            port: port.unwrap_or(if tls { 1936 } else { 1935 }),
+            port: port.unwrap_or(if tls { RTMPS_PORT } else { RTMP_PORT }),
             app: app.to_owned(),
             stream: stream.to_owned(),
             query: kept.join("&"),
@@ -114,12 +132,8 @@ impl Location {
         Ok((location, credentials))
     }
 
-    fn authority(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
+    fn authority(&self) -> Authority<'_> {
+        Authority(&self.host, self.port)
     }
 
     fn scheme(&self) -> &'static str {
@@ -184,17 +198,8 @@ impl fmt::Display for Location {
     }
 }
 
-fn split_userinfo(text: &str) -> (Option<&str>, &str) {
-    match text.rsplit_once('@') {
-        Some((userinfo, rest)) => (Some(userinfo), rest),
-        None => (None, text),
-    }
-}
-
 fn decode(text: &str) -> Result<String, String> {
-    percent_decode(text).map_err(|_| {
-        "the credentials in the location are not UTF-8 after percent-decoding".to_owned()
-    })
+    percent_decode(text).map_err(|_| NOT_UTF8.to_owned())
 }
 
 #[cfg(test)]
