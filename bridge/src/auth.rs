@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     fmt,
     net::{IpAddr, Ipv6Addr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,6 +17,7 @@ use argon2::{
 use axum::http::HeaderValue;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use droidrelay_wire::Secret;
+use parking_lot::{Mutex, RwLock};
 use ring::{digest, hmac, rand::SystemRandom};
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
@@ -84,7 +85,7 @@ impl User {
         matches!(self.role, Role::Viewer | Role::Admin)
     }
 
-    pub(crate) fn check(&self, right: Right, robot: &str) -> Result<(), Failure> {
+    pub fn check(&self, right: Right, robot: &str) -> Result<(), Failure> {
         if self.may(right, robot) {
             return Ok(());
         }
@@ -246,8 +247,8 @@ impl Auth {
     /// credential stays as it was.
     pub fn replace(&self, users: Vec<User>) {
         let users = users.into_iter().map(Arc::new).collect();
-        *self.users.write().unwrap_or_else(PoisonError::into_inner) = users;
-        lock(&self.cache).clear();
+        *self.users.write() = users;
+        self.cache.lock().clear();
         self.generation.send_modify(|generation| *generation += 1);
     }
 
@@ -257,8 +258,7 @@ impl Auth {
     }
 
     fn users(&self) -> Arc<[Arc<User>]> {
-        let users = self.users.read().unwrap_or_else(PoisonError::into_inner);
-        users.clone()
+        self.users.read().clone()
     }
 
     /// Who sent this header from `peer`?
@@ -302,12 +302,12 @@ impl Auth {
 
     /// Counts a wrong secret that came from there.
     pub fn charge(&self, peer: IpAddr) {
-        lock(&self.failures).charge(peer, Instant::now());
+        self.failures.lock().charge(peer, Instant::now());
     }
 
     /// Whether what comes from there is looked at.
     pub fn admit(&self, peer: IpAddr) -> Result<(), Denial> {
-        match lock(&self.failures).locked_for(peer, Instant::now()) {
+        match self.failures.lock().locked_for(peer, Instant::now()) {
             None => Ok(()),
             Some(wait) => Err(Denial::Limited(wait)),
         }
@@ -365,7 +365,7 @@ impl Auth {
         }
         self.admit(peer)?;
         // Charged ahead: who hangs up during the check has tried all the same.
-        lock(&self.failures).charge(peer, Instant::now());
+        self.failures.lock().charge(peer, Instant::now());
         let tag = self.tag(&name, &password);
         // The turn comes back with the verdict, so that the next one finds the cache filled; it
         // ends with the check itself where nobody waits any more.
@@ -373,8 +373,8 @@ impl Auth {
         let (good, _turn) = checked.map_or((false, None), |(good, turn)| (good, Some(turn)));
         match user {
             Some(user) if good => {
-                lock(&self.failures).refund(peer);
-                lock(&self.cache).insert(name, tag);
+                self.failures.lock().refund(peer);
+                self.cache.lock().insert(name, tag);
                 Ok(user)
             }
             _ => Err(Denial::Wrong),
@@ -392,7 +392,8 @@ impl Auth {
 
     fn is_cached(&self, name: &str, password: &Secret) -> bool {
         let tag = self.tag(name, password);
-        lock(&self.cache)
+        self.cache
+            .lock()
             .get(name)
             .is_some_and(|cached| tag.as_ref().ct_eq(cached.as_ref()).into())
     }
@@ -517,10 +518,6 @@ fn network(peer: IpAddr) -> IpAddr {
         }
         v4 => v4,
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -5,17 +5,20 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
+use axum::body::Bytes;
 use droidrelay_wire::{
     Command, RobotState, StreamState,
     mqtt::session::{Event, Message},
     words::topics::{OFFLINE, ONLINE},
 };
+use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use tokio::{
     sync::watch,
@@ -24,12 +27,16 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use crate::{
-    config::Watch,
+    clock::{Clock, Now},
     events::Events,
+    metrics::Sums,
+    presence::Speaker,
     robots::{Directory, Robot, Word},
-    share::Shares,
-    wanted::{Board, Now, ON_BEHALF},
-    webhook::Alarms,
+    share::{ShareLink, Shares},
+    view::{Availability, RobotView},
+    wanted::{ConnectionAge, Delivery, LeaseTable},
+    watch::Watch,
+    webhook::Webhooks,
 };
 
 /// Retained topics arrive right behind the subscription; after this a silent robot is one
@@ -42,7 +49,7 @@ const YOUNG: Duration = Duration::from_secs(2);
 
 /// The connection to the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Link {
+pub enum BrokerLink {
     /// The first try has not ended yet.
     Connecting,
     /// Connected and subscribed since.
@@ -51,83 +58,88 @@ pub enum Link {
     Down(String),
 }
 
-/// What a robot last said; empty where it said nothing or the broker is out of reach.
-#[derive(Debug, Clone, Default)]
-pub struct View {
-    pub online: Option<bool>,
-    pub state: Option<Arc<RobotState>>,
-}
-
-impl View {
-    /// Frames reach the server, by the word of a robot that is there.
-    pub fn is_live(&self) -> bool {
-        let live = |state: &Arc<RobotState>| state.state == StreamState::Live;
-        self.online != Some(false) && self.state.as_ref().is_some_and(live)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.online.is_none() && self.state.is_none()
-    }
-}
-
-/// How many robots there are of each kind.
-#[derive(Debug, Default)]
-pub struct Sums {
-    pub online: i64,
-    /// In the order of [`StreamState::ALL`], whatever the robots' presence.
-    pub by_state: [i64; StreamState::ALL.len()],
-}
-
 /// All robots' views, fed by the MQTT session.
 pub struct Fleet {
-    pub directory: Directory,
+    directory: Directory,
     /// Locked ahead of what is wanted, where both are.
-    views: Mutex<HashMap<String, watch::Sender<View>>>,
-    link: watch::Sender<Link>,
+    views: Mutex<HashMap<String, watch::Sender<RobotView>>>,
+    link: watch::Sender<BrokerLink>,
     /// What is wanted of the robots.
-    pub wanted: Board,
+    pub wanted: LeaseTable,
     /// Each change goes out here.
     pub events: Events,
     /// Links to look at a robot.
     pub shares: Shares,
     /// Who is told when something happens.
-    pub alarms: Option<Alarms>,
+    webhooks: Webhooks,
     watch_urls: Watch,
     was_up: AtomicBool,
     /// Commands that the broker has taken since it last gave one back.
     unheard: AtomicU32,
-    started: Instant,
+    clock: Clock,
 }
 
 impl Fleet {
     /// `id` names this bridge to others on the broker.
-    pub fn new(directory: Directory, watch_urls: Watch, id: String) -> Self {
+    pub fn new(
+        directory: Directory,
+        watch_urls: Watch,
+        id: String,
+        shares: Shares,
+        webhooks: Webhooks,
+    ) -> Self {
+        let clock = Clock::default();
         Fleet {
             directory,
             views: Mutex::default(),
-            link: watch::Sender::new(Link::Connecting),
-            wanted: Board::new(id, wall_time()),
+            link: watch::Sender::new(BrokerLink::Connecting),
+            wanted: LeaseTable::new(id, clock.now().wall),
             events: Events::default(),
-            shares: Shares::default(),
-            alarms: None,
+            shares,
+            webhooks,
             watch_urls,
             was_up: AtomicBool::new(false),
             unheard: AtomicU32::new(0),
-            started: Instant::now(),
+            clock,
         }
     }
 
     /// The time, as [`Fleet::wanted`] counts it.
     pub fn now(&self) -> Now {
-        Now {
-            monotonic: self.started.elapsed(),
-            wall: wall_time(),
-        }
+        self.clock.now()
     }
 
     /// The moment that `monotonic` is in [`Fleet::now`].
     pub fn instant(&self, monotonic: Duration) -> Instant {
-        self.started + monotonic
+        self.clock.instant(monotonic)
+    }
+
+    /// The robot of this name, if there can be one.
+    pub fn robot(&self, name: &str) -> Option<Robot> {
+        self.directory.robot(name)
+    }
+
+    /// The robot of the endpoints that name none.
+    pub fn default_robot(&self) -> Option<Robot> {
+        self.directory.default_robot()
+    }
+
+    /// The robot that publishes to this path of the media server.
+    pub fn robot_at(&self, path: &str) -> Option<Robot> {
+        self.directory.by_path(path)
+    }
+
+    /// The share link of this token, if it still lets anybody in; none before what was revoked is
+    /// known.
+    pub fn check_share(&self, token: &str) -> Option<ShareLink> {
+        let link = self.shares.check(token, self.now().wall)?;
+        self.was_up.load(Ordering::Relaxed).then_some(link)
+    }
+
+    /// The robot's newest event, as a listener gets it.
+    pub fn newest_event(&self, name: &str) -> Option<Bytes> {
+        self.events
+            .newest(name, || Some(self.describe(&self.robot(name)?)))
     }
 
     /// Takes what happens to the session; does not block.
@@ -135,27 +147,27 @@ impl Fleet {
         match event {
             Event::Up => {
                 info!("connected to the MQTT broker");
-                self.link.send_replace(Link::Up(Instant::now()));
-                self.wanted.forget_commanded();
+                self.link.send_replace(BrokerLink::Up(Instant::now()));
+                self.wanted.connected();
                 self.was_up.store(true, Ordering::Relaxed);
                 self.events.broker(&self.broker());
             }
-            Event::Down { reason } => {
-                let link = Link::Down(reason);
+            Event::Down(fault) => {
+                let link = BrokerLink::Down(fault.text);
                 if self.link.send_replace(link.clone()) != link {
-                    if let Link::Down(reason) = link {
+                    if let BrokerLink::Down(reason) = link {
                         warn!("no MQTT broker: {reason}");
                     }
                     self.events.broker(&self.broker());
                 }
                 // Nobody knows now; the retained topics tell anew at the next connection.
-                self.lock().retain(|_, view| {
-                    view.send_replace(View::default());
+                self.views.lock().retain(|_, view| {
+                    view.send_replace(RobotView::default());
                     view.receiver_count() > 0
                 });
             }
             Event::Message(message) => self.hear(&message),
-            Event::Refused { reason } => warn!("{reason}"),
+            Event::Refused(fault) => warn!("{fault}"),
         }
     }
 
@@ -165,59 +177,57 @@ impl Fleet {
             return;
         };
         match word {
-            Word::Command => return self.hear_command(name, message),
-            Word::Wanted => return self.hear_note(name, message),
-            Word::Shares => return self.hear_shares(name, message),
-            Word::State | Word::Availability => {}
+            Word::Availability => self.hear_availability(name, message),
+            Word::State => self.hear_state(name, message),
+            Word::Command => self.hear_command(name, message),
+            Word::Wanted => self.hear_note(name, message),
+            Word::Shares => self.hear_shares(name, message),
         }
-        let mut views = self.lock();
+    }
+
+    fn hear_availability(&self, name: &str, message: &Message) {
+        let Some(availability) = Availability::parse(&message.payload) else {
+            warn!(
+                robot = name,
+                "availability is neither {ONLINE} nor {OFFLINE}: ignored"
+            );
+            return;
+        };
+        debug!(robot = name, ?availability);
+        self.change_view(name, |view| {
+            let by = Speaker::of(message.correlation.as_deref());
+            self.wanted.told(name, availability, by, self.now());
+            view.send_if_modified(|view| {
+                std::mem::replace(&mut view.availability, availability) != availability
+            });
+        });
+    }
+
+    fn hear_state(&self, name: &str, message: &Message) {
+        let state = if message.payload.is_empty() {
+            None
+        } else {
+            match read::<RobotState>(name, "state", message) {
+                Some(state) => Some(Arc::new(state)),
+                None => return,
+            }
+        };
+        let word = state.as_ref().map(|state| state.state.as_str());
+        debug!(robot = name, state = word);
+        self.change_view(name, |view| view.send_modify(|view| view.state = state));
+    }
+
+    /// Changes what is known of a robot, and tells everybody who wants to know.
+    fn change_view(&self, name: &str, change: impl FnOnce(&watch::Sender<RobotView>)) {
+        let mut views = self.views.lock();
         let view = views.entry(name.to_owned()).or_default();
-        match word {
-            Word::Availability => {
-                let online = match message.payload.as_slice() {
-                    b"" => None,
-                    payload if payload == ONLINE.as_bytes() => Some(true),
-                    payload if payload == OFFLINE.as_bytes() => Some(false),
-                    _ => {
-                        warn!(
-                            robot = name,
-                            "availability is neither {ONLINE} nor {OFFLINE}: ignored"
-                        );
-                        return;
-                    }
-                };
-                debug!(robot = name, ?online);
-                let on_behalf = message.correlation.as_deref() == Some(ON_BEHALF);
-                self.wanted.available(name, online, on_behalf, self.now());
-                view.send_if_modified(|view| std::mem::replace(&mut view.online, online) != online);
-            }
-            _ => {
-                let state = if message.payload.is_empty() {
-                    None
-                } else {
-                    match serde_json::from_slice::<RobotState>(&message.payload) {
-                        Ok(state) => Some(Arc::new(state)),
-                        Err(err) => {
-                            warn!(robot = name, "state that cannot be read, ignored: {err}");
-                            return;
-                        }
-                    }
-                };
-                debug!(
-                    robot = name,
-                    state = state.as_ref().map(|state| state.state.as_str())
-                );
-                view.send_modify(|view| view.state = state);
-            }
-        }
+        change(view);
         let now = view.borrow().clone();
         if now.is_empty() && view.receiver_count() == 0 {
             views.remove(name);
         }
         drop(views);
-        if let Some(alarms) = &self.alarms {
-            alarms.hear(name, &now, wall_time());
-        }
+        self.webhooks.hear(name, &now, self.now().wall);
         self.events.robot(name, || {
             let robot = self.directory.robot(name)?;
             Some(self.describe_view(&robot, &now))
@@ -232,19 +242,18 @@ impl Fleet {
         self.unheard.store(0, Ordering::Relaxed);
         match Command::parse(&message.payload) {
             Ok(command) => {
-                let online = self.view(name).online;
-                self.wanted
-                    .obey(name, &command, online, self.is_young(), self.now());
+                let availability = self.view(name).availability;
+                let (age, now) = (self.connection_age(), self.now());
+                self.wanted.obey(name, &command, availability, age, now);
             }
             Err(refusal) => debug!(robot = name, "not a command: {refusal}"),
         }
     }
 
-    /// The connection is so young that commands may have been missed.
-    fn is_young(&self) -> bool {
+    fn connection_age(&self) -> ConnectionAge {
         match self.link() {
-            Link::Up(since) => since.elapsed() < YOUNG,
-            _ => true,
+            BrokerLink::Up(since) if since.elapsed() >= YOUNG => ConnectionAge::Settled,
+            _ => ConnectionAge::Young,
         }
     }
 
@@ -252,15 +261,13 @@ impl Fleet {
         if message.payload.is_empty() {
             return;
         }
-        let is_young = self.is_young();
-        match serde_json::from_slice(&message.payload) {
-            Ok(note) => self
-                .wanted
-                .read(name, note, message.retained, is_young, self.now()),
-            Err(err) => warn!(
-                robot = name,
-                "note of what is wanted that cannot be read, ignored: {err}"
-            ),
+        let delivery = match message.retained {
+            true => Delivery::Retained,
+            false => Delivery::Live,
+        };
+        if let Some(note) = read(name, "note of what is wanted", message) {
+            let (age, now) = (self.connection_age(), self.now());
+            self.wanted.read(name, &note, delivery, age, now);
         }
     }
 
@@ -268,16 +275,10 @@ impl Fleet {
         if message.payload.is_empty() {
             return;
         }
-        match serde_json::from_slice(&message.payload) {
-            Ok(revoked) => {
-                if self.shares.read(name, revoked, wall_time()) {
-                    self.wanted.wake.notify_one();
-                }
-            }
-            Err(err) => warn!(
-                robot = name,
-                "revoked links that cannot be read, ignored: {err}"
-            ),
+        if let Some(revoked) = read(name, "list of revoked links", message)
+            && self.shares.read(name, revoked, self.now().wall)
+        {
+            self.wanted.wake.notify_one();
         }
     }
 
@@ -288,11 +289,6 @@ impl Fleet {
                 "the broker gives no command back: without the right to read the command topics, robots that poll are told nothing, and at MediaMTX no robot may publish"
             );
         }
-    }
-
-    /// What is retained has been heard of at least once.
-    pub fn has_been_up(&self) -> bool {
-        self.was_up.load(Ordering::Relaxed)
     }
 
     /// Where streams are, for a robot to be filled in.
@@ -310,9 +306,9 @@ impl Fleet {
         self.describe_view(robot, &self.view(&robot.name))
     }
 
-    fn describe_view(&self, robot: &Robot, view: &View) -> Value {
+    fn describe_view(&self, robot: &Robot, view: &RobotView) -> Value {
         let online = match self.link() {
-            Link::Up(_) => Some(view.online.unwrap_or(false)),
+            BrokerLink::Up(_) => Some(view.availability.is_online()),
             _ => None,
         };
         json!({
@@ -328,63 +324,78 @@ impl Fleet {
     /// What everybody is told of the connection to the broker.
     pub fn broker(&self) -> Value {
         match self.link() {
-            Link::Up(_) => json!({ "connected": true }),
-            Link::Connecting => json!({ "connected": false, "error": "connecting" }),
-            Link::Down(reason) => json!({ "connected": false, "error": reason }),
+            BrokerLink::Up(_) => json!({ "connected": true }),
+            BrokerLink::Connecting => json!({ "connected": false, "error": "connecting" }),
+            BrokerLink::Down(reason) => json!({ "connected": false, "error": reason }),
         }
     }
 
     /// How many robots there are of each kind.
     pub fn sums(&self) -> Sums {
-        let mut sums = Sums::default();
-        for view in self.lock().values() {
+        let mut sums = Sums {
+            is_broker_connected: self.is_up(),
+            ..Sums::default()
+        };
+        for view in self.views.lock().values() {
             let view = view.borrow();
-            sums.online += i64::from(view.online == Some(true));
+            sums.robots_online += i64::from(view.availability.is_online());
             if let Some(state) = &view.state {
-                sums.by_state[state.state as usize] += 1;
+                let known = StreamState::ALL
+                    .iter()
+                    .position(|known| *known == state.state);
+                if let Some(known) = known {
+                    sums.robots_by_state[known] += 1;
+                }
             }
         }
         sums
     }
 
-    pub fn link(&self) -> Link {
+    pub fn link(&self) -> BrokerLink {
         self.link.borrow().clone()
     }
 
+    /// Connected and subscribed.
+    pub fn is_up(&self) -> bool {
+        matches!(*self.link.borrow(), BrokerLink::Up(_))
+    }
+
     /// The link once its first try has ended, or the deadline has passed.
-    pub async fn link_decided(&self, deadline: Instant) -> Link {
+    pub async fn link_decided(&self, deadline: Instant) -> BrokerLink {
         let mut link = self.link.subscribe();
-        let decided = link.wait_for(|link| *link != Link::Connecting);
+        let decided = link.wait_for(|link| *link != BrokerLink::Connecting);
         // The sender lives in self: only the deadline can end this early.
         let _ = timeout_at(deadline, decided).await;
         self.link()
     }
 
     /// The link as it is from now on.
-    pub fn watch_link(&self) -> watch::Receiver<Link> {
+    pub fn watch_link(&self) -> watch::Receiver<BrokerLink> {
         self.link.subscribe()
     }
 
     /// Waits until what is retained has come, where the connection is very young.
     pub async fn settled(&self) {
-        if let Link::Up(since) = self.link() {
+        if let BrokerLink::Up(since) = self.link() {
             tokio::time::sleep_until(since + SETTLE).await;
         }
     }
 
-    pub fn view(&self, name: &str) -> View {
-        self.lock()
+    pub fn view(&self, name: &str) -> RobotView {
+        self.views
+            .lock()
             .get(name)
-            .map_or_else(View::default, |view| view.borrow().clone())
+            .map_or_else(RobotView::default, |view| view.borrow().clone())
     }
 
     /// The view, given a moment to arrive where the connection is very young.
-    pub async fn settled_view(&self, name: &str) -> View {
-        if let Link::Up(since) = self.link() {
+    pub async fn settled_view(&self, name: &str) -> RobotView {
+        if let BrokerLink::Up(since) = self.link() {
             let deadline = since + SETTLE;
             if Instant::now() < deadline {
                 let mut watcher = self.watch(name);
-                let known = watcher.receiver.wait_for(|view| view.online.is_some());
+                let is_known = |view: &RobotView| view.availability != Availability::Unknown;
+                let known = watcher.receiver.wait_for(is_known);
                 let _ = timeout_at(deadline, known).await;
             }
         }
@@ -394,45 +405,56 @@ impl Fleet {
     /// Follows one robot, also one that has not said anything yet.
     pub fn watch(&self, name: &str) -> Watcher<'_> {
         Watcher {
-            receiver: self.lock().entry(name.to_owned()).or_default().subscribe(),
-            fleet: self,
-            name: name.to_owned(),
+            receiver: self
+                .views
+                .lock()
+                .entry(name.to_owned())
+                .or_default()
+                .subscribe(),
+            _forget: Forget {
+                fleet: self,
+                name: name.to_owned(),
+            },
         }
     }
 
     /// Names of all robots that are listed or have been heard of, in order.
     pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.lock().keys().cloned().collect();
+        let mut names: Vec<String> = self.views.lock().keys().cloned().collect();
         names.extend(self.directory.listed().map(str::to_owned));
         names.sort_unstable();
         names.dedup();
         names
     }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, watch::Sender<View>>> {
-        self.views.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-fn wall_time() -> Duration {
-    // A clock that stands before 1970 is as good as one that stands there.
-    SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default()
+/// A payload of JSON; one that cannot be read is told in the log, and changes nothing.
+fn read<T: DeserializeOwned>(robot: &str, what: &str, message: &Message) -> Option<T> {
+    serde_json::from_slice(&message.payload)
+        .inspect_err(|err| warn!(robot, "{what} that cannot be read, ignored: {err}"))
+        .ok()
+}
+
+/// What one robot says, as it changes.
+pub struct Watcher<'a> {
+    pub receiver: watch::Receiver<RobotView>,
+    /// Dropped after the receiver, which counts until then.
+    _forget: Forget<'a>,
 }
 
 /// Forgets a robot that never said anything when the last one who asked for it goes.
-pub struct Watcher<'a> {
-    pub receiver: watch::Receiver<View>,
+struct Forget<'a> {
     fleet: &'a Fleet,
     name: String,
 }
 
-impl Drop for Watcher<'_> {
+impl Drop for Forget<'_> {
     fn drop(&mut self) {
-        let mut views = self.fleet.lock();
-        // Our own receiver is still counted.
-        let useless =
-            |view: &watch::Sender<View>| view.receiver_count() <= 1 && view.borrow().is_empty();
-        if views.get(&self.name).is_some_and(useless) {
+        let mut views = self.fleet.views.lock();
+        let is_useless = |view: &watch::Sender<RobotView>| {
+            view.receiver_count() == 0 && view.borrow().is_empty()
+        };
+        if views.get(&self.name).is_some_and(is_useless) {
             views.remove(&self.name);
         }
     }
@@ -440,8 +462,10 @@ impl Drop for Watcher<'_> {
 
 #[cfg(test)]
 mod tests {
+
     use super::*;
     use crate::robots::TopicTemplate;
+    use droidrelay_wire::{Fault, FaultKind};
 
     fn fleet() -> Fleet {
         let template = TopicTemplate::parse("robots/{robot}/stream").unwrap();
@@ -449,6 +473,8 @@ mod tests {
             Directory::new(Some((template, "{robot}".into())), vec![], None),
             Watch::default(),
             "bridge".into(),
+            Shares::default(),
+            Webhooks::default(),
         )
     }
 
@@ -483,7 +509,7 @@ mod tests {
         say(&fleet, "robots/r1/stream/availability", "maybe");
         say(&fleet, "robots/r1/stream/state", "{");
         let view = fleet.view("r1");
-        assert_eq!(view.online, Some(true));
+        assert_eq!(view.availability, Availability::Online);
         assert_eq!(view.state.unwrap().state, StreamState::Idle);
     }
 
@@ -492,11 +518,9 @@ mod tests {
         let fleet = fleet();
         say(&fleet, "robots/r1/stream/availability", "online");
         let watcher = fleet.watch("r1");
-        fleet.apply(Event::Down {
-            reason: "gone".into(),
-        });
-        assert_eq!(fleet.link(), Link::Down("gone".into()));
-        assert_eq!(fleet.view("r1").online, None);
+        fleet.apply(Event::Down(Fault::new(FaultKind::Closed, "gone")));
+        assert_eq!(fleet.link(), BrokerLink::Down("gone".into()));
+        assert_eq!(fleet.view("r1").availability, Availability::Unknown);
         drop(watcher);
         assert!(fleet.names().is_empty());
     }
@@ -509,8 +533,11 @@ mod tests {
             tokio::task::yield_now().await;
             say(&fleet, "robots/r1/stream/availability", "offline");
         });
-        assert_eq!(view.online, Some(false));
-        assert_eq!(fleet.settled_view("r2").await.online, None);
+        assert_eq!(view.availability, Availability::Offline);
+        assert_eq!(
+            fleet.settled_view("r2").await.availability,
+            Availability::Unknown
+        );
         assert_eq!(fleet.names(), ["r1"], "asking leaves nothing behind");
     }
 }

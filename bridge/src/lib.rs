@@ -5,27 +5,31 @@
 //! The truth is on the broker: the bridge keeps nothing that a second one beside it, or the
 //! same one after a restart, would not learn from the retained topics.
 
-pub mod app;
 pub mod auth;
+mod bridge;
+pub mod cli;
 mod client;
-mod commands;
+mod clock;
 pub mod config;
+mod demand;
 mod events;
 mod failure;
-pub mod fleet;
-pub mod hook;
-mod mediamtx;
+mod fleet;
+pub mod housekeeping;
+mod http;
 mod metrics;
-pub mod page;
-mod poll;
-pub mod robot_add;
-pub mod robots;
+mod network;
+mod note;
+mod presence;
+mod robots;
 pub mod serve;
 mod share;
-mod time;
+mod view;
 mod views;
-pub mod wanted;
+mod wanted;
+mod watch;
 mod webhook;
 
-pub use app::{Bridge, app};
+pub use bridge::Bridge;
 pub use config::{Config, ConfigError};
+pub use http::app;

@@ -2,8 +2,6 @@
 
 //! Command line of the bridge.
 
-mod notify;
-
 use std::{
     io::{self, BufRead, IsTerminal, Write},
     path::{Path, PathBuf},
@@ -16,7 +14,8 @@ use clap::{Parser, Subcommand};
 use droidrelay_bridge::{
     Bridge, Config, app,
     auth::Hash,
-    config, hook, robot_add,
+    cli::{hook, notify, robot},
+    config, housekeeping,
     serve::{Tls, serve},
 };
 use droidrelay_wire::Secret;
@@ -83,9 +82,9 @@ enum Subcommands {
 enum RobotCommand {
     /// Make the robot's broker user with its rights and its publisher's credential; print the
     /// robot's line.
-    Add(robot_add::Options),
+    Add(robot::Options),
     /// Take away what `add` gave.
-    Remove(robot_add::Options),
+    Remove(robot::Options),
 }
 
 fn main() -> ExitCode {
@@ -104,8 +103,8 @@ fn main() -> ExitCode {
         }
         Some(Subcommands::Robot { what }) => {
             let told = match what {
-                RobotCommand::Add(options) => robot_add::add(&options, &arguments.config),
-                RobotCommand::Remove(options) => robot_add::remove(&options, &arguments.config),
+                RobotCommand::Add(options) => robot::add(&options, &arguments.config),
+                RobotCommand::Remove(options) => robot::remove(&options, &arguments.config),
             };
             return report(told.and_then(|told| print(&told)), ExitCode::FAILURE);
         }
@@ -215,6 +214,7 @@ async fn run(path: PathBuf, mut config: Config) -> Result<(), String> {
         listeners.push((listener, address, tls));
     }
     let bridge = Bridge::start(config, &Handle::current())?;
+    bridge.spawn(housekeeping::run(bridge.clone()));
     let mut servers = JoinSet::new();
     for (listener, address, tls) in listeners {
         let scheme = if tls.is_some() { "https" } else { "http" };
@@ -249,14 +249,14 @@ async fn run(path: PathBuf, mut config: Config) -> Result<(), String> {
 /// Reads the users anew, and the certificate.
 fn reload(path: &Path, bridge: &Bridge, tls: Option<&Tls>) {
     match Config::load(path) {
-        Ok(config) if config.users.is_empty() != bridge.is_open() => {
+        Ok(config) if config.users.is_empty() != bridge.auth.is_open() => {
             error!(
                 "not reloaded: with the first [[user]], or without the last one, restart the bridge"
             );
         }
         Ok(config) => {
             let count = config.users.len();
-            bridge.replace_users(config.users);
+            bridge.auth.replace(config.users);
             info!("reloaded: {count} users");
         }
         Err(err) => error!("not reloaded: {err}"),

@@ -2,31 +2,16 @@
 
 //! Counters and gauges for Prometheus: sums only, no robot's name and no secret.
 
-use std::{
-    sync::{Arc, atomic::AtomicU64},
-    time::{Duration, Instant, SystemTime},
-};
+use std::{fmt, sync::atomic::AtomicU64, time::Duration};
 
-use axum::{
-    Extension,
-    extract::{MatchedPath, Request, State},
-    http::header::CONTENT_TYPE,
-    middleware::Next,
-    response::{IntoResponse, Response},
-};
 use droidrelay_wire::StreamState;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
-    registry::{Registry, Unit},
+    registry::{Metric, Registry, Unit},
 };
 
-use crate::{
-    app::Bridge,
-    auth::{Denial, User},
-    failure::Failure,
-    fleet::Link,
-};
+use crate::{auth::Denial, clock::since_1970};
 
 /// Seconds; requests that wait for something take up to a minute.
 const BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0];
@@ -34,7 +19,7 @@ const BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Answered {
     route: String,
-    method: String,
+    method: &'static str,
     status: u16,
 }
 
@@ -57,6 +42,16 @@ struct Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct InState {
     state: &'static str,
+}
+
+/// How many there are of something now.
+#[derive(Debug, Default)]
+pub struct Sums {
+    pub robots_online: i64,
+    /// In the order of [`StreamState::ALL`], whatever the robots' presence.
+    pub robots_by_state: [i64; StreamState::ALL.len()],
+    pub views: usize,
+    pub is_broker_connected: bool,
 }
 
 /// What is counted.
@@ -98,93 +93,81 @@ impl Drop for Counted {
     }
 }
 
+/// A new metric of this name.
+fn metric<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
 impl Default for Metrics {
     fn default() -> Self {
+        let mut all = Registry::with_prefix("droidrelay_bridge");
+        let to = &mut all;
         let seconds: Family<Route, Histogram> =
             Family::new_with_constructor(|| Histogram::new(BUCKETS));
-        let mut metrics = Metrics {
-            registry: Registry::with_prefix("droidrelay_bridge"),
-            requests: Family::default(),
-            seconds,
-            refusals: Family::default(),
-            commands: Family::default(),
-            mediamtx: Family::default(),
-            webhooks: Family::default(),
-            listeners: Present::default(),
-            waiting: Present::default(),
-            robots: Family::default(),
-            online: Gauge::default(),
-            broker: Gauge::default(),
-            views: Gauge::default(),
-        };
         let started = Gauge::<f64, AtomicU64>::default();
-        let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-        started.set(since_1970.as_secs_f64());
-        let registry = &mut metrics.registry;
-        registry.register(
-            "http_requests",
-            "Requests answered",
-            metrics.requests.clone(),
-        );
-        registry.register_with_unit(
+        started.set(since_1970().as_secs_f64());
+        let help = "When the bridge was started, since 1970";
+        to.register_with_unit("start_time", help, Unit::Seconds, started);
+        let help = "Time until the head of the answer";
+        to.register_with_unit(
             "http_request_duration",
-            "Time until the head of the answer",
+            help,
             Unit::Seconds,
-            metrics.seconds.clone(),
+            seconds.clone(),
         );
-        registry.register(
-            "refused_credentials",
-            "Requests without a credential that is right",
-            metrics.refusals.clone(),
-        );
-        registry.register(
-            "commands",
-            "Commands for robots: acknowledged by the broker, or not",
-            metrics.commands.clone(),
-        );
-        registry.register(
-            "mediamtx_questions",
-            "What MediaMTX asked and told",
-            metrics.mediamtx.clone(),
-        );
-        registry.register("webhooks", "Webhooks called", metrics.webhooks.clone());
-        registry.register(
-            "event_listeners",
-            "Listeners to events now",
-            metrics.listeners.0.clone(),
-        );
-        registry.register(
-            "waiting_requests",
-            "Requests that wait for a change now",
-            metrics.waiting.0.clone(),
-        );
-        registry.register(
-            "robots",
-            "Robots by the state that they last told",
-            metrics.robots.clone(),
-        );
-        registry.register("robots_online", "Robots online", metrics.online.clone());
-        registry.register(
-            "broker_connected",
-            "1 while the MQTT broker is there",
-            metrics.broker.clone(),
-        );
-        registry.register(
-            "views",
-            "Viewers that MediaMTX's hooks told of and that have not left",
-            metrics.views.clone(),
-        );
-        registry.register_with_unit(
-            "start_time",
-            "When the bridge was started, since 1970",
-            Unit::Seconds,
-            started,
-        );
-        metrics
+        Metrics {
+            requests: metric(to, "http_requests", "Requests answered"),
+            seconds,
+            refusals: metric(
+                to,
+                "refused_credentials",
+                "Requests without a credential that is right",
+            ),
+            commands: metric(
+                to,
+                "commands",
+                "Commands for robots: acknowledged by the broker, or not",
+            ),
+            mediamtx: metric(to, "mediamtx_questions", "What MediaMTX asked and told"),
+            webhooks: metric(to, "webhooks", "Webhooks called"),
+            listeners: Present(metric(to, "event_listeners", "Listeners to events now")),
+            waiting: Present(metric(
+                to,
+                "waiting_requests",
+                "Requests that wait for a change now",
+            )),
+            robots: metric(to, "robots", "Robots by the state that they last told"),
+            online: metric(to, "robots_online", "Robots online"),
+            broker: metric(to, "broker_connected", "1 while the MQTT broker is there"),
+            views: metric(
+                to,
+                "views",
+                "Viewers that MediaMTX's hooks told of and that have not left",
+            ),
+            registry: all,
+        }
     }
 }
 
 impl Metrics {
+    /// Counts an answer, by the route that gave it.
+    pub fn answered(&self, route: &str, method: &'static str, status: u16, took: Duration) {
+        let route = route.to_owned();
+        let labels = Route {
+            route: route.clone(),
+        };
+        let seconds = took.as_secs_f64();
+        self.seconds.get_or_create(&labels).observe(seconds);
+        let labels = Answered {
+            route,
+            method,
+            status,
+        };
+        self.requests.get_or_create(&labels).inc();
+    }
+
     pub fn refused(&self, denial: Denial) {
         let reason = match denial {
             Denial::Missing => "missing",
@@ -194,78 +177,42 @@ impl Metrics {
         self.refusals.get_or_create(&Reason { reason }).inc();
     }
 
-    pub fn command(&self, what: &'static str, is_acknowledged: bool) {
-        let result = if is_acknowledged { "ok" } else { "failed" };
+    pub fn command<E>(&self, what: &'static str, acknowledged: &Result<(), E>) {
+        let result = result(acknowledged, "ok");
         self.commands.get_or_create(&Outcome { what, result }).inc();
     }
 
-    pub fn mediamtx(&self, what: &'static str, result: &'static str) {
+    /// A question of the media server's: who may do this?
+    pub fn mediamtx_asked(&self, what: &'static str, result: &'static str) {
         self.mediamtx.get_or_create(&Outcome { what, result }).inc();
     }
 
-    pub fn webhook(&self, what: &'static str, result: &'static str) {
+    /// A hook of the media server's.
+    pub fn mediamtx_told<E>(&self, what: &'static str, done: &Result<(), E>) {
+        self.mediamtx_asked(what, result(done, "done"));
+    }
+
+    pub fn webhook<E>(&self, what: &'static str, delivered: &Result<(), E>) {
+        let result = result(delivered, "delivered");
         self.webhooks.get_or_create(&Outcome { what, result }).inc();
     }
+
+    /// All of it, as Prometheus reads it.
+    pub fn text(&self, sums: &Sums) -> Result<String, fmt::Error> {
+        for (state, count) in StreamState::ALL.into_iter().zip(sums.robots_by_state) {
+            let state = state.as_str();
+            self.robots.get_or_create(&InState { state }).set(count);
+        }
+        self.online.set(sums.robots_online);
+        self.views
+            .set(i64::try_from(sums.views).unwrap_or(i64::MAX));
+        self.broker.set(sums.is_broker_connected.into());
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
 }
 
-/// Counts each answer, by the route that gave it.
-pub async fn count(State(bridge): State<Arc<Bridge>>, request: Request, next: Next) -> Response {
-    let started = Instant::now();
-    let route = request.extensions().get::<MatchedPath>();
-    let route = route.map_or("none", MatchedPath::as_str).to_owned();
-    // Anybody may make up methods.
-    let method = match request.method().as_str() {
-        known @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE") => known,
-        _ => "other",
-    };
-    let method = method.to_owned();
-    let response = next.run(request).await;
-    let metrics = &bridge.metrics;
-    let took: Duration = started.elapsed();
-    let labels = Route {
-        route: route.clone(),
-    };
-    metrics
-        .seconds
-        .get_or_create(&labels)
-        .observe(took.as_secs_f64());
-    let status = response.status().as_u16();
-    let answered = Answered {
-        route,
-        method,
-        status,
-    };
-    metrics.requests.get_or_create(&answered).inc();
-    response
-}
-
-/// All of it, as Prometheus reads it.
-pub async fn metrics(
-    State(bridge): State<Arc<Bridge>>,
-    Extension(user): Extension<Arc<User>>,
-) -> Result<Response, Failure> {
-    if !user.looks() {
-        return Err(Failure::forbidden(format!(
-            "user {:?} has no right to the metrics",
-            user.name
-        )));
-    }
-    let metrics = &bridge.metrics;
-    let sums = bridge.fleet.sums();
-    for (state, count) in StreamState::ALL.into_iter().zip(sums.by_state) {
-        let labels = InState {
-            state: state.as_str(),
-        };
-        metrics.robots.get_or_create(&labels).set(count);
-    }
-    metrics.online.set(sums.online);
-    let views = i64::try_from(bridge.views.len()).unwrap_or(i64::MAX);
-    metrics.views.set(views);
-    let is_up = matches!(bridge.fleet.link(), Link::Up(_));
-    metrics.broker.set(is_up.into());
-    let mut text = String::new();
-    encode(&mut text, &metrics.registry)
-        .map_err(|_| Failure::unavailable("the metrics cannot be written"))?;
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(([(CONTENT_TYPE, kind)], text).into_response())
+fn result<E>(result: &Result<(), E>, ok: &'static str) -> &'static str {
+    if result.is_ok() { ok } else { "failed" }
 }

@@ -6,7 +6,7 @@ use std::{
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -17,6 +17,7 @@ use axum::{
 };
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
@@ -62,20 +63,20 @@ impl Tls {
     /// Reads the files again; what is there stays where they are not right.
     pub fn reload(&self) -> Result<(), String> {
         let times = times(&self.cert_file, &self.key_file);
-        *self.read.lock().unwrap_or_else(PoisonError::into_inner) = times;
+        *self.read.lock() = times;
         let config = Arc::new(read(&self.cert_file, &self.key_file)?);
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = config;
+        *self.current.lock() = config;
         Ok(())
     }
 
     /// Whether the files are others than those that were read last.
     pub fn has_changed(&self) -> bool {
         let times = times(&self.cert_file, &self.key_file);
-        times.is_some() && times != *self.read.lock().unwrap_or_else(PoisonError::into_inner)
+        times.is_some() && times != *self.read.lock()
     }
 
     fn acceptor(&self) -> TlsAcceptor {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current.lock();
         TlsAcceptor::from(current.clone())
     }
 }

@@ -6,43 +6,27 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use axum::{
-    Extension, Json,
-    extract::{Path as PathOf, State},
-    http::StatusCode,
-};
+use axum::http::StatusCode;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use droidrelay_wire::{Secret, mqtt::session::Properties};
+use droidrelay_wire::Secret;
+use parking_lot::Mutex;
 use ring::{
     hmac,
     rand::{SecureRandom, SystemRandom},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use tracing::info;
 
-use crate::{
-    app::Bridge,
-    auth::{Right, User},
-    commands::{Parameters, parameters},
-    failure::Failure,
-    robots::{Robot, shares_topic},
-    time::utc,
-};
+use crate::{clock::millis, failure::Failure};
 
 const VERSION: u8 = 1;
 /// Version, end, making, id.
 const HEAD: usize = 1 + 8 + 8 + 8;
 const MAC: usize = 32;
-const DEFAULT_FOR: u64 = 3600;
-const MAX_FOR: u64 = 365 * 86_400;
-/// As long a link whoever may look makes for himself: his player can send no credentials but in
-/// its URL, and needs them only to begin.
-const MOMENT: u64 = 60;
+/// Longest link, in seconds.
+pub const MAX_FOR: u64 = 365 * 86_400;
 /// Links of one robot that are revoked one by one; beyond it, all that were made before are.
 const MAX_REVOKED: usize = 200;
 /// Shorter keys could be guessed.
@@ -59,7 +43,7 @@ pub struct Revoked {
 }
 
 impl Revoked {
-    fn covers(&self, link: &Link) -> bool {
+    fn covers(&self, link: &ShareLink) -> bool {
         link.made <= self.before || self.ids.contains_key(&link.id)
     }
 
@@ -73,7 +57,7 @@ impl Revoked {
 
 /// One link, as its token says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Link {
+pub struct ShareLink {
     pub robot: String,
     pub id: String,
     /// Seconds since 1970.
@@ -114,7 +98,8 @@ impl Shares {
         }
     }
 
-    fn key(&self) -> Result<&hmac::Key, Failure> {
+    /// The key, or what is missing in the configuration.
+    pub fn key(&self) -> Result<&hmac::Key, Failure> {
         self.key.as_ref().ok_or_else(|| {
             let reason = "sharing is not set up: give the configuration a share.key-file";
             Failure::new(StatusCode::CONFLICT, reason)
@@ -122,14 +107,19 @@ impl Shares {
     }
 
     /// A link, and its token.
-    fn make(&self, robot: &str, lasts: u64, now: Duration) -> Result<(Link, Secret), Failure> {
+    pub fn make(
+        &self,
+        robot: &str,
+        lasts: u64,
+        now: Duration,
+    ) -> Result<(ShareLink, Secret), Failure> {
         let key = self.key()?;
         let mut id = [0; 8];
         SystemRandom::new()
             .fill(&mut id)
             .map_err(|_| Failure::unavailable("the system gives no random numbers"))?;
         let ends = now.as_secs() + lasts;
-        let made = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let made = millis(now);
         let mut bytes = vec![VERSION];
         bytes.extend(ends.to_be_bytes());
         bytes.extend(made.to_be_bytes());
@@ -138,7 +128,7 @@ impl Shares {
         let mac = hmac::sign(key, &bytes);
         bytes.extend(mac.as_ref());
         let token = Secret::new(URL_SAFE_NO_PAD.encode(bytes));
-        let link = Link {
+        let link = ShareLink {
             robot: robot.to_owned(),
             id: hex(&id),
             ends,
@@ -148,29 +138,31 @@ impl Shares {
     }
 
     /// The link of this token, if it still lets anybody in.
-    pub fn check(&self, token: &str, now: Duration) -> Option<Link> {
+    pub fn check(&self, token: &str, now: Duration) -> Option<ShareLink> {
         let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
         let (signed, mac) = bytes.split_at_checked(bytes.len().checked_sub(MAC)?)?;
         // In constant time.
         hmac::verify(self.key.as_ref()?, signed, mac).ok()?;
         let (head, robot) = signed.split_at_checked(HEAD)?;
         let number = |at: usize| Some(u64::from_be_bytes(head.get(at..at + 8)?.try_into().ok()?));
-        let link = Link {
+        let link = ShareLink {
             robot: std::str::from_utf8(robot).ok()?.to_owned(),
             id: hex(head.get(17..)?),
             ends: number(1)?,
             made: number(9)?,
         };
         let lives = head.first() == Some(&VERSION) && link.ends > now.as_secs();
-        let is_revoked = lock(&self.revoked)
+        let is_revoked = self
+            .revoked
+            .lock()
             .get(&link.robot)
             .is_some_and(|revoked| revoked.covers(&link));
         (lives && !is_revoked).then_some(link)
     }
 
     /// Revokes one link, or all that were made until now; what is to be kept of the robot.
-    fn revoke(&self, robot: &str, id: Option<&str>, now: Duration) -> Revoked {
-        let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+    pub fn revoke(&self, robot: &str, id: Option<&str>, now: Duration) -> Revoked {
+        let millis = millis(now);
         let mut new = Revoked::default();
         match id {
             Some(id) => {
@@ -179,7 +171,7 @@ impl Shares {
             }
             None => new.before = millis,
         }
-        let mut all = lock(&self.revoked);
+        let mut all = self.revoked.lock();
         let revoked = all.entry(robot.to_owned()).or_default();
         revoked.merge(new, now.as_secs());
         if revoked.ids.len() > MAX_REVOKED {
@@ -193,146 +185,28 @@ impl Shares {
 
     /// Takes the retained payload of a robot; returns whether more is known here than there.
     pub fn read(&self, robot: &str, kept: Revoked, now: Duration) -> bool {
-        let mut all = lock(&self.revoked);
+        let mut all = self.revoked.lock();
         let revoked = all.entry(robot.to_owned()).or_default();
         revoked.merge(kept.clone(), now.as_secs());
         let knows_more =
             revoked.before > kept.before || revoked.ids.keys().any(|id| !kept.ids.contains_key(id));
         if knows_more {
-            lock(&self.unwritten).insert(robot.to_owned());
+            self.unwritten.lock().insert(robot.to_owned());
         }
         knows_more
     }
 
     /// What is to be written of robots whose retained topic lacks something.
     pub fn unwritten(&self) -> Vec<(String, Revoked)> {
-        let names = std::mem::take(&mut *lock(&self.unwritten));
-        let all = lock(&self.revoked);
+        let names = std::mem::take(&mut *self.unwritten.lock());
+        let all = self.revoked.lock();
         let revoked = |name: String| Some((name.clone(), all.get(&name)?.clone()));
         names.into_iter().filter_map(revoked).collect()
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ShareQuery {
-    #[serde(rename = "for")]
-    lasts: Option<u64>,
-}
-
-/// Makes a link.
-pub async fn share(
-    State(bridge): State<Arc<Bridge>>,
-    Extension(user): Extension<Arc<User>>,
-    PathOf(name): PathOf<String>,
-    query: Parameters<ShareQuery>,
-) -> Result<Json<Value>, Failure> {
-    let lasts = parameters(query)?.lasts.unwrap_or(DEFAULT_FOR);
-    let right = if lasts > MOMENT {
-        Right::Share
-    } else {
-        Right::Look
-    };
-    let robot = bridge.robot(&user, right, &name)?;
-    if !(1..=MAX_FOR).contains(&lasts) {
-        return Err(Failure::bad_request(format!(
-            "for {lasts}: give whole seconds from 1 to {MAX_FOR}"
-        )));
-    }
-    let (link, token) = bridge
-        .fleet
-        .shares
-        .make(&name, lasts, bridge.fleet.now().wall)?;
-    let expires = utc(Duration::from_secs(link.ends));
-    info!(
-        robot = name,
-        by = user.name,
-        id = link.id,
-        expires,
-        "shared"
-    );
-    let mut watch = bridge.fleet.watch_urls(&robot);
-    for url in watch.values_mut() {
-        if let Value::String(url) = url {
-            let mark = if url.contains('?') { '&' } else { '?' };
-            *url = format!("{url}{mark}share={}", token.expose());
-        }
-    }
-    Ok(Json(json!({
-        "robot": name,
-        "id": link.id,
-        "token": token.expose(),
-        "expires": expires,
-        "watch": watch,
-    })))
-}
-
-/// Revokes one link.
-pub async fn revoke(
-    State(bridge): State<Arc<Bridge>>,
-    Extension(user): Extension<Arc<User>>,
-    PathOf((name, id)): PathOf<(String, String)>,
-) -> Result<StatusCode, Failure> {
-    let robot = bridge.robot(&user, Right::Share, &name)?;
-    if id.len() != 16
-        || !id
-            .bytes()
-            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-    {
-        return Err(Failure::bad_request(
-            "this is no link's id: it has 16 hexadecimal digits, and was told when the link was made",
-        ));
-    }
-    revoke_some(&bridge, &user, &robot, Some(&id)).await
-}
-
-/// Revokes all links of a robot.
-pub async fn revoke_all(
-    State(bridge): State<Arc<Bridge>>,
-    Extension(user): Extension<Arc<User>>,
-    PathOf(name): PathOf<String>,
-) -> Result<StatusCode, Failure> {
-    let robot = bridge.robot(&user, Right::Share, &name)?;
-    revoke_some(&bridge, &user, &robot, None).await
-}
-
-async fn revoke_some(
-    bridge: &Bridge,
-    user: &User,
-    robot: &Robot,
-    id: Option<&str>,
-) -> Result<StatusCode, Failure> {
-    let shares = &bridge.fleet.shares;
-    shares.key()?;
-    let revoked = shares.revoke(&robot.name, id, bridge.fleet.now().wall);
-    // Here it holds from now on; the answer is about all bridges, and the time after a restart.
-    write(bridge, robot, &revoked).await?;
-    info!(
-        robot = robot.name,
-        by = user.name,
-        id = id.unwrap_or("*"),
-        "share revoked"
-    );
-    Ok(StatusCode::NO_CONTENT)
-}
-
-/// Makes the broker keep what was revoked.
-pub async fn write(bridge: &Bridge, robot: &Robot, revoked: &Revoked) -> Result<(), Failure> {
-    let payload = serde_json::to_vec(revoked).unwrap_or_default();
-    let retained = Properties {
-        retain: true,
-        ..Properties::default()
-    };
-    let topic = shares_topic(&robot.topic);
-    bridge.publish(&topic, payload, retained).await
 }
 
 #[cfg(test)]

@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Who looks at what: one log line for each view, when it has ended.
+//! Viewer sessions at the media server: one log line for each, when it has ended.
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tracing::info;
 
-use crate::time::utc;
+use crate::clock::utc;
 
 /// Viewers that were let in and have not begun to look: those beyond are forgotten.
 const MAX_ADMITTED: usize = 1000;
-/// Views that are open at the same time; those beyond are told without their beginning.
+/// Sessions that are open at the same time; those beyond are told without their beginning.
 const MAX_OPEN: usize = 100_000;
 /// A robot that is not live for so long is looked at by nobody, whatever the media server told.
-const DARK: Duration = Duration::from_secs(60);
+const STALE_AFTER: Duration = Duration::from_secs(60);
 
 /// Somebody whom the media server was told to let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,29 +31,29 @@ pub struct Admitted {
     pub id: Option<String>,
 }
 
-/// A view; times are since 1970.
+/// A viewer who looks; times are since 1970.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct View {
+pub struct ViewerSession {
     pub who: Admitted,
     pub from: Duration,
 }
 
-/// All open views.
+/// All open sessions.
 #[derive(Default)]
-pub struct Views(Mutex<Inner>);
+pub struct ViewerSessions(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
     admitted: VecDeque<Admitted>,
     /// By the media server's id of the reader.
-    open: HashMap<String, View>,
+    open: HashMap<String, ViewerSession>,
     /// Robots that are looked at and not live, and since when.
-    dark: HashMap<String, Duration>,
+    stale: HashMap<String, Duration>,
 }
 
-impl Views {
+impl ViewerSessions {
     pub fn admit(&self, who: Admitted) {
-        let mut inner = self.lock();
+        let mut inner = self.0.lock();
         if inner.admitted.contains(&who) {
             return;
         }
@@ -66,7 +66,7 @@ impl Views {
     /// A reader begins to look; `kind` is the media server's word for its session.
     pub fn begin(&self, robot: &str, id: &str, kind: &str, now: Duration) {
         let protocol = protocol(kind);
-        let mut inner = self.lock();
+        let mut inner = self.0.lock();
         let is_it = |who: &Admitted| who.id.as_deref() == Some(id);
         let is_like_it =
             |who: &Admitted| who.id.is_none() && who.robot == robot && who.protocol == protocol;
@@ -81,78 +81,78 @@ impl Views {
             id: None,
         });
         if inner.open.len() < MAX_OPEN {
-            let view = View { who, from: now };
+            let view = ViewerSession { who, from: now };
             inner.open.entry(id.to_owned()).or_insert(view);
         }
     }
 
     /// That reader has left.
     pub fn end(&self, id: &str, now: Duration) {
-        let view = self.lock().open.remove(id);
+        let view = self.0.lock().open.remove(id);
         if let Some(view) = view {
-            tell(&view, now, "left");
+            log(&view, now, "left");
         }
     }
 
     /// No reader of this robot is left.
     pub fn end_all_of(&self, robot: &str, now: Duration) {
         for view in self.take(|view| view.who.robot == robot) {
-            tell(&view, now, "nobody is left");
+            log(&view, now, "nobody is left");
         }
     }
 
     /// Ends what no hook has ended: views of robots that have not been live for a minute.
-    pub fn end_dark(&self, is_live: impl Fn(&str) -> bool, now: Duration) {
-        let mut inner = self.lock();
+    pub fn end_stale(&self, is_live: impl Fn(&str) -> bool, now: Duration) {
+        let mut inner = self.0.lock();
         let looked_at: Vec<String> = inner
             .open
             .values()
             .map(|view| view.who.robot.clone())
             .collect();
-        let mut dark = HashMap::new();
+        let mut stale = HashMap::new();
         for robot in looked_at {
             if !is_live(&robot) {
-                let since = inner.dark.get(&robot).copied().unwrap_or(now);
-                dark.insert(robot, since);
+                let since = inner.stale.get(&robot).copied().unwrap_or(now);
+                stale.insert(robot, since);
             }
         }
-        inner.dark = dark.clone();
+        inner.stale = stale.clone();
         drop(inner);
-        let is_over = |robot: &str| dark.get(robot).is_some_and(|since| *since + DARK <= now);
+        let is_over = |robot: &str| {
+            stale
+                .get(robot)
+                .is_some_and(|since| *since + STALE_AFTER <= now)
+        };
         for view in self.take(|view| is_over(&view.who.robot)) {
-            let since = dark.get(&view.who.robot).copied().unwrap_or(now);
-            tell(&view, since.max(view.from), "the robot is not live");
+            let since = stale.get(&view.who.robot).copied().unwrap_or(now);
+            log(&view, since.max(view.from), "the robot is not live");
         }
     }
 
     /// The bridge ends: nobody will tell more of them.
     pub fn end_all(&self, now: Duration) {
         for view in self.take(|_| true) {
-            tell(&view, now, "the bridge ends");
+            log(&view, now, "the bridge ends");
         }
     }
 
     /// How many there are now.
     pub fn len(&self) -> usize {
-        self.lock().open.len()
+        self.0.lock().open.len()
     }
 
-    fn take(&self, of: impl Fn(&View) -> bool) -> Vec<View> {
-        let mut inner = self.lock();
+    fn take(&self, of: impl Fn(&ViewerSession) -> bool) -> Vec<ViewerSession> {
+        let mut inner = self.0.lock();
         let (taken, left) = std::mem::take(&mut inner.open)
             .into_iter()
             .partition(|(_, view)| of(view));
         inner.open = left;
-        let taken: HashMap<String, View> = taken;
+        let taken: HashMap<String, ViewerSession> = taken;
         taken.into_values().collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn tell(view: &View, to: Duration, end: &str) {
+fn log(view: &ViewerSession, to: Duration, end: &str) {
     let who = &view.who;
     info!(
         target: "droidrelay_bridge::view",
@@ -195,13 +195,13 @@ mod tests {
         }
     }
 
-    fn who(views: &Views, id: &str) -> String {
-        views.lock().open[id].who.by.clone()
+    fn who(views: &ViewerSessions, id: &str) -> String {
+        views.0.lock().open[id].who.by.clone()
     }
 
     #[test]
     fn a_reader_is_whom_the_media_server_was_told_to_let_in_under_this_id() {
-        let views = Views::default();
+        let views = ViewerSessions::default();
         views.admit(admitted("r1", "a", Some("1")));
         views.admit(admitted("r1", "b", Some("2")));
         views.admit(admitted("r1", "c", None));
@@ -220,13 +220,13 @@ mod tests {
 
     #[test]
     fn a_view_that_nobody_ends_is_over_when_its_robot_is_not_live_for_a_minute() {
-        let views = Views::default();
+        let views = ViewerSessions::default();
         views.begin("r1", "1", "hlsSession", at(0));
         views.begin("r2", "2", "webRTCSession", at(0));
         for (now, r1_is_live, left) in
             [(0, true, 2), (10, false, 2), (69, false, 2), (70, false, 1)]
         {
-            views.end_dark(|robot| robot == "r2" || r1_is_live, at(now));
+            views.end_stale(|robot| robot == "r2" || r1_is_live, at(now));
             assert_eq!(views.len(), left, "at {now}");
         }
         assert_eq!(who(&views, "2"), "?");
@@ -234,10 +234,10 @@ mod tests {
 
     #[test]
     fn memory_for_those_who_never_look_is_bounded() {
-        let views = Views::default();
+        let views = ViewerSessions::default();
         for id in 0..MAX_ADMITTED + 10 {
             views.admit(admitted("r1", "a", Some(&id.to_string())));
         }
-        assert_eq!(views.lock().admitted.len(), MAX_ADMITTED);
+        assert_eq!(views.0.lock().admitted.len(), MAX_ADMITTED);
     }
 }

@@ -2,15 +2,12 @@
 
 //! Tells others when something happens: signed JSON, a few tries, in tasks of its own.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use droidrelay_wire::{Backoff, RobotState, Secret, StreamState, backoff::jitter};
+use droidrelay_wire::{Backoff, Cause, RobotState, Secret, StreamState, backoff::jitter};
+use parking_lot::Mutex;
 use ring::hmac;
 use serde::Deserialize;
 use serde_json::json;
@@ -19,9 +16,9 @@ use tracing::{info, warn};
 
 use crate::{
     client::{Client, Url},
-    fleet::View,
+    clock::{since_1970, utc},
     metrics::Metrics,
-    time::utc,
+    view::{Availability, RobotView},
 };
 
 /// Calls that wait for one receiver; more are dropped and told in the log.
@@ -32,10 +29,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(2);
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
-/// What can happen.
+/// What webhooks tell of a robot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Happening {
+pub enum RobotEvent {
     /// The robot has opened by itself: motion, a sound, its own switch.
     Opened,
     /// It has fallen silent.
@@ -50,30 +47,30 @@ pub enum Happening {
     Idle,
 }
 
-impl Happening {
+impl RobotEvent {
     fn as_str(self) -> &'static str {
         match self {
-            Happening::Opened => "opened",
-            Happening::Offline => "offline",
-            Happening::Online => "online",
-            Happening::Error => "error",
-            Happening::Live => "live",
-            Happening::Idle => "idle",
+            RobotEvent::Opened => "opened",
+            RobotEvent::Offline => "offline",
+            RobotEvent::Online => "online",
+            RobotEvent::Error => "error",
+            RobotEvent::Live => "live",
+            RobotEvent::Idle => "idle",
         }
     }
 
     fn text(self, robot: &str, state: Option<&RobotState>) -> String {
         match self {
-            Happening::Opened => {
+            RobotEvent::Opened => {
                 let viewers = state.map_or(String::new(), |state| state.viewers.join(", "));
                 match viewers.as_str() {
                     "" | "local" => format!("{robot} has opened its stream by itself"),
                     who => format!("{robot} has opened its stream by itself: {who}"),
                 }
             }
-            Happening::Offline => format!("{robot} is offline"),
-            Happening::Online => format!("{robot} is online again"),
-            Happening::Error => {
+            RobotEvent::Offline => format!("{robot} is offline"),
+            RobotEvent::Online => format!("{robot} is online again"),
+            RobotEvent::Error => {
                 let publish = state.and_then(|state| state.publish.as_ref()?.reason.as_deref());
                 let reason = publish.or(state.and_then(|state| state.last_error.as_deref()));
                 match reason {
@@ -81,8 +78,8 @@ impl Happening {
                     None => format!("{robot} cannot stream"),
                 }
             }
-            Happening::Live => format!("{robot} is live"),
-            Happening::Idle => format!("{robot} has ended its stream"),
+            RobotEvent::Live => format!("{robot} is live"),
+            RobotEvent::Idle => format!("{robot} has ended its stream"),
         }
     }
 }
@@ -93,7 +90,7 @@ pub struct Webhook {
     pub client: Client,
     /// Signs; None: nothing is signed.
     pub key: Option<hmac::Key>,
-    pub happenings: Vec<Happening>,
+    pub events: Vec<RobotEvent>,
     /// None: all.
     pub robots: Option<Vec<String>>,
 }
@@ -114,31 +111,33 @@ pub fn key(secret: &Secret) -> Result<hmac::Key, String> {
 #[derive(Clone)]
 struct Call {
     id: String,
-    happening: Happening,
+    event: RobotEvent,
     robot: String,
     body: String,
 }
 
-/// What each robot did last, also while the broker was away; pure but for the queues.
-pub struct Alarms {
+/// What each robot did last, also while the broker was away, and who is told; pure but for the
+/// queues.
+#[derive(Default)]
+pub struct Webhooks {
     last: Mutex<HashMap<String, Last>>,
     receivers: Vec<Receiver>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, PartialEq, Eq, Default)]
 struct Last {
-    online: Option<bool>,
+    availability: Availability,
     state: Option<StreamState>,
 }
 
 struct Receiver {
-    happenings: Vec<Happening>,
+    events: Vec<RobotEvent>,
     robots: Option<Vec<String>>,
     queue: mpsc::Sender<Call>,
     name: String,
 }
 
-impl Alarms {
+impl Webhooks {
     /// Delivers in `tasks`.
     pub fn start(
         webhooks: Vec<Webhook>,
@@ -149,7 +148,7 @@ impl Alarms {
         let receiver = |webhook: Webhook| {
             let (queue, calls) = mpsc::channel(QUEUE);
             let receiver = Receiver {
-                happenings: webhook.happenings,
+                events: webhook.events,
                 robots: webhook.robots,
                 queue,
                 name: webhook.url.to_string(),
@@ -158,89 +157,83 @@ impl Alarms {
             tasks.spawn_on(deliver(url, client, key, calls, metrics.clone()), runtime);
             receiver
         };
-        Alarms {
+        Webhooks {
             last: Mutex::default(),
             receivers: webhooks.into_iter().map(receiver).collect(),
         }
     }
 
     /// A robot has said something; does not wait.
-    pub fn hear(&self, robot: &str, view: &View, since_1970: Duration) {
+    pub fn hear(&self, robot: &str, view: &RobotView, now: Duration) {
         if self.receivers.is_empty() {
             return;
         }
-        for happening in self.note(robot, view) {
-            self.call(happening, robot, view, since_1970);
+        for event in self.note(robot, view) {
+            self.call(event, robot, view, now);
         }
     }
 
     /// What has happened by this view, beside the last one. Of a robot that was not known before,
     /// nothing: a bridge that was restarted tells no old news.
-    fn note(&self, robot: &str, view: &View) -> Vec<Happening> {
-        let mut all = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+    fn note(&self, robot: &str, view: &RobotView) -> Vec<RobotEvent> {
+        let mut all = self.last.lock();
         let last = all.entry(robot.to_owned()).or_default();
-        let before = *last;
-        let mut happenings = Vec::new();
-        if let Some(online) = view.online {
-            match (before.online, online) {
-                (Some(true), false) => happenings.push(Happening::Offline),
-                (Some(false), true) => happenings.push(Happening::Online),
+        let before = last.clone();
+        let mut events = Vec::new();
+        if view.availability != Availability::Unknown {
+            last.availability = view.availability;
+            match (before.availability, view.availability) {
+                (Availability::Online, Availability::Offline) => events.push(RobotEvent::Offline),
+                (Availability::Offline, Availability::Online) => events.push(RobotEvent::Online),
                 _ => {}
             }
-            last.online = Some(online);
         }
         if let Some(state) = view.state.as_deref() {
-            last.state = Some(state.state);
-            match (before.state, state.state) {
-                (None, _) => {}
-                (Some(old), new) if old == new => {}
-                (Some(old), new) => {
-                    if old == StreamState::Idle && state.cause == "local" {
-                        happenings.push(Happening::Opened);
-                    }
-                    match new {
-                        StreamState::Live => happenings.push(Happening::Live),
-                        StreamState::Idle => happenings.push(Happening::Idle),
-                        StreamState::Error | StreamState::Refused => {
-                            happenings.push(Happening::Error);
-                        }
-                        StreamState::Starting | StreamState::Backoff => {}
-                    }
+            last.state = Some(state.state.clone());
+            if let Some(old) = before.state.filter(|old| *old != state.state) {
+                if old == StreamState::Idle && state.cause == Cause::Local {
+                    events.push(RobotEvent::Opened);
                 }
+                events.extend(match &state.state {
+                    StreamState::Live => Some(RobotEvent::Live),
+                    StreamState::Idle => Some(RobotEvent::Idle),
+                    StreamState::Error | StreamState::Refused => Some(RobotEvent::Error),
+                    StreamState::Starting | StreamState::Backoff | StreamState::Other(_) => None,
+                });
             }
         }
-        happenings
+        events
     }
 
-    fn call(&self, happening: Happening, robot: &str, view: &View, since_1970: Duration) {
+    fn call(&self, event: RobotEvent, robot: &str, view: &RobotView, now: Duration) {
         let state = view.state.as_deref();
         let body = json!({
-            "event": happening.as_str(),
+            "event": event.as_str(),
             "robot": robot,
-            "time": utc(since_1970),
-            "text": happening.text(robot, state),
-            "online": view.online,
+            "time": utc(now),
+            "text": event.text(robot, state),
+            "online": view.availability.known(),
             "state": state,
         });
         let body = body.to_string();
         let since = state.map_or("", |state| state.since.as_str());
         for receiver in &self.receivers {
             let robots = receiver.robots.as_ref();
-            let wants = receiver.happenings.contains(&happening)
+            let wants = receiver.events.contains(&event)
                 && robots.is_none_or(|robots| robots.iter().any(|name| name == robot));
             if !wants {
                 continue;
             }
             let call = Call {
-                id: id(happening, robot, since, since_1970),
-                happening,
+                id: id(event, robot, since, now),
+                event,
                 robot: robot.to_owned(),
                 body: body.clone(),
             };
             if receiver.queue.try_send(call).is_err() {
                 warn!(
                     robot,
-                    event = happening.as_str(),
+                    event = event.as_str(),
                     "webhook {}: too many calls wait, dropped",
                     receiver.name
                 );
@@ -249,15 +242,15 @@ impl Alarms {
     }
 }
 
-/// The same for the same happening at bridges side by side, which all tell it: a receiver that
+/// The same for the same event at bridges side by side, which all tell it: a receiver that
 /// keeps ids sees it once.
-fn id(happening: Happening, robot: &str, since: &str, since_1970: Duration) -> String {
+fn id(event: RobotEvent, robot: &str, since: &str, now: Duration) -> String {
     // Of presence nobody says since when it is as it is.
-    let when = match happening {
-        Happening::Offline | Happening::Online => (since_1970.as_secs() / 60).to_string(),
+    let when = match event {
+        RobotEvent::Offline | RobotEvent::Online => (now.as_secs() / 60).to_string(),
         _ => since.to_owned(),
     };
-    let text = format!("{} {robot} {when}", happening.as_str());
+    let text = format!("{} {robot} {when}", event.as_str());
     let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
     let hex: String = digest.as_ref()[..12]
         .iter()
@@ -274,16 +267,9 @@ async fn deliver(
     metrics: Arc<Metrics>,
 ) {
     while let Some(call) = calls.recv().await {
-        let event = call.happening.as_str();
+        let event = call.event.as_str();
         let result = try_again_and_again(&url, &client, key.as_ref(), &call).await;
-        metrics.webhook(
-            event,
-            if result.is_ok() {
-                "delivered"
-            } else {
-                "failed"
-            },
-        );
+        metrics.webhook(event, &result);
         match result {
             Ok(()) => info!(robot = call.robot, event, "webhook {url}: delivered"),
             Err(err) => warn!(robot = call.robot, event, "webhook {err}: given up"),
@@ -303,10 +289,7 @@ async fn try_again_and_again(
         if attempt > 0 {
             sleep(backoff.next(jitter())).await;
         }
-        let now = std::time::SystemTime::UNIX_EPOCH
-            .elapsed()
-            .unwrap_or_default();
-        let headers = headers(key, call, now.as_secs());
+        let headers = headers(key, call, since_1970().as_secs());
         let body = call.body.clone();
         match client
             .send(Method::POST, url, headers, body, PATIENCE)
@@ -359,23 +342,20 @@ fn signature(key: &hmac::Key, id: &str, timestamp: u64, body: &str) -> String {
 mod tests {
     use super::*;
 
-    fn alarms() -> Alarms {
-        Alarms {
-            last: Mutex::default(),
-            receivers: Vec::new(),
-        }
-    }
-
-    fn view(online: Option<bool>, state: &str) -> View {
-        View {
-            online,
+    fn view(online: Option<bool>, state: &str) -> RobotView {
+        RobotView {
+            availability: match online {
+                None => Availability::Unknown,
+                Some(true) => Availability::Online,
+                Some(false) => Availability::Offline,
+            },
             state: serde_json::from_str(state).ok().map(Arc::new),
         }
     }
 
     #[test]
     fn what_happens_is_told_once_and_nothing_of_the_time_before() {
-        let alarms = alarms();
+        let webhooks = Webhooks::default();
         let mut seen = Vec::new();
         for (online, state) in [
             (Some(true), ""),
@@ -393,12 +373,12 @@ mod tests {
             (Some(true), r#"{"state":"starting","cause":"mqtt"}"#),
             (Some(true), r#"{"state":"refused","cause":"mqtt"}"#),
         ] {
-            seen.extend(alarms.note("r1", &view(online, state)));
+            seen.extend(webhooks.note("r1", &view(online, state)));
         }
-        use Happening::*;
+        use RobotEvent::*;
         assert_eq!(seen, [Opened, Live, Offline, Online, Idle, Error]);
         assert!(
-            self::alarms()
+            Webhooks::default()
                 .note("r1", &view(Some(false), r#"{"state":"live"}"#))
                 .is_empty()
         );
@@ -421,14 +401,17 @@ mod tests {
     }
 
     #[test]
-    fn bridges_side_by_side_name_one_happening_alike() {
+    fn bridges_side_by_side_name_one_event_alike() {
         let at = Duration::from_secs(1_700_000_000);
-        let one = id(Happening::Opened, "r1", "2026-11-25T08:00:00Z", at);
+        let one = id(RobotEvent::Opened, "r1", "2026-11-25T08:00:00Z", at);
         let late = at + Duration::from_secs(2);
         assert_eq!(
             one,
-            id(Happening::Opened, "r1", "2026-11-25T08:00:00Z", late)
+            id(RobotEvent::Opened, "r1", "2026-11-25T08:00:00Z", late)
         );
-        assert_ne!(one, id(Happening::Opened, "r1", "2026-11-25T08:00:01Z", at));
+        assert_ne!(
+            one,
+            id(RobotEvent::Opened, "r1", "2026-11-25T08:00:01Z", at)
+        );
     }
 }

@@ -6,6 +6,7 @@
 //! - [`Publisher`]: the session (handshake, commands, media, answers).
 //! - [`flv`]: what stands in front of a frame in a message body, and a reader for a ready
 //!   FLV byte stream.
+//! - [`location`]: where to publish, and how credentials get there.
 //! - [`auth`]: the login by challenge that some servers ask for.
 //! - [`amf0`], `chunk`: the layers below.
 //!
@@ -18,6 +19,7 @@ mod chunk;
 #[cfg(feature = "double")]
 pub mod double;
 pub mod flv;
+pub mod location;
 mod publisher;
 
 use std::fmt;

@@ -382,10 +382,10 @@ impl Reader<'_> {
 
     fn import_named(&mut self, path: &[String], name: String) {
         self.import(path);
-        if let Some((module, used)) = self.module_of(path) {
-            if used == path.len() {
-                self.names.insert(name, module);
-            }
+        if let Some((module, used)) = self.module_of(path)
+            && used == path.len()
+        {
+            self.names.insert(name, module);
         }
     }
 

@@ -7,14 +7,19 @@
 //! the first buffer, so that frames of an earlier session which an encoder still holds can be
 //! told from it, with `history` (uint64, nanoseconds of media from before the opening that come
 //! first), and sticky, because a leaky queue drops other events along with the buffers that it
-//! has no room for while an encoder comes up; out-of-band at stop. Upstream `droidrelay-publish`: the sink's publishing state.
+//! has no room for while an encoder comes up; out-of-band at stop. Upstream
+//! `droidrelay-publish`: the sink's publishing state. Query `droidrelay-sink`: answered by a sink
+//! that begins and ends sessions by these events, with itself as `sink` (object); others hand it
+//! on, so the answer says who it is about.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use droidrelay_wire::PublishState;
+use gst::prelude::*;
 
 const SESSION: &str = "droidrelay-session";
 const PUBLISH: &str = "droidrelay-publish";
+const SINK: &str = "droidrelay-sink";
 
 /// What a valve says, each with the number of the opening that it speaks of. Numbers grow in
 /// the whole process: out-of-band events and the stream overtake each other.
@@ -75,7 +80,7 @@ pub fn parse_session(event: &gst::EventRef) -> Option<Session> {
 /// The sink's state on its way to the valve.
 pub fn publish(state: &PublishState) -> gst::Event {
     let structure = gst::Structure::builder(PUBLISH)
-        .field("state", &state.state)
+        .field("state", state.state.as_str())
         .field_if_some("reason", state.reason.as_ref())
         .field("attempt", state.attempt)
         .field_if_some("next-try", state.next_try)
@@ -89,7 +94,7 @@ pub fn publish(state: &PublishState) -> gst::Event {
 pub fn parse_publish(event: &gst::EventRef) -> Option<PublishState> {
     let structure = event.structure().filter(|s| s.name() == PUBLISH)?;
     Some(PublishState {
-        state: structure.get("state").ok()?,
+        state: structure.get::<String>("state").ok()?.into(),
         reason: structure.get("reason").ok(),
         attempt: structure.get("attempt").ok()?,
         next_try: structure.get("next-try").ok(),
@@ -98,9 +103,55 @@ pub fn parse_publish(event: &gst::EventRef) -> Option<PublishState> {
     })
 }
 
+/// Whether `pad` belongs to a sink that begins and ends sessions by these events.
+pub fn is_of_session_sink(pad: &gst::Pad) -> bool {
+    let mut query = gst::query::Custom::new(gst::Structure::new_empty(SINK));
+    pad.query(&mut query)
+        && query
+            .structure()
+            .and_then(|answer| answer.get::<gst::Element>("sink").ok())
+            .is_some_and(|sink| pad.parent_element() == Some(sink))
+}
+
+/// Answers [`is_of_session_sink`] as such a `sink`; false where `query` asks something else.
+pub fn answer_session_sink(query: &mut gst::QueryRef, sink: &gst::Element) -> bool {
+    let gst::QueryViewMut::Custom(query) = query.view_mut() else {
+        return false;
+    };
+    if query.structure().is_none_or(|asked| asked.name() != SINK) {
+        return false;
+    }
+    query.structure_mut().set("sink", sink);
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_sink_itself_is_one() {
+        gst::init().unwrap();
+        let pipeline =
+            gst::parse::launch("identity name=between ! queue name=queue ! fakesink name=sink")
+                .unwrap()
+                .downcast::<gst::Pipeline>()
+                .unwrap();
+        let pad = |name| {
+            let element = pipeline.by_name(name).unwrap();
+            element.static_pad("sink").unwrap()
+        };
+        assert!(!is_of_session_sink(&pad("sink")));
+        // SAFETY: nothing else uses the pad yet.
+        unsafe {
+            pad("sink").set_query_function(|pad, _, query| {
+                answer_session_sink(query, &pad.parent_element().unwrap())
+            });
+        }
+        assert!(is_of_session_sink(&pad("sink")));
+        assert!(!is_of_session_sink(&pad("between")));
+        assert!(!is_of_session_sink(&pad("queue")));
+    }
 
     #[test]
     fn events_read_back_as_what_was_said() {

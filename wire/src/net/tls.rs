@@ -15,6 +15,8 @@ mod verifier;
 
 pub use client::Client;
 pub(crate) use client::fault;
+#[cfg(feature = "tls")]
+pub use client::{certificates, private_key};
 
 /// Where trust and identity come from; all PEM files. And how far trust goes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,8 +30,7 @@ pub struct TlsFiles {
     pub checks: Checks,
 }
 
-/// What is held against a server's certificate; without any of them somebody on the way may
-/// pose as the server.
+/// Enforced checks of a server's certificate; disabling one allows impersonation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Checks {
     /// Nobody who is trusted has signed it.

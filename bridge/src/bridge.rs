@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! What all requests share, and the way from them to the broker.
+
+use std::{future::Future, mem, sync::Arc, time::Duration};
+
+use droidrelay_wire::{
+    Command,
+    mqtt::session::{Properties, Session},
+    words::topics::availability_topic,
+};
+use parking_lot::Mutex;
+use tokio::{
+    runtime::Handle,
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    auth::{Auth, Right, User},
+    config::Config,
+    demand::{self, Demands},
+    failure::Failure,
+    fleet::{BrokerLink, Fleet},
+    metrics::Metrics,
+    network::Network,
+    presence::ON_BEHALF,
+    robots::{Robot, shares_topic},
+    share::{Revoked, Shares},
+    views::ViewerSessions,
+    webhook::Webhooks,
+};
+
+/// The bridge's state.
+pub struct Bridge {
+    pub auth: Auth,
+    pub fleet: Arc<Fleet>,
+    session: Session,
+    pub metrics: Arc<Metrics>,
+    pub views: ViewerSessions,
+    pub demands: Demands,
+    pub mediamtx: Option<demand::Settings>,
+    /// Whose word on who asks is believed.
+    pub proxies: Vec<Network>,
+    /// How long a `start` stays good on its way to the robot.
+    pub start_expiry: Duration,
+    ack_timeout: Duration,
+    closing: watch::Sender<bool>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl Bridge {
+    /// Starts the MQTT session on `runtime`; does not wait for the broker.
+    pub fn start(config: Config, runtime: &Handle) -> Result<Arc<Self>, String> {
+        let auth = Auth::new(config.users, config.failures)?;
+        let mut tasks = JoinSet::new();
+        let metrics = Arc::new(Metrics::default());
+        let fleet = Arc::new(Fleet::new(
+            config.directory,
+            config.watch,
+            config.mqtt.client_id.clone(),
+            Shares::new(config.share_key),
+            Webhooks::start(config.webhooks, &metrics, &mut tasks, runtime),
+        ));
+        let listener = fleet.clone();
+        Ok(Arc::new(Bridge {
+            auth,
+            session: Session::spawn(runtime, config.mqtt, move |event| listener.apply(event)),
+            fleet,
+            metrics,
+            views: ViewerSessions::default(),
+            demands: Demands::default(),
+            mediamtx: config.mediamtx,
+            proxies: config.proxies,
+            start_expiry: config.start_expiry,
+            ack_timeout: config.ack_timeout,
+            closing: watch::Sender::new(false),
+            tasks: Mutex::new(tasks),
+        }))
+    }
+
+    /// Makes requests that wait answer at once.
+    pub fn begin_close(&self) {
+        self.closing.send_replace(true);
+    }
+
+    /// True from [`Bridge::begin_close`] on.
+    pub fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
+    }
+
+    /// Leaves the broker cleanly where no request is left.
+    pub async fn close(self: Arc<Self>) {
+        let mut tasks = mem::take(&mut *self.tasks.lock());
+        tasks.shutdown().await;
+        self.views.end_all(self.fleet.now().wall);
+        if let Some(bridge) = Arc::into_inner(self) {
+            bridge.session.stop(Vec::new()).await;
+        }
+    }
+
+    /// Runs something beside the requests, until the bridge ends.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock();
+        // What has ended needs no owner.
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
+    }
+
+    /// The robot of this name, where the user may do this with it.
+    pub fn robot(&self, user: &User, right: Right, name: &str) -> Result<Robot, Failure> {
+        user.check(right, name)?;
+        let robot = self.fleet.robot(name);
+        robot.ok_or_else(|| Failure::not_found(format!("there is no robot {name:?}")))
+    }
+
+    /// Sends a command and waits for the broker's acknowledgement; 503 where it does not come.
+    pub async fn command(&self, robot: &Robot, command: &Command) -> Result<(), Failure> {
+        let properties = Properties {
+            expiry: matches!(command, Command::Start { .. }).then_some(self.start_expiry),
+            ..Properties::default()
+        };
+        let published = self
+            .publish(&robot.topic, command.to_payload(), properties)
+            .await;
+        let what = match command {
+            Command::Start { .. } => "start",
+            Command::Stop { .. } => "stop",
+            Command::Keyframe => "keyframe",
+        };
+        self.metrics.command(what, &published);
+        if published.is_ok() {
+            self.fleet.sent_command();
+        }
+        published
+    }
+
+    /// Makes the broker keep this as the topic's value.
+    pub async fn retain(&self, topic: &str, payload: impl Into<Vec<u8>>) -> Result<(), Failure> {
+        let retained = Properties {
+            retain: true,
+            ..Properties::default()
+        };
+        self.publish(topic, payload, retained).await
+    }
+
+    /// As [`Bridge::retain`], in place of a robot that polls.
+    pub async fn retain_on_behalf(
+        &self,
+        topic: &str,
+        payload: impl Into<Vec<u8>>,
+    ) -> Result<(), Failure> {
+        let retained = Properties {
+            retain: true,
+            correlation: Some(ON_BEHALF.to_vec()),
+            ..Properties::default()
+        };
+        self.publish(topic, payload, retained).await
+    }
+
+    /// Says of a robot that polls whether it is there, as its last will would.
+    pub async fn announce(&self, robot: &Robot, payload: &str) -> Result<(), Failure> {
+        let topic = availability_topic(&robot.topic);
+        self.retain_on_behalf(&topic, payload).await
+    }
+
+    /// Makes the broker keep which links to look at the robot were revoked.
+    pub async fn keep_revoked(&self, robot: &Robot, revoked: &Revoked) -> Result<(), Failure> {
+        let payload = serde_json::to_vec(revoked).unwrap_or_default();
+        self.retain(&shares_topic(&robot.topic), payload).await
+    }
+
+    async fn publish(
+        &self,
+        topic: &str,
+        payload: impl Into<Vec<u8>>,
+        properties: Properties,
+    ) -> Result<(), Failure> {
+        let deadline = self.broker_deadline();
+        self.check_link(deadline).await?;
+        let answer = self.session.publish(topic, payload, properties);
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(err)) => Err(Failure::unavailable(err.to_string())),
+            Err(_) => Err(Failure::unavailable(format!(
+                "the MQTT broker has not acknowledged within {} s: the command may still arrive",
+                self.ack_timeout.as_secs()
+            ))),
+        }
+    }
+
+    /// 503 where the broker is out of reach; waits for the first try to connect.
+    pub async fn check_link(&self, deadline: Instant) -> Result<(), Failure> {
+        match self.fleet.link_decided(deadline).await {
+            BrokerLink::Up(_) => Ok(()),
+            BrokerLink::Connecting => Err(Failure::unavailable(
+                "the MQTT broker is out of reach: it has not answered yet",
+            )),
+            BrokerLink::Down(reason) => Err(Failure::unavailable(format!(
+                "the MQTT broker is out of reach: {reason}"
+            ))),
+        }
+    }
+
+    /// How long the broker is waited for.
+    pub fn broker_deadline(&self) -> Instant {
+        Instant::now() + self.ack_timeout
+    }
+
+    /// How long a demand that the media server's hooks tell holds.
+    pub fn demand_lease(&self) -> Duration {
+        self.mediamtx
+            .as_ref()
+            .map_or(demand::LEASE, |settings| settings.lease)
+    }
+}

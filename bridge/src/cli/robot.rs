@@ -1,0 +1,445 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! `droidrelay-bridge robot add`: all that a new robot needs on the server, in one go.
+//!
+//! The broker's password file and access list and the bridge's own configuration lie in one
+//! folder, as `mediamtx/setup.sh` makes it. Each gets its part; nothing that stands there is
+//! touched, and nothing is written before all of it has been found good.
+
+use std::{
+    fmt::Write as _,
+    fs::{self, OpenOptions, Permissions},
+    io::{self, Write as _},
+    num::NonZeroU32,
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown},
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use clap::Args;
+use droidrelay_wire::{
+    Secret,
+    words::topics::{availability_topic, state_topic},
+};
+use ring::{
+    pbkdf2,
+    rand::{SecureRandom, SystemRandom},
+};
+
+use crate::{
+    auth::Hash,
+    config::Config,
+    robots::{Robot, check_name},
+};
+
+/// Rounds that Mosquitto's own tool takes; the passwords are random, so more would gain nothing.
+const ROUNDS: NonZeroU32 = NonZeroU32::new(101).unwrap();
+
+/// A robot's name, and where the server's files are.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Name of the robot, and of its users at broker and media server.
+    pub name: String,
+    /// Name or address at which the robot reaches the server. Default: the host of the watch
+    /// URLs in the configuration.
+    #[arg(long)]
+    pub host: Option<String>,
+    /// Mosquitto's password file. Default: `passwd` beside the configuration.
+    #[arg(long, value_name = "FILE")]
+    pub passwd: Option<PathBuf>,
+    /// Mosquitto's access list. Default: `acl` beside the configuration.
+    #[arg(long, value_name = "FILE")]
+    pub acl: Option<PathBuf>,
+    /// Where the robot's passwords are written, in a folder of its name. Default:
+    /// `secrets/robots` beside the configuration.
+    #[arg(long, value_name = "FOLDER")]
+    pub secrets: Option<PathBuf>,
+}
+
+/// The files, and what they hold.
+struct Files {
+    config: PathBuf,
+    passwd: PathBuf,
+    acl: PathBuf,
+    secrets: PathBuf,
+    /// Given to the robot where the server's certificate is one of its own making.
+    ca: PathBuf,
+}
+
+impl Files {
+    fn of(options: &Options, config: &Path) -> Self {
+        let folder = config.parent().unwrap_or(Path::new(""));
+        let beside = |given: &Option<PathBuf>, name: &str| {
+            given.clone().unwrap_or_else(|| folder.join(name))
+        };
+        Files {
+            config: config.to_owned(),
+            passwd: beside(&options.passwd, "passwd"),
+            acl: beside(&options.acl, "acl"),
+            secrets: beside(&options.secrets, "secrets/robots").join(&options.name),
+            ca: folder.join("tls/ca.crt"),
+        }
+    }
+}
+
+/// Adds the robot; what is to be done now, for the terminal.
+pub fn add(options: &Options, config: &Path) -> Result<String, String> {
+    let name = options.name.as_str();
+    check_name(name).map_err(|err| format!("{name:?}: {err}"))?;
+    let files = Files::of(options, config);
+    let before = Config::load(config).map_err(|err| err.to_string())?;
+    let robot = before.directory.robot(name).ok_or_else(|| {
+        format!(
+            "{}: there is no robot {name:?}: add a [robots] template, or a [[robot]] with this name",
+            config.display()
+        )
+    })?;
+    let host = match &options.host {
+        Some(host) => host.clone(),
+        None => before.watch.host().ok_or_else(|| {
+            format!(
+                "where does the robot find the server? Give --host NAME, or a [watch] URL in {}",
+                config.display()
+            )
+        })?,
+    };
+    let text = read(&files.config)?;
+    let passwd = read(&files.passwd)?;
+    let acl = read(&files.acl)?;
+    if before.users.iter().any(|user| user.name == name)
+        || passwd
+            .lines()
+            .any(|line| line.split(':').next() == Some(name))
+        || acl.lines().any(|line| is_user_line(line, name))
+        || files.secrets.exists()
+    {
+        return Err(format!(
+            "{name:?} is there already: take another name, or first `droidrelay-bridge robot remove {name}`"
+        ));
+    }
+
+    let (mqtt, rtmp) = (password()?, password()?);
+    let text = joined(&text, &config_block(name, &Hash::sha256(&rtmp)));
+    // What the bridge would refuse at its next start must not be written.
+    Config::parse(&text, config, |name| std::env::var(name).ok()).map_err(|err| err.to_string())?;
+    let passwd = joined(&passwd, &format!("{name}:{}\n", mosquitto_hash(&mqtt)?));
+    let acl = joined(&acl, &acl_block(&robot));
+    fs::create_dir_all(&files.secrets).map_err(|err| cannot("make", &files.secrets, &err))?;
+    for (file, secret) in [("mqtt.pass", &mqtt), ("rtmp.pass", &rtmp)] {
+        let path = files.secrets.join(file);
+        write_new(&path, secret.expose()).map_err(|err| cannot("write", &path, &err))?;
+    }
+    for (path, text) in [
+        (&files.passwd, passwd),
+        (&files.acl, acl),
+        (&files.config, text),
+    ] {
+        replace(path, &text).map_err(|err| cannot("write", path, &err))?;
+    }
+    Ok(instructions(&robot, &host, &files))
+}
+
+/// Takes away all that [`add`] gave: the robot gets in nowhere any more.
+pub fn remove(options: &Options, config: &Path) -> Result<String, String> {
+    let name = options.name.as_str();
+    let files = Files::of(options, config);
+    let mut found = false;
+    for path in [&files.passwd, &files.acl, &files.config] {
+        let old = read(path)?;
+        let new = if *path == files.passwd {
+            without(&old, |line| line.split(':').next() == Some(name), |_| true)
+        } else {
+            without(&old, |line| line == header(name), str::is_empty)
+        };
+        if new != old {
+            found = true;
+            replace(path, &new).map_err(|err| cannot("write", path, &err))?;
+        }
+    }
+    if files.secrets.exists() {
+        found = true;
+        fs::remove_dir_all(&files.secrets).map_err(|err| cannot("remove", &files.secrets, &err))?;
+    }
+    if found {
+        Ok(format!("{name} is removed.\n{RELOAD}"))
+    } else {
+        Err(format!(
+            "{}: there is no robot {name:?} that `robot add` made",
+            config.display()
+        ))
+    }
+}
+
+const RELOAD: &str = "\
+Let mosquitto and droidrelay-bridge know: send each SIGHUP, or
+  systemctl reload droidrelay-broker droidrelay-bridge
+";
+
+fn instructions(robot: &Robot, host: &str, files: &Files) -> String {
+    let Robot { name, topic, path } = robot;
+    let trust = if files.ca.exists() {
+        " ca-file=/etc/droidrelay/ca.crt"
+    } else {
+        ""
+    };
+    let mut text = format!("{name} is added.\n{RELOAD}Give the robot, in /etc/droidrelay:\n");
+    let secrets = ["mqtt.pass", "rtmp.pass"].map(|file| files.secrets.join(file));
+    let ca = Some(files.ca.clone()).filter(|ca| ca.exists());
+    for file in secrets.into_iter().chain(ca) {
+        // A String takes everything.
+        let _ = writeln!(text, "  {}", file.display());
+    }
+    let _ = write!(
+        text,
+        "The robot's line, with the camera and encoder that it has (pipelines/ has more):\n\
+         gst-launch-1.0 libcamerasrc ! video/x-raw,format=NV12,width=1280,height=720,framerate=30/1 ! \\\n  \
+         mqttvalve broker=mqtts://{host}:8883{trust} topic={topic} username={name} \
+         password-file=/etc/droidrelay/mqtt.pass ! \\\n  \
+         queue ! x264enc tune=zerolatency speed-preset=ultrafast bitrate=1500 key-int-max=60 ! \\\n  \
+         rtmpauthsink location=rtmps://{host}:1936/{path}{trust} user={name} \
+         password-file=/etc/droidrelay/rtmp.pass\n"
+    );
+    text
+}
+
+/// Marks what belongs to a robot, up to the next empty line.
+fn header(name: &str) -> String {
+    format!("# Robot {name}, by `droidrelay-bridge robot add`.")
+}
+
+fn config_block(name: &str, hash: &Hash) -> String {
+    format!(
+        "{}\n[[user]]\nname = \"{name}\"\nrole = \"robot\"\nrobots = [\"{name}\"]\npassword = \"{hash}\"\n\n",
+        header(name)
+    )
+}
+
+fn acl_block(robot: &Robot) -> String {
+    let Robot { name, topic, .. } = robot;
+    format!(
+        "{}\nuser {name}\ntopic read {topic}\ntopic write {}\ntopic write {}\n\n",
+        header(name),
+        state_topic(topic),
+        availability_topic(topic)
+    )
+}
+
+fn is_user_line(line: &str, name: &str) -> bool {
+    line.trim().strip_prefix("user ").map(str::trim) == Some(name)
+}
+
+/// `block` after `text`, an empty line between them where `block` is one of several lines.
+fn joined(text: &str, block: &str) -> String {
+    let mut all = text.to_owned();
+    if !all.is_empty() && !all.ends_with('\n') {
+        all.push('\n');
+    }
+    if block.starts_with('#') && !all.is_empty() && !all.ends_with("\n\n") {
+        all.push('\n');
+    }
+    all + block
+}
+
+/// `text` without the lines from each `begin` to the next `end`, both included.
+fn without(text: &str, begin: impl Fn(&str) -> bool, end: impl Fn(&str) -> bool) -> String {
+    let mut inside = false;
+    text.split_inclusive('\n')
+        .filter(|line| {
+            let line = line.trim_end();
+            let began = !inside && begin(line);
+            let mine = inside || began;
+            inside = mine && !end(line);
+            !mine
+        })
+        .collect()
+}
+
+/// 48 hexadecimal digits: RTMP clients disagree about everything but letters and digits.
+fn password() -> Result<Secret, String> {
+    let mut bytes = [0; 24];
+    random(&mut bytes)?;
+    Ok(Secret::new(
+        bytes
+            .iter()
+            .fold(String::new(), |text, byte| text + &format!("{byte:02x}")),
+    ))
+}
+
+fn random(bytes: &mut [u8]) -> Result<(), String> {
+    SystemRandom::new()
+        .fill(bytes)
+        .map_err(|_| "the system gives no random numbers".to_owned())
+}
+
+/// As `mosquitto_passwd` of Mosquitto 2 writes it: PBKDF2 with SHA-512.
+fn mosquitto_hash(secret: &Secret) -> Result<String, String> {
+    let (mut salt, mut hash) = ([0; 12], [0; 64]);
+    random(&mut salt)?;
+    let secret = secret.expose().as_bytes();
+    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA512, ROUNDS, &salt, secret, &mut hash);
+    let (salt, hash) = (STANDARD.encode(salt), STANDARD.encode(hash));
+    Ok(format!("$7${ROUNDS}${salt}${hash}"))
+}
+
+fn cannot(what: &str, path: &Path, err: &io::Error) -> String {
+    format!("cannot {what} {}: {err}", path.display())
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    fs::read_to_string(path)
+        .map_err(|err| format!("{}; mediamtx/setup.sh makes it", cannot("read", path, &err)))
+}
+
+fn write_new(path: &Path, line: &str) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(format!("{line}\n").as_bytes())
+}
+
+/// Puts `text` in the place of the file, whole or not at all, for the same owner and readers.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let old = fs::metadata(path)?;
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let new = PathBuf::from(name);
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let written = options.open(&new).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        let now = file.metadata()?;
+        if (now.uid(), now.gid()) != (old.uid(), old.gid()) {
+            chown(&new, Some(old.uid()), Some(old.gid()))?;
+        }
+        file.set_permissions(Permissions::from_mode(old.mode() & 0o7777))?;
+        file.sync_all()?;
+        fs::rename(&new, path)
+    });
+    if written.is_err() {
+        // The error that is told is the one before.
+        let _ = fs::remove_file(&new);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = "[mqtt]\nbroker = \"mqtt://127.0.0.1:1883\"\n[robots]\n\
+        topic = \"robots/{robot}/stream\"\npath = \"robots/{robot}\"\n[watch]\n\
+        rtsp = \"rtsps://cloud.example:8322/{path}\"";
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(test: &str) -> Self {
+            let name = format!("droidrelay-{test}-{}", std::process::id());
+            let folder = Folder(std::env::temp_dir().join(name));
+            fs::create_dir_all(&folder.0).unwrap();
+            for (name, text) in [
+                ("bridge.toml", CONFIG),
+                ("passwd", "bridge:$7$x\n"),
+                ("acl", "user bridge\ntopic write robots/+/stream"),
+            ] {
+                fs::write(folder.0.join(name), text).unwrap();
+            }
+            folder
+        }
+
+        fn run(
+            &self,
+            what: fn(&Options, &Path) -> Result<String, String>,
+            name: &str,
+        ) -> Result<String, String> {
+            let options = Options {
+                name: name.into(),
+                host: None,
+                passwd: None,
+                acl: None,
+                secrets: None,
+            };
+            what(&options, &self.0.join("bridge.toml"))
+        }
+
+        fn text(&self, name: &str) -> String {
+            fs::read_to_string(self.0.join(name)).unwrap()
+        }
+
+        fn all(&self) -> [String; 3] {
+            ["bridge.toml", "passwd", "acl"].map(|name| self.text(name))
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_robot_gets_its_users_its_rights_and_its_line() {
+        let folder = Folder::new("adds");
+        fs::set_permissions(folder.0.join("acl"), Permissions::from_mode(0o640)).unwrap();
+        let told = folder.run(add, "r7").unwrap();
+        for part in [
+            "mqtts://cloud.example:8883",
+            "rtmps://cloud.example:1936/robots/r7",
+            "topic=robots/r7/stream",
+            "secrets/robots/r7/mqtt.pass",
+        ] {
+            assert!(told.contains(part), "{part} in {told}");
+        }
+        let config = Config::load(&folder.0.join("bridge.toml")).unwrap();
+        let user = config.users.iter().find(|user| user.name == "r7").unwrap();
+        assert_eq!(user.robots.as_deref(), Some(&["r7".to_owned()][..]));
+        assert!(folder.text("passwd").starts_with("bridge:$7$x\nr7:$7$101$"));
+        let acl = folder.text("acl");
+        assert!(acl.contains(
+            "user r7\ntopic read robots/r7/stream\ntopic write robots/r7/stream/state\n"
+        ));
+        let mode = |name| fs::metadata(folder.0.join(name)).unwrap().mode() & 0o777;
+        assert_eq!(
+            (mode("acl"), mode("secrets/robots/r7/rtmp.pass")),
+            (0o640, 0o600)
+        );
+        for secret in ["mqtt.pass", "rtmp.pass"] {
+            let secret = folder.text(&format!("secrets/robots/r7/{secret}"));
+            assert_eq!(secret.trim_end().len(), 48);
+            let everywhere = folder.all().concat() + &told;
+            assert!(!everywhere.contains(secret.trim_end()));
+        }
+    }
+
+    #[test]
+    fn a_robot_that_is_removed_leaves_the_others_and_nothing_of_itself() {
+        let folder = Folder::new("removes");
+        folder.run(add, "r1").unwrap();
+        let before = folder.all();
+        folder.run(add, "r10").unwrap();
+        folder.run(remove, "r10").unwrap();
+        assert_eq!(folder.all(), before);
+        assert!(!folder.0.join("secrets/robots/r10").exists());
+        assert!(folder.run(remove, "r10").unwrap_err().contains("r10"));
+    }
+
+    #[test]
+    fn whoever_is_there_already_keeps_its_place() {
+        let folder = Folder::new("keeps");
+        folder.run(add, "r1").unwrap();
+        let before = folder.all();
+        for (name, reason) in [
+            ("r1", "robot remove r1"),
+            ("bridge", "already"),
+            ("a/b", "letters"),
+            ("", "letters"),
+        ] {
+            let error = folder.run(add, name).unwrap_err();
+            assert!(error.contains(reason), "{name}: {error}");
+        }
+        assert_eq!(folder.all(), before);
+    }
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Demand that the media server tells of: which of its hooks is news, and how long it holds.
+
+use std::{collections::HashMap, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::client::{Client, Url};
+
+/// How long a demand holds where the configuration does not say.
+pub const LEASE: Duration = Duration::from_secs(20);
+
+/// What the configuration says of MediaMTX.
+#[derive(Clone)]
+pub struct Settings {
+    /// A viewer who is let in starts the robot.
+    pub read_starts: bool,
+    /// How long a demand holds.
+    pub lease: Duration,
+    /// Who is asked whether somebody looks, where no hook tells it.
+    pub api: Option<(Client, Url)>,
+}
+
+/// What a hook tells of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    Wanted,
+    Unwanted,
+}
+
+/// When a hook was started, by a clock that may begin anew.
+#[derive(Debug, Clone, Copy)]
+pub struct Started<'a> {
+    pub clock: &'a str,
+    pub at: f64,
+}
+
+/// Demands so far; by robot and by who told them.
+#[derive(Default)]
+pub struct Demands(Mutex<HashMap<(String, String), Demand>>);
+
+#[derive(Default)]
+struct Demand {
+    /// The clock of the times below.
+    clock: String,
+    /// When the newest hook was started that told of demand, and of none.
+    wanted_at: f64,
+    unwanted_at: f64,
+    /// A viewer asked, or was seen to look; while the media server's API is followed.
+    seen: Option<Instant>,
+}
+
+impl Demands {
+    fn of<T>(&self, robot: &str, by: &str, act: impl FnOnce(&mut Demand) -> T) -> T {
+        let mut demands = self.0.lock();
+        act(demands
+            .entry((robot.to_owned(), by.to_owned()))
+            .or_default())
+    }
+
+    /// Whether what a hook tells is news: hooks are processes that may overtake each other, and
+    /// of two that were started at the same time the demand counts.
+    pub fn is_news(
+        &self,
+        robot: &str,
+        by: &str,
+        notice: Notice,
+        started: Option<Started<'_>>,
+    ) -> bool {
+        self.of(robot, by, |demand| {
+            let Some(Started { clock, at }) = started else {
+                return true;
+            };
+            if demand.clock != clock {
+                *demand = Demand {
+                    clock: clock.to_owned(),
+                    seen: demand.seen,
+                    ..Demand::default()
+                };
+            }
+            match notice {
+                Notice::Wanted => {
+                    demand.wanted_at = demand.wanted_at.max(at);
+                    at >= demand.unwanted_at
+                }
+                Notice::Unwanted => {
+                    demand.unwanted_at = demand.unwanted_at.max(at);
+                    at > demand.wanted_at
+                }
+            }
+        })
+    }
+
+    /// Notes that somebody looks or wants to; returns whether nobody follows this robot yet.
+    pub fn seen(&self, robot: &str, by: &str) -> bool {
+        self.of(robot, by, |demand| {
+            demand.seen.replace(Instant::now()).is_none()
+        })
+    }
+
+    /// Whether somebody was seen in the time that a lease lasts; if not, it is followed no more.
+    pub fn is_seen(&self, robot: &str, by: &str, lease: Duration) -> bool {
+        self.of(robot, by, |demand| {
+            demand.seen = demand.seen.filter(|seen| seen.elapsed() < lease);
+            demand.seen.is_some()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hook_that_was_overtaken_changes_nothing() {
+        use Notice::{Unwanted, Wanted};
+        let demands = Demands::default();
+        let told =
+            |by, notice, clock, at| demands.is_news("r1", by, notice, Some(Started { clock, at }));
+        let news = |notice, at| told("m", notice, "boot 1", at);
+        assert!(news(Wanted, 10.0));
+        assert!(news(Wanted, 15.0));
+        assert!(news(Unwanted, 16.0));
+        assert!(
+            !news(Wanted, 15.5),
+            "a heartbeat that was on its way at the end"
+        );
+        assert!(news(Wanted, 17.0));
+        assert!(!news(Unwanted, 16.5), "the end before this demand");
+        assert!(!news(Unwanted, 17.0), "at the same time: the demand counts");
+        assert!(told("other", Unwanted, "boot 1", 1.0));
+        assert!(told("m", Unwanted, "boot 2", 1.0));
+        assert!(demands.is_news("r1", "m", Unwanted, None));
+    }
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The HTTP surface.
+
+mod auth;
+mod commands;
+mod events;
+mod mediamtx;
+mod metrics;
+mod page;
+mod poll;
+mod request;
+mod robots;
+mod share;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{
+        HeaderMap, HeaderName, HeaderValue, StatusCode,
+        header::{CACHE_CONTROL, CONTENT_TYPE},
+    },
+    middleware,
+    response::{IntoResponse, Response},
+    routing::{MethodRouter, delete, get, post, put},
+};
+use serde_json::{Value, json};
+use tower_http::{limit::RequestBodyLimitLayer, timeout::RequestBodyTimeoutLayer};
+
+use crate::{bridge::Bridge, failure::Failure};
+
+/// No body that is sent here is longer.
+const MAX_BODY: usize = 16 * 1024;
+/// For the next piece of a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+type Routes = Vec<(&'static str, MethodRouter<Arc<Bridge>>)>;
+
+/// What needs a credential.
+fn routes() -> Routes {
+    vec![
+        ("/stream/start", post(commands::start)),
+        ("/stream/stop", post(commands::stop)),
+        ("/robots", get(robots::list)),
+        ("/robots/{robot}", get(robots::one)),
+        ("/robots/{robot}/stream", get(poll::poll)),
+        ("/robots/{robot}/stream/start", post(commands::start_robot)),
+        ("/robots/{robot}/stream/stop", post(commands::stop_robot)),
+        (
+            "/robots/{robot}/stream/keyframe",
+            post(commands::keyframe_robot),
+        ),
+        ("/robots/{robot}/stream/state", put(poll::report)),
+        (
+            "/robots/{robot}/share",
+            post(share::share).delete(share::revoke_all),
+        ),
+        ("/robots/{robot}/share/{id}", delete(share::revoke)),
+        ("/mediamtx/auth", post(mediamtx::auth)),
+        ("/mediamtx/demand", post(mediamtx::hook)),
+        ("/events", get(events::events)),
+        ("/metrics", get(metrics::metrics)),
+    ]
+}
+
+/// What needs none.
+fn open_routes() -> Routes {
+    vec![
+        ("/", get(index)),
+        ("/healthz", get(health)),
+        ("/openapi.json", get(openapi)),
+    ]
+}
+
+/// The router; to be served with the peer's address as [`ConnectInfo`].
+pub fn app(bridge: Arc<Bridge>) -> Router {
+    let router = |routes: Routes| {
+        let add = |router: Router<Arc<Bridge>>, (path, methods)| router.route(path, methods);
+        routes.into_iter().fold(Router::new(), add)
+    };
+    let behind_credential = router(routes()).route_layer(middleware::from_fn_with_state(
+        bridge.clone(),
+        auth::authenticate,
+    ));
+    router(open_routes())
+        .merge(behind_credential)
+        .fallback(async || Failure::not_found("there is nothing at this path"))
+        .method_not_allowed_fallback(async || {
+            Failure::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this path does not take this method",
+            )
+        })
+        .layer(RequestBodyLimitLayer::new(MAX_BODY))
+        .layer(RequestBodyTimeoutLayer::new(BODY_TIMEOUT))
+        .layer(middleware::map_response(harden))
+        .layer(middleware::from_fn_with_state(
+            bridge.clone(),
+            metrics::count,
+        ))
+        .with_state(bridge)
+}
+
+/// A greeting for apps; for people, the page.
+async fn index(State(bridge): State<Arc<Bridge>>, headers: HeaderMap) -> Response {
+    if page::is_wanted(&headers) {
+        return page::answer(bridge.fleet.watch_templates());
+    }
+    Json(json!({ "msg": "Media bridge service running!" })).into_response()
+}
+
+/// Every endpoint, in OpenAPI's words.
+async fn openapi() -> Response {
+    const DOCUMENT: &str = include_str!("../../openapi.json");
+    ([(CONTENT_TYPE, "application/json")], DOCUMENT).into_response()
+}
+
+/// Open to everybody, so it tells no address.
+async fn health(State(bridge): State<Arc<Bridge>>) -> (StatusCode, Json<Value>) {
+    if bridge.fleet.is_up() {
+        (StatusCode::OK, Json(json!({ "status": "ok" })))
+    } else {
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            Json(json!({ "status": "the MQTT broker is out of reach" })),
+        )
+    }
+}
+
+async fn harden(mut response: Response) -> Response {
+    const OPTIONS: HeaderName = HeaderName::from_static("x-content-type-options");
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+#[cfg(test)]
+mod tests;

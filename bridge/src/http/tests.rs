@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The router, before a broker that takes connections and never answers.
+
+use std::net::{SocketAddr, TcpListener};
+
+use super::*;
+use axum::{
+    body::Body,
+    extract::{ConnectInfo, Request},
+    http::header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use droidrelay_wire::mqtt::session::{Event, Message};
+use http_body_util::BodyExt;
+use tokio::{runtime::Handle, time::Instant};
+use tower::ServiceExt;
+
+use crate::{Config, auth::Hash};
+
+/// A bridge whose broker takes connections and never answers.
+struct Bench {
+    bridge: Arc<Bridge>,
+    _broker: TcpListener,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let broker = TcpListener::bind("127.0.0.1:0").unwrap();
+        let sha = |secret: &str| Hash::sha256(&secret.into());
+        let text = format!(
+            r#"
+            [mqtt]
+            broker = "mqtt://{}"
+            ack-timeout = 1
+            [robots]
+            topic = "robots/{{robot}}/stream"
+            default = "r1"
+            [watch]
+            rtsp = "rtsp://h:8554/{{path}}"
+            [failures]
+            burst = 2
+            [[user]]
+            name = "viewer"
+            role = "viewer"
+            robots = ["r1"]
+            password = "{}"
+            [[user]]
+            name = "admin"
+            role = "admin"
+            token = "{}"
+            "#,
+            broker.local_addr().unwrap(),
+            sha("hunter2"),
+            sha("t0ken"),
+        );
+        let config = Config::parse(&text, "bridge.toml".as_ref(), |_| None).unwrap();
+        Bench {
+            bridge: Bridge::start(config, &Handle::current()).unwrap(),
+            _broker: broker,
+        }
+    }
+
+    async fn send(&self, request: Request) -> (StatusCode, Value, Response<()>) {
+        let mut request = request;
+        let peer = SocketAddr::from(([127, 0, 0, 1], 40000));
+        request.extensions_mut().insert(ConnectInfo(peer));
+        let answer = app(self.bridge.clone()).oneshot(request).await.unwrap();
+        let (parts, body) = answer.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let json = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        (parts.status, json, Response::from_parts(parts, ()))
+    }
+
+    async fn as_viewer(&self, method: &str, path: &str) -> (StatusCode, Value) {
+        let (status, json, _) = self.send(viewer(method, path)).await;
+        (status, json)
+    }
+
+    fn say(&self, topic: &str, payload: &str) {
+        self.bridge.fleet.apply(Event::Message(Message {
+            topic: topic.into(),
+            payload: payload.into(),
+            retained: true,
+            correlation: None,
+        }));
+    }
+}
+
+fn request(method: &str, path: &str, authorization: Option<&str>) -> Request {
+    let mut request = Request::builder().method(method).uri(path);
+    if let Some(authorization) = authorization {
+        request = request.header(AUTHORIZATION, authorization);
+    }
+    request.body(Body::empty()).unwrap()
+}
+
+fn viewer(method: &str, path: &str) -> Request {
+    let basic = format!("Basic {}", STANDARD.encode("viewer:hunter2"));
+    request(method, path, Some(&basic))
+}
+
+#[tokio::test]
+async fn only_the_greeting_and_the_health_are_open() {
+    let bench = Bench::new();
+    let (status, json, head) = bench.send(request("GET", "/", None)).await;
+    assert_eq!(status, 200);
+    assert_eq!(json, json!({ "msg": "Media bridge service running!" }));
+    assert!(!head.headers().contains_key("access-control-allow-origin"));
+    let (status, _, _) = bench.send(request("GET", "/healthz", None)).await;
+    assert_eq!(status, 503, "no broker yet");
+    for (method, path) in [
+        ("POST", "/stream/start"),
+        ("POST", "/stream/stop"),
+        ("POST", "/robots/r1/stream/start"),
+        ("GET", "/robots"),
+        ("GET", "/robots/r1"),
+    ] {
+        let (status, json, head) = bench.send(request(method, path, None)).await;
+        assert_eq!(status, 401, "{path}");
+        assert!(json["error"].is_string());
+        assert_eq!(head.headers().get_all(WWW_AUTHENTICATE).iter().count(), 2);
+    }
+}
+
+#[tokio::test]
+async fn wrong_credentials_are_refused_and_then_limited() {
+    let bench = Bench::new();
+    let wrong = || request("GET", "/robots", Some("Bearer hunter2"));
+    for _ in 0..2 {
+        assert_eq!(bench.send(wrong()).await.0, 401);
+    }
+    let (status, json, head) = bench.send(viewer("GET", "/robots")).await;
+    assert_eq!(status, 429, "{json}");
+    let wait: u64 = head.headers()[RETRY_AFTER]
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!((1..=30).contains(&wait), "{wait}");
+}
+
+#[tokio::test]
+async fn a_viewer_has_the_robots_of_their_list_and_an_admin_all() {
+    let bench = Bench::new();
+    bench.bridge.fleet.apply(Event::Up);
+    for robot in ["r1", "r2"] {
+        bench.say(&format!("robots/{robot}/stream/availability"), "online");
+    }
+    assert_eq!(bench.as_viewer("GET", "/robots/r2").await.0, 403);
+    assert_eq!(
+        bench.as_viewer("POST", "/robots/r2/stream/stop").await.0,
+        403
+    );
+    let (_, json) = bench.as_viewer("GET", "/robots").await;
+    assert_eq!(json["robots"].as_array().unwrap().len(), 1);
+    let all = request("GET", "/robots", Some("Bearer t0ken"));
+    assert_eq!(bench.send(all).await.1["robots"][1]["robot"], "r2");
+}
+
+#[tokio::test]
+async fn a_robot_is_described_by_what_it_last_said() {
+    let bench = Bench::new();
+    let (status, json) = bench.as_viewer("GET", "/robots/r1").await;
+    assert_eq!(status, 200);
+    assert_eq!(
+        (&json["online"], &json["broker"]["connected"]),
+        (&Value::Null, &json!(false))
+    );
+    bench.bridge.fleet.apply(Event::Up);
+    bench.say("robots/r1/stream/availability", "online");
+    bench.say(
+        "robots/r1/stream/state",
+        r#"{"state":"live","viewers":["a"],"new":1}"#,
+    );
+    let (_, json) = bench.as_viewer("GET", "/robots/r1").await;
+    assert_eq!(json["online"], true);
+    assert_eq!(
+        (&json["state"]["state"], &json["state"]["new"]),
+        (&json!("live"), &json!(1))
+    );
+    assert_eq!(json["watch"], json!({ "rtsp": "rtsp://h:8554/robots/r1" }));
+}
+
+#[tokio::test]
+async fn a_mistake_in_the_request_is_told() {
+    let bench = Bench::new();
+    for (method, path, expected, reason) in [
+        ("POST", "/stream/start?lease=x", 400, "lease"),
+        ("POST", "/stream/start?lease=-1", 400, "-1"),
+        ("POST", "/stream/start?lease=nan", 400, "NaN"),
+        ("POST", "/stream/start?wait=61", 400, "60"),
+        ("POST", "/stream/start?leas=3", 400, "leas"),
+        ("POST", "/stream/start?viewer=", 400, "viewer"),
+        ("POST", "/stream/pause", 404, "path"),
+        ("GET", "/stream/start", 405, "method"),
+        ("GET", "/nothing", 404, "path"),
+    ] {
+        let (status, json) = bench.as_viewer(method, path).await;
+        assert_eq!(status, expected, "{path}: {json}");
+        let error = json["error"].as_str().unwrap();
+        assert!(error.contains(reason), "{error} names {reason}");
+    }
+}
+
+#[tokio::test]
+async fn large_bodies_and_requests_from_other_sites_are_refused() {
+    let bench = Bench::new();
+    let mut large = viewer("POST", "/stream/start");
+    large
+        .headers_mut()
+        .insert("content-length", (MAX_BODY + 1).into());
+    assert_eq!(bench.send(large).await.0, 413);
+    let mut foreign = viewer("POST", "/stream/start");
+    foreign
+        .headers_mut()
+        .insert("sec-fetch-site", HeaderValue::from_static("cross-site"));
+    assert_eq!(bench.send(foreign).await.0, 403);
+}
+
+#[tokio::test]
+async fn the_openapi_document_tells_every_endpoint_and_no_other() {
+    let document: Value = serde_json::from_str(include_str!("../../openapi.json")).unwrap();
+    let told = document["paths"].as_object().unwrap();
+    let served: Vec<_> = routes().into_iter().chain(open_routes()).collect();
+    let paths: Vec<_> = served.iter().map(|(path, _)| *path).collect();
+    let mut unknown = told.keys().filter(|path| !paths.contains(&path.as_str()));
+    assert_eq!(unknown.next(), None, "is told and not served");
+    let bench = Bench::new();
+    for path in paths {
+        let methods = told
+            .get(path)
+            .unwrap_or_else(|| panic!("{path} is not told"));
+        let mut told: Vec<_> = methods.as_object().unwrap().keys().cloned().collect();
+        // A method that nobody has shows which ones there are.
+        let sample = path.replace("{robot}", "r1").replace("{id}", "0");
+        let (status, _, head) = bench.send(request("BREW", &sample, None)).await;
+        assert_eq!(status, 405, "{path}");
+        let allowed = head.headers()["allow"].to_str().unwrap().to_lowercase();
+        // A GET answers HEAD too, which OpenAPI need not say.
+        let mut allowed: Vec<_> = allowed.split(',').filter(|one| *one != "head").collect();
+        told.sort_unstable();
+        allowed.sort_unstable();
+        assert_eq!(told, allowed, "{path}");
+    }
+    let (status, served, _) = bench.send(request("GET", "/openapi.json", None)).await;
+    assert_eq!((status, served), (StatusCode::OK, document));
+}
+
+#[tokio::test]
+async fn a_browser_gets_the_page_and_its_script_no_password_dialogue() {
+    let bench = Bench::new();
+    let mut browser = request("GET", "/", None);
+    let accept = HeaderValue::from_static("text/html,application/xhtml+xml,*/*;q=0.8");
+    browser.headers_mut().insert("accept", accept);
+    let (status, json, head) = bench.send(browser).await;
+    assert_eq!((status, json), (StatusCode::OK, Value::Null));
+    assert!(
+        head.headers()[CONTENT_TYPE]
+            .to_str()
+            .unwrap()
+            .starts_with("text/html")
+    );
+    let mut script = request("GET", "/robots", None);
+    let destination = HeaderValue::from_static("empty");
+    script.headers_mut().insert("sec-fetch-dest", destination);
+    let (_, _, head) = bench.send(script).await;
+    let challenges = head.headers().get_all(WWW_AUTHENTICATE).iter();
+    let challenges: Vec<_> = challenges.map(|value| value.to_str().unwrap()).collect();
+    assert_eq!(challenges, [r#"Bearer realm="droidrelay""#]);
+}
+
+#[tokio::test]
+async fn a_broker_that_never_answers_costs_the_time_that_is_allowed() {
+    let bench = Bench::new();
+    let started = Instant::now();
+    let (status, json) = bench.as_viewer("POST", "/stream/start").await;
+    assert_eq!(status, 503, "{json}");
+    assert!(json["error"].as_str().unwrap().contains("broker"), "{json}");
+    assert!(started.elapsed() < Duration::from_secs(3));
+}
