@@ -6,10 +6,10 @@ use std::{collections::VecDeque, fmt};
 
 use droidrelay_wire::{Secret, net::url::percent_decode};
 
-use super::Error;
 use super::amf0::{self, Value};
 use super::auth::Demand;
 use super::chunk::{ChunkReader, ChunkWriter, Message, chunk_stream, message_type};
+use super::error::Error;
 use super::flv::Metadata;
 
 /// The only RTMP version there is, section 5.2.2.

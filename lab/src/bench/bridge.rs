@@ -29,7 +29,7 @@ use tokio::{
     time::{sleep, sleep_until},
 };
 
-use super::print_table;
+use super::common::print_table;
 use droidrelay_testkit::usage::{Cpu, Memory};
 use droidrelay_testkit::{
     artifacts::artifact,

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use droidrelay_wire::StreamState;
 
-use super::{Installed, print_table};
+use super::common::{Installed, print_table};
 use crate::subscriber::{self, Subscriber};
 use droidrelay_testkit::usage::{Cpu, Memory, family, threads};
 use droidrelay_testkit::{

@@ -11,9 +11,9 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use super::{
-    Common, Installed,
+    common::{Common, Installed, print_table},
     plot::{Strip, figure, median},
-    print_table, start,
+    start,
 };
 use crate::subscriber::{self, Subscriber};
 use droidrelay_testkit::{

@@ -10,9 +10,8 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::{
-    Common, Installed,
+    common::{Common, Installed, print_table},
     plot::{figure, median},
-    print_table,
 };
 use crate::subscriber::{self, Subscriber};
 use droidrelay_testkit::{

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use tempfile::TempDir;
 
-use super::{Installed, print_table};
+use super::common::{Installed, print_table};
 use droidrelay_testkit::process::{Process, program_of, text_of};
 
 /// Buffers of the run that is taken away, so that start and end cancel out.

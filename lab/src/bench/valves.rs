@@ -7,7 +7,7 @@ use std::{thread, time::Duration};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::{Installed, print_table};
+use super::common::{Installed, print_table};
 use droidrelay_testkit::{
     robot::{
         Robot, Runner,

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Result, anyhow};
 use clap::Args;
 
-use super::print_table;
+use super::common::print_table;
 use droidrelay_testkit::usage::{Cpu, Memory};
 use droidrelay_testkit::{
     clients::rtsp::Viewer,

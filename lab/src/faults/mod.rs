@@ -3,24 +3,21 @@
 //! Faults of every part of the system, one scripted case each: by `gst-launch-1.0`, by the
 //! launcher and, for comparison, by the Python scripts that Droidrelay replaces.
 
+mod case;
 mod network;
 mod parts;
 mod report;
 pub(crate) mod system;
 
-use std::{
-    fmt, fs,
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::PathBuf,
-    sync::Mutex,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, path::PathBuf, sync::Mutex, thread, time::Instant};
 
 use anyhow::{Result, bail, ensure};
 use clap::Parser;
 
-use droidrelay_testkit::{net::netns::is_forbidden, robot::Runner, servers::relay::Kind};
+use droidrelay_testkit::servers::relay::Kind;
+
+pub(crate) use case::{By, Setup};
+use case::{Case, Outcome, Row};
 
 /// Each fault in turn, PASS or FAIL with the time to recover; exits 1 where one of ours fails.
 #[derive(Debug, Clone, Parser)]
@@ -38,197 +35,9 @@ pub struct Options {
     /// Only this: gst-launch-1.0, droidrelay or scripts
     #[arg(long, value_name = "WHO")]
     by: Option<By>,
-    /// Folder for reliability.md; without it the table is only printed
+    /// Folder for faults.md; without it the table is only printed
     #[arg(long, value_name = "FOLDER")]
     write: Option<PathBuf>,
-}
-
-/// What the robot runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum By {
-    #[value(name = "gst-launch-1.0")]
-    GstLaunch,
-    Droidrelay,
-    /// Those that Droidrelay replaces.
-    Scripts,
-}
-
-impl By {
-    const ALL: [By; 3] = [By::GstLaunch, By::Droidrelay, By::Scripts];
-
-    fn runner(self) -> Option<Runner> {
-        match self {
-            By::GstLaunch => Some(Runner::GstLaunch),
-            By::Droidrelay => Some(Runner::Droidrelay),
-            By::Scripts => None,
-        }
-    }
-}
-
-impl fmt::Display for By {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.runner() {
-            Some(runner) => runner.fmt(f),
-            None => f.write_str("Python scripts"),
-        }
-    }
-}
-
-/// In which surroundings a case runs.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Setup {
-    pub by: By,
-    pub relay: Kind,
-    pub short: bool,
-}
-
-impl Setup {
-    /// How long a fault lasts: in the short form no longer than two seconds.
-    fn lasts(&self, seconds: u64) -> Duration {
-        Duration::from_secs(if self.short { seconds.min(2) } else { seconds })
-    }
-}
-
-/// What came of a fault.
-struct Found {
-    /// From its end until all is as it should be.
-    recovered: Option<Duration>,
-    /// What else there is to tell.
-    more: String,
-}
-
-impl Found {
-    /// There was nothing to recover from.
-    fn well(more: impl Into<String>) -> Result<Self> {
-        Ok(Found {
-            recovered: None,
-            more: more.into(),
-        })
-    }
-
-    fn after(recovered: Duration) -> Result<Self> {
-        Ok(Found {
-            recovered: Some(recovered),
-            more: String::new(),
-        })
-    }
-
-    /// As [`Found::after`], and no later than `limit`.
-    fn within(limit: Duration, recovered: Duration) -> Result<Self> {
-        ensure!(
-            recovered <= limit,
-            "after {recovered:.2?}, which is more than {limit:?}"
-        );
-        Self::after(recovered)
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Case {
-    fault: &'static str,
-    /// What must come of it.
-    must: &'static str,
-    /// The server matters: once at each.
-    at_each_relay: bool,
-    /// Whether the scripts have a part that this could happen to.
-    scripts: bool,
-    run: fn(&Setup) -> Result<Found>,
-}
-
-impl Case {
-    const fn new(
-        fault: &'static str,
-        must: &'static str,
-        run: fn(&Setup) -> Result<Found>,
-    ) -> Self {
-        Case {
-            fault,
-            must,
-            at_each_relay: false,
-            scripts: true,
-            run,
-        }
-    }
-
-    const fn at_each_relay(self) -> Self {
-        Case {
-            at_each_relay: true,
-            ..self
-        }
-    }
-
-    const fn not_by_scripts(self) -> Self {
-        Case {
-            scripts: false,
-            ..self
-        }
-    }
-}
-
-/// How a case ended.
-enum Outcome {
-    Pass(Found),
-    Fail(String),
-    /// Not possible here, or nothing that the scripts have.
-    Skip(&'static str),
-}
-
-impl Outcome {
-    fn of(case: &Case, setup: &Setup) -> Self {
-        if setup.by == By::Scripts && !case.scripts {
-            return Outcome::Skip("no such part");
-        }
-        match catch_unwind(AssertUnwindSafe(|| (case.run)(setup))) {
-            Ok(Ok(found)) => Outcome::Pass(found),
-            Ok(Err(err)) if is_forbidden(&err) => Outcome::Skip("needs root"),
-            Ok(Err(err)) => {
-                // The programs' output stands in front of the reason.
-                eprintln!("{err:#}");
-                Outcome::Fail(err.root_cause().to_string())
-            }
-            Err(panic) => {
-                let text = panic.downcast_ref::<String>().cloned();
-                let text =
-                    text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
-                Outcome::Fail(text.unwrap_or_else(|| "panicked".into()))
-            }
-        }
-    }
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Outcome::Pass(found) => {
-                f.write_str("PASS")?;
-                if let Some(recovered) = found.recovered {
-                    write!(f, ", {:.2} s", recovered.as_secs_f64())?;
-                }
-                if !found.more.is_empty() {
-                    write!(f, ", {}", found.more)?;
-                }
-                Ok(())
-            }
-            Outcome::Fail(why) => write!(f, "FAIL: {}", why.lines().next().unwrap_or_default()),
-            Outcome::Skip(why) => write!(f, "-, {why}"),
-        }
-    }
-}
-
-/// A case and what came of it, in the order of [`By::ALL`].
-struct Row {
-    case: Case,
-    relay: Kind,
-    outcomes: Vec<(By, Outcome)>,
-}
-
-impl Row {
-    fn fault(&self) -> String {
-        match self.case.at_each_relay {
-            true => format!("{} ({})", self.case.fault, self.relay),
-            false => self.case.fault.into(),
-        }
-    }
 }
 
 /// The tables, in their order.
@@ -278,7 +87,7 @@ pub fn run(options: &Options) -> Result<()> {
     ensure!(rows().next().is_some(), "no case has such a name");
     if let Some(folder) = &options.write {
         fs::create_dir_all(folder)?;
-        fs::write(folder.join("reliability.md"), report::page(&bys, &tables))?;
+        fs::write(folder.join("faults.md"), report::page(&bys, &tables))?;
     }
     let mut failed = 0;
     for by in bys {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::{
-    Case, Found, Setup,
+    case::{Case, Found, Setup},
     system::{Line, Mark, System, pass},
 };
 use droidrelay_testkit::{

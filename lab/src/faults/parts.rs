@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use droidrelay_wire::{StreamState, mqtt::session::Properties};
 
 use super::{
-    Case, Found, Setup,
+    case::{Case, Found, Setup},
     system::{Line, Machine, Mark, System, pass},
 };
 use crate::subscriber::{children, kill};

@@ -4,7 +4,7 @@
 
 use std::{fmt::Write as _, fs, thread};
 
-use super::{By, Outcome, Row};
+use super::case::{By, Outcome, Row};
 
 const HEAD: &str = "# What happens when something breaks
 

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use droidrelay_wire::{RobotState, StreamState, words::topics::ONLINE};
 
-use super::{By, Setup};
+use super::case::{By, Setup};
 use crate::subscriber::{self, Subscriber};
 use droidrelay_testkit::{
     journal::{DEADLINE, Journal},

@@ -181,7 +181,7 @@ mod tests {
 #[cfg(test)]
 mod properties {
     use super::*;
-    use crate::{Secret, net::url::percent_encode};
+    use crate::{net::url::percent_encode, secret::Secret};
     use proptest::{option, prelude::*, sample::select};
 
     proptest! {

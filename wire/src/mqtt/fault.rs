@@ -9,7 +9,8 @@ use rumqttc::v5::{
     mqttbytes::v5::{ConnectReturnCode, DisconnectReasonCode},
 };
 
-use crate::{BrokerUrl, net::tls};
+use super::broker::BrokerUrl;
+use crate::net::tls;
 
 /// What kind of fault it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -34,14 +34,15 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 
+use super::broker::BrokerUrl;
 use super::{
     fault::{Fault, FaultKind},
     transport::transport,
 };
 use crate::{
-    Backoff, BrokerUrl, Secret,
-    backoff::jitter,
+    backoff::{Backoff, jitter},
     net::{connect::look_up, tls},
+    secret::Secret,
     words::command::check_id,
 };
 

@@ -28,7 +28,7 @@ use super::{
     tls::{self, TlsFiles},
     url::{Authority, UserInfo, split_port, split_userinfo},
 };
-use crate::Secret;
+use crate::secret::Secret;
 
 /// For the name, for its addresses, for TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);

@@ -7,7 +7,7 @@ use std::{fmt, str::Utf8Error};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use crate::Secret;
+use crate::secret::Secret;
 
 /// All but the unreserved characters (section 2.3), so `/` is encoded, too.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{Event, Options, Ports, answers_rtmp, answers_rtsp};
+use super::common::{Event, Options, Ports, answers_rtmp, answers_rtsp};
 use crate::{
     journal::Journal,
     process::{Process, program},

@@ -6,7 +6,7 @@ use std::{fs, net::SocketAddr, path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Event, Options, Ports, answers_rtmp};
+use super::common::{Event, Options, Ports, answers_rtmp};
 use crate::{
     journal::Journal,
     net::http::{Query, Server, request},

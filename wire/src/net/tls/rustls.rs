@@ -10,7 +10,7 @@ use rustls::{
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{TlsFiles, verifier::Verifier};
+use super::{files::TlsFiles, verifier::Verifier};
 
 /// Speaks TLS 1.2 and 1.3 to servers.
 #[derive(Clone)]

@@ -25,7 +25,7 @@ use rustls::{
     server::ParsedCertificate,
 };
 
-use super::Checks;
+use super::files::Checks;
 
 /// Says what rustls itself would, and takes what that refuses only for one of two reasons: the
 /// certificate is among the trusted ones, or its fault is not to be checked.
