@@ -24,7 +24,7 @@ const SINK: &str = "droidrelay-sink";
 /// What a valve says, each with the number of the opening that it speaks of. Numbers grow in
 /// the whole process: out-of-band events and the stream overtake each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Session {
+pub enum SessionEvent {
     /// A session is wanted, told ahead of all data.
     Wanted(u64),
     /// What follows in the stream belongs to the opened session, and begins with this much from
@@ -40,7 +40,7 @@ pub fn next_opening() -> u64 {
     OPENINGS.fetch_add(1, Ordering::Relaxed) + 1
 }
 
-impl Session {
+impl SessionEvent {
     /// The event that says it.
     pub fn event(self) -> gst::Event {
         let structure = |wanted: bool, opening: u64| {
@@ -49,30 +49,30 @@ impl Session {
                 .field("opening", opening)
         };
         match self {
-            Session::Wanted(opening) => {
+            SessionEvent::Wanted(opening) => {
                 gst::event::CustomDownstreamOob::new(structure(true, opening).build())
             }
-            Session::Begins(opening, history) => gst::event::CustomDownstreamSticky::new(
+            SessionEvent::Begins(opening, history) => gst::event::CustomDownstreamSticky::new(
                 structure(true, opening).field("history", history).build(),
             ),
-            Session::Unwanted(opening) => {
+            SessionEvent::Unwanted(opening) => {
                 gst::event::CustomDownstreamOob::new(structure(false, opening).build())
             }
         }
     }
 }
 
-/// Reads an event made by [`Session::event`].
-pub fn parse_session(event: &gst::EventRef) -> Option<Session> {
+/// Reads an event made by [`SessionEvent::event`].
+pub fn parse_session(event: &gst::EventRef) -> Option<SessionEvent> {
     let structure = event.structure().filter(|s| s.name() == SESSION)?;
     let wanted = structure.get::<bool>("wanted").ok()?;
     let opening = structure.get::<u64>("opening").ok()?;
     Some(match (wanted, event.is_serialized()) {
-        (false, _) => Session::Unwanted(opening),
-        (true, false) => Session::Wanted(opening),
+        (false, _) => SessionEvent::Unwanted(opening),
+        (true, false) => SessionEvent::Wanted(opening),
         (true, true) => {
             let history = structure.get::<gst::ClockTime>("history").ok();
-            Session::Begins(opening, history.unwrap_or_default())
+            SessionEvent::Begins(opening, history.unwrap_or_default())
         }
     })
 }
@@ -159,9 +159,9 @@ mod tests {
         let opening = next_opening();
         assert!(next_opening() > opening);
         for said in [
-            Session::Wanted(opening),
-            Session::Begins(opening, gst::ClockTime::from_mseconds(5)),
-            Session::Unwanted(opening),
+            SessionEvent::Wanted(opening),
+            SessionEvent::Begins(opening, gst::ClockTime::from_mseconds(5)),
+            SessionEvent::Unwanted(opening),
         ] {
             assert_eq!(parse_session(&said.event()), Some(said));
         }
@@ -175,7 +175,7 @@ mod tests {
         };
         assert_eq!(parse_publish(&publish(&state)), Some(state));
         assert_eq!(
-            parse_publish(&Session::Begins(1, gst::ClockTime::ZERO).event()),
+            parse_publish(&SessionEvent::Begins(1, gst::ClockTime::ZERO).event()),
             None
         );
         assert_eq!(parse_session(&crate::element::keyunit::downstream(1)), None);

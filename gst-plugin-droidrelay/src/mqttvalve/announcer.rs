@@ -40,9 +40,9 @@ impl Announcer {
                     .unwrap_or_default(),
             );
             let session = if change.open {
-                link::Session::Wanted(*opening)
+                link::SessionEvent::Wanted(*opening)
             } else {
-                link::Session::Unwanted(*opening)
+                link::SessionEvent::Unwanted(*opening)
             };
             // Nobody downstream need understand it.
             let _ = src.push_event(session.event());

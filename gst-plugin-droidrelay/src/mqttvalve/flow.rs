@@ -218,7 +218,7 @@ impl Flow {
             return Ok(gst::FlowSuccess::Ok);
         }
         first.make_mut().set_flags(gst::BufferFlags::DISCONT);
-        let begins = link::Session::Begins(host.begins(), history);
+        let begins = link::SessionEvent::Begins(host.begins(), history);
         // Elements that do not know the event ignore it.
         let _ = self.srcpad.push_event(begins.event());
         if self.is_raw() {

@@ -212,7 +212,7 @@ impl RtmpAuthSink {
         if let Some(session) = link::parse_session(&event) {
             gst::debug!(CAT, obj = pad, "valve: session {session:?}");
             self.publisher.valve(track, session);
-            if let link::Session::Wanted(_) = session {
+            if let link::SessionEvent::Wanted(_) = session {
                 // A valve that opens again must hear where we are, changed or not.
                 pad.push_event(link::publish(&self.publisher.publish_state()));
             }

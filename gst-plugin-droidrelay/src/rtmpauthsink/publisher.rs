@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::queue::{Frame, Queue, Track};
 use droidrelay_rtmp::flv::{Metadata, VideoCodec};
 
-use crate::element::link::Session;
+use crate::element::link::SessionEvent;
 
 /// During its first seconds a session asks for a key frame this often: readers attach a
 /// moment after the publisher, and none of them should wait for a whole group of pictures.
@@ -86,15 +86,19 @@ impl ValveState {
 
     /// After what a valve said. What it said of an opening that has ended, or of an older one
     /// than ours, comes late; of ours, the stream may tell before the announcement.
-    fn after(self, session: Session) -> Self {
+    fn after(self, session: SessionEvent) -> Self {
         match session {
-            Session::Wanted(opening) if opening > self.opening() => ValveState::Opening(opening),
-            Session::Begins(opening, _)
+            SessionEvent::Wanted(opening) if opening > self.opening() => {
+                ValveState::Opening(opening)
+            }
+            SessionEvent::Begins(opening, _)
                 if opening > self.opening() || self == ValveState::Opening(opening) =>
             {
                 ValveState::Open(opening)
             }
-            Session::Unwanted(opening) if opening >= self.opening() => ValveState::Closed(opening),
+            SessionEvent::Unwanted(opening) if opening >= self.opening() => {
+                ValveState::Closed(opening)
+            }
             _ => self,
         }
     }
@@ -212,13 +216,13 @@ impl MediaPublisher {
     }
 
     /// A valve upstream of `track` has spoken.
-    pub fn valve(&self, track: Track, session: Session) {
+    pub fn valve(&self, track: Track, session: SessionEvent) {
         let mut inner = self.inner.lock();
         let valve = &mut inner.valves[track as usize];
         let before = std::mem::replace(valve, valve.after(session));
         let begins = *valve != before;
         // Being sticky, it may come once more.
-        if let (true, Session::Begins(_, history)) = (begins, session) {
+        if let (true, SessionEvent::Begins(_, history)) = (begins, session) {
             inner.queue.expect_history(history.nseconds() as i64);
         }
         if !inner.is_wanted() {
@@ -458,13 +462,13 @@ mod tests {
     #[test]
     fn with_a_valve_only_media_of_the_wanted_session_counts() {
         let publisher = running();
-        publisher.valve(Track::Video, Session::Wanted(1));
+        publisher.valve(Track::Video, SessionEvent::Wanted(1));
         assert!(publisher.is_wanted());
         assert!(!publisher.accepts(Track::Video));
-        publisher.valve(Track::Video, Session::Begins(1, gst::ClockTime::ZERO));
+        publisher.valve(Track::Video, SessionEvent::Begins(1, gst::ClockTime::ZERO));
         assert!(publisher.accepts(Track::Video));
         publisher.push(frame(0, true));
-        publisher.valve(Track::Video, Session::Unwanted(1));
+        publisher.valve(Track::Video, SessionEvent::Unwanted(1));
         assert!(!publisher.is_wanted());
         assert!(!publisher.has_media());
     }
@@ -472,17 +476,17 @@ mod tests {
     #[test]
     fn announcements_that_the_stream_overtook_change_nothing() {
         let publisher = running();
-        publisher.valve(Track::Video, Session::Begins(5, gst::ClockTime::ZERO));
-        publisher.valve(Track::Video, Session::Wanted(5));
+        publisher.valve(Track::Video, SessionEvent::Begins(5, gst::ClockTime::ZERO));
+        publisher.valve(Track::Video, SessionEvent::Wanted(5));
         assert!(publisher.accepts(Track::Video));
-        publisher.valve(Track::Video, Session::Unwanted(5));
-        publisher.valve(Track::Video, Session::Begins(5, gst::ClockTime::ZERO));
-        publisher.valve(Track::Video, Session::Wanted(5));
+        publisher.valve(Track::Video, SessionEvent::Unwanted(5));
+        publisher.valve(Track::Video, SessionEvent::Begins(5, gst::ClockTime::ZERO));
+        publisher.valve(Track::Video, SessionEvent::Wanted(5));
         assert!(!publisher.is_wanted());
-        publisher.valve(Track::Video, Session::Begins(7, gst::ClockTime::ZERO));
-        publisher.valve(Track::Video, Session::Wanted(6));
-        publisher.valve(Track::Video, Session::Unwanted(6));
-        publisher.valve(Track::Video, Session::Wanted(7));
+        publisher.valve(Track::Video, SessionEvent::Begins(7, gst::ClockTime::ZERO));
+        publisher.valve(Track::Video, SessionEvent::Wanted(6));
+        publisher.valve(Track::Video, SessionEvent::Unwanted(6));
+        publisher.valve(Track::Video, SessionEvent::Wanted(7));
         assert!(publisher.accepts(Track::Video));
     }
 
@@ -525,7 +529,7 @@ mod tests {
     #[test]
     fn nothing_is_wanted_or_taken_before_the_element_runs() {
         let publisher = MediaPublisher::new();
-        publisher.valve(Track::Video, Session::Wanted(1));
+        publisher.valve(Track::Video, SessionEvent::Wanted(1));
         publisher.push(frame(0, true));
         assert!(!publisher.is_wanted());
         assert!(!publisher.has_media());
