@@ -10,7 +10,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 rust_is_new_enough
 
 cargo build --manifest-path "$root/Cargo.toml" --release --locked \
-    -p gst-plugin-droidrelay -p droidrelay-bridge -p droidrelay -p droidrelay-tests
+    -p gst-plugin-droidrelay -p droidrelay-bridge -p droidrelay -p droidrelay-demo
 
 clip=()
 if file=$("$root/scripts/clip.sh"); then clip=(--clip "$file"); fi

@@ -26,7 +26,7 @@ if [ "${1:-}" = cluster ]; then
 fi
 needs_rust() { [ "${1:-}" != release ] && ! rust_is_new_enough; }
 if [ "${1:-}" = release ]; then
-    wanted=(apt-utils binfmt-support buildah debootstrap gpg qemu-user-static systemd-container)
+    wanted=(apt-utils binfmt-support buildah debootstrap gpg gpg-agent qemu-user-static systemd-container)
 fi
 # cargo-web is the current Rust in Debian's security suite; Debian's own is too old.
 ! needs_rust "$@" || wanted+=(cargo-web rustc-web)

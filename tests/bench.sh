@@ -18,7 +18,7 @@ fi
 build() { cargo build --manifest-path "$root/Cargo.toml" --release --locked -q "$@"; }
 # The plugin by itself, as robots have it: with the other crates it would get their features.
 build -p gst-plugin-droidrelay
-build -p droidrelay-bridge -p droidrelay-tests --bin droidrelay-bridge --bin bench
+build -p droidrelay-bridge -p droidrelay-lab --bin droidrelay-bridge --bin bench
 bench=${CARGO_TARGET_DIR:-$root/target}/release/bench
 clip=()
 if file=$("$root/scripts/clip.sh"); then
@@ -36,7 +36,7 @@ before=$(busy)
 # What it costs
 
 Made by \`tests/bench.sh --write\`: Droidrelay beside the Python scripts that it replaces
-(rewritten for this as \`tests/bench/subscriber.py\`: paho-mqtt, which starts and stops
+(rewritten for this as \`lab/baseline/subscriber.py\`: paho-mqtt, which starts and stops
 \`gst-launch-1.0\` with rtmp2sink), in one run, with the same camera, broker and server. The ratios
 are what counts: the times are those of one machine.
 

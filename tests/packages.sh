@@ -217,7 +217,7 @@ build() {
     within builder bash -ec '
         cd /src
         scripts/packages.sh amd64 arm64
-        cargo build -q --release --locked -p droidrelay-tests --bin demo
+        cargo build -q --release --locked -p droidrelay-demo
         # The same from meson alone, into a prefix.
         export CARGO_TARGET_DIR=/src/target
         meson setup /meson --prefix=/opt/droidrelay

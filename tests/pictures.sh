@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/install-deps.sh tests
 clip=$(scripts/clip.sh)
-cargo build --locked -p gst-plugin-droidrelay -p droidrelay-bridge -p droidrelay -p droidrelay-tests
+cargo build --locked -p gst-plugin-droidrelay -p droidrelay-bridge -p droidrelay -p droidrelay-lab
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 "${CARGO_TARGET_DIR:-target}/debug/pictures" "$folder" "$clip"

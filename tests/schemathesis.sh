@@ -3,7 +3,7 @@
 # Asks the bridge everything that its OpenAPI document allows, and what it does not, by schemathesis;
 # exits 1 when it answers with a 5xx, or otherwise than the document says.
 #   tests/schemathesis.sh [--short]     --short: fewer questions, about half a minute
-# The bridge: $BRIDGE, else target/debug/droidrelay-bridge. Schemathesis comes from PyPI into a scratch folder.
+# The bridge: $BRIDGE, else one that it builds. Schemathesis comes from PyPI into a scratch folder.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 . "$root/scripts/env.sh"
@@ -17,11 +17,13 @@ if [ "${1:-}" = --short ]; then
     wait='[parameters]
 "query.wait" = 0.1'
 fi
-bridge=${BRIDGE:-${CARGO_TARGET_DIR:-$root/target}/debug/droidrelay-bridge}
-[ -x "$bridge" ] || {
-    echo "$bridge is not there: run \`cargo build -p droidrelay-bridge\`" >&2
-    exit 1
-}
+bridge=${BRIDGE:-}
+if [ -z "$bridge" ]; then
+    "$root/scripts/install-deps.sh" tests
+    rust_is_new_enough
+    cargo build --manifest-path "$root/Cargo.toml" -p droidrelay-bridge --locked -q
+    bridge=${CARGO_TARGET_DIR:-$root/target}/debug/droidrelay-bridge
+fi
 
 scratch=$(mktemp -d)
 broker_id=

@@ -12,5 +12,5 @@ rust_is_new_enough
 build() { cargo build --manifest-path "$root/Cargo.toml" --release --locked -q "$@"; }
 # The plugin by itself, as robots have it: with the other crates it would get their features.
 build -p gst-plugin-droidrelay
-build -p droidrelay-tests --bin uplink
+build -p droidrelay-lab --bin uplink
 exec "${CARGO_TARGET_DIR:-$root/target}/release/uplink" "${1:-$root/docs/5-reports}"

@@ -12,8 +12,10 @@ use axum::http::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use droidrelay_wire::{
     Secret,
-    net::tls::{self, TlsFiles},
-    secret::percent_decode,
+    net::{
+        tls::{self, TlsFiles},
+        url::percent_decode,
+    },
 };
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Bytes, client::conn::http1};

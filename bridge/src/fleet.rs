@@ -13,7 +13,7 @@ use std::{
 
 use axum::body::Bytes;
 use droidrelay_wire::{
-    Command, RobotState,
+    Command, RobotState, StreamState,
     mqtt::session::{Event, Message},
     words::topics::{OFFLINE, ONLINE},
 };
@@ -152,8 +152,8 @@ impl Fleet {
                 self.was_up.store(true, Ordering::Relaxed);
                 self.events.broker(&self.broker());
             }
-            Event::Down { reason } => {
-                let link = BrokerLink::Down(reason);
+            Event::Down(fault) => {
+                let link = BrokerLink::Down(fault.text);
                 if self.link.send_replace(link.clone()) != link {
                     if let BrokerLink::Down(reason) = link {
                         warn!("no MQTT broker: {reason}");
@@ -167,7 +167,7 @@ impl Fleet {
                 });
             }
             Event::Message(message) => self.hear(&message),
-            Event::Refused { reason } => warn!("{reason}"),
+            Event::Refused(fault) => warn!("{fault}"),
         }
     }
 
@@ -340,7 +340,12 @@ impl Fleet {
             let view = view.borrow();
             sums.robots_online += i64::from(view.availability.is_online());
             if let Some(state) = &view.state {
-                sums.robots_by_state[state.state as usize] += 1;
+                let known = StreamState::ALL
+                    .iter()
+                    .position(|known| *known == state.state);
+                if let Some(known) = known {
+                    sums.robots_by_state[known] += 1;
+                }
             }
         }
         sums
@@ -457,10 +462,10 @@ impl Drop for Forget<'_> {
 
 #[cfg(test)]
 mod tests {
-    use droidrelay_wire::StreamState;
 
     use super::*;
     use crate::robots::TopicTemplate;
+    use droidrelay_wire::{Fault, FaultKind};
 
     fn fleet() -> Fleet {
         let template = TopicTemplate::parse("robots/{robot}/stream").unwrap();
@@ -513,9 +518,7 @@ mod tests {
         let fleet = fleet();
         say(&fleet, "robots/r1/stream/availability", "online");
         let watcher = fleet.watch("r1");
-        fleet.apply(Event::Down {
-            reason: "gone".into(),
-        });
+        fleet.apply(Event::Down(Fault::new(FaultKind::Closed, "gone")));
         assert_eq!(fleet.link(), BrokerLink::Down("gone".into()));
         assert_eq!(fleet.view("r1").availability, Availability::Unknown);
         drop(watcher);

@@ -199,7 +199,7 @@ impl Metrics {
 
     /// All of it, as Prometheus reads it.
     pub fn text(&self, sums: &Sums) -> Result<String, fmt::Error> {
-        for (state, count) in StreamState::ALL.into_iter().zip(sums.robots_by_state) {
+        for (state, count) in StreamState::ALL.iter().zip(sums.robots_by_state) {
             let state = state.as_str();
             self.robots.get_or_create(&InState { state }).set(count);
         }

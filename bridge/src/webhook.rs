@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use droidrelay_wire::{Backoff, RobotState, Secret, StreamState, backoff::jitter};
+use droidrelay_wire::{Backoff, Cause, RobotState, Secret, StreamState, backoff::jitter};
 use parking_lot::Mutex;
 use ring::hmac;
 use serde::Deserialize;
@@ -124,7 +124,7 @@ pub struct Webhooks {
     receivers: Vec<Receiver>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, PartialEq, Eq, Default)]
 struct Last {
     availability: Availability,
     state: Option<StreamState>,
@@ -178,7 +178,7 @@ impl Webhooks {
     fn note(&self, robot: &str, view: &RobotView) -> Vec<RobotEvent> {
         let mut all = self.last.lock();
         let last = all.entry(robot.to_owned()).or_default();
-        let before = *last;
+        let before = last.clone();
         let mut events = Vec::new();
         if view.availability != Availability::Unknown {
             last.availability = view.availability;
@@ -189,16 +189,16 @@ impl Webhooks {
             }
         }
         if let Some(state) = view.state.as_deref() {
-            last.state = Some(state.state);
+            last.state = Some(state.state.clone());
             if let Some(old) = before.state.filter(|old| *old != state.state) {
-                if old == StreamState::Idle && state.cause == "local" {
+                if old == StreamState::Idle && state.cause == Cause::Local {
                     events.push(RobotEvent::Opened);
                 }
-                events.extend(match state.state {
+                events.extend(match &state.state {
                     StreamState::Live => Some(RobotEvent::Live),
                     StreamState::Idle => Some(RobotEvent::Idle),
                     StreamState::Error | StreamState::Refused => Some(RobotEvent::Error),
-                    StreamState::Starting | StreamState::Backoff => None,
+                    StreamState::Starting | StreamState::Backoff | StreamState::Other(_) => None,
                 });
             }
         }

@@ -14,7 +14,7 @@ use std::{
 use common::{
     Bridge, DEADLINE, Folder, Mosquitto, ROBOT_TOKEN, Robot, TOKEN, VIEWER_PASSWORD, basic, hash,
 };
-use droidrelay_tests::certs::{Authority, Validity};
+use droidrelay_testkit::certs::{Authority, Validity};
 use serde_json::Value;
 
 /// A listener to events.

@@ -3,21 +3,14 @@
 //! Launch files: read, or refused by an error that names a place in the file and shows no secret;
 //! the words that were read are read as the same ones when they are quoted.
 #![no_main]
-#![allow(dead_code, reason = "the modules are the launcher's, as they are")]
 
+use droidrelay::file::launchfile::{Fault, LaunchFile, Value};
 use libfuzzer_sys::fuzz_target;
-
-#[path = "../../launcher/src/launchfile.rs"]
-mod launchfile;
-#[path = "../../launcher/src/mask.rs"]
-mod mask;
-
-use launchfile::{LaunchFile, Value};
 
 /// Its first character is what no input has by itself.
 const SECRET: &str = "\u{1f511}hunter2 /";
 
-fn parse(text: &str) -> Result<LaunchFile, launchfile::Fault> {
+fn parse(text: &str) -> Result<LaunchFile, Fault> {
     LaunchFile::parse(text, &mut |name| {
         let (text, secret) = match name {
             "C" => ("v4l2src device=/dev/video0 ! video/x-raw,width=640", false),

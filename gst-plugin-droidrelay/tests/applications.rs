@@ -7,13 +7,14 @@ use std::{
     process::{ChildStdin, Command},
 };
 
-use droidrelay_tests::{
+use droidrelay_testkit::{
+    artifacts::artifact,
+    clients::reader::Reader,
     journal::DEADLINE,
-    process::{Process, Signal, artifact},
-    reader::Reader,
-    relay::{Event, Kind},
-    rig::{ENCODER, Rig, TEST_PICTURE},
+    process::{Process, Signal},
     robot::Plugins,
+    servers::relay::{Event, Kind},
+    testbed::{ENCODER, TEST_PICTURE, Testbed},
 };
 use droidrelay_wire::{
     StreamState,
@@ -62,18 +63,18 @@ impl Application {
 }
 
 fn is_opened_from_afar_and_by_itself_and_tells(command: fn(&Plugins) -> Command) {
-    let rig = Rig::start(Kind::Nginx).unwrap();
-    let seen = rig.observer.seen().mark();
+    let testbed = Testbed::start(Kind::Nginx).unwrap();
+    let seen = testbed.observer.seen().mark();
     let line = format!(
         "{TEST_PICTURE} ! {} name=valve ! queue ! {ENCODER} ! {}",
-        rig.valve(),
-        rig.sink()
+        testbed.valve(),
+        testbed.sink()
     );
     let mut application = Application::start(command, &line);
-    rig.observer.wait_available(seen, ONLINE).unwrap();
+    testbed.observer.wait_available(seen, ONLINE).unwrap();
     application.prints(&["mqttvalve-state: idle, viewers: 0"]);
 
-    rig.observer.send("start").unwrap();
+    testbed.observer.send("start").unwrap();
     application.prints(&[
         "valve: open",
         "mqttvalve-state: starting, viewers: 1",
@@ -83,7 +84,7 @@ fn is_opened_from_afar_and_by_itself_and_tells(command: fn(&Plugins) -> Command)
     ]);
     application.type_in("keyframe");
     application.prints(&["keyframe: asked for"]);
-    rig.observer.send("stop").unwrap();
+    testbed.observer.send("stop").unwrap();
     application.prints(&[
         "valve: closed",
         "rtmpauthsink-state: idle",
@@ -98,25 +99,25 @@ fn is_opened_from_afar_and_by_itself_and_tells(command: fn(&Plugins) -> Command)
         "start: open",
         "mqttvalve-state: live, viewers: 1",
     ]);
-    let reader = Reader::start(&rig.relay.viewer_url(), None).unwrap();
+    let reader = Reader::start(&testbed.relay.viewer_url(), None).unwrap();
     reader.wait_frames(20).unwrap();
-    let events = rig.relay.events().mark();
+    let events = testbed.relay.events().mark();
     application.type_in("start motion 1");
     application.prints(&["start: open"]);
     application.type_in("stop door");
     application.prints(&["stop: still open for others"]);
     // The lease ends.
     application.prints(&["valve: closed"]);
-    rig.wait_relay(events, Event::Unpublished);
-    rig.wait_now(StreamState::Idle);
+    testbed.wait_relay(events, Event::Unpublished);
+    testbed.wait_now(StreamState::Idle);
 
     application.type_in("start a b c");
     application.prints(&["type: start [ID [SECONDS]], stop [ID], keyframe, quit"]);
-    let seen = rig.observer.seen().mark();
+    let seen = testbed.observer.seen().mark();
     application.process.signal(Signal::INT);
     let status = application.process.wait(DEADLINE).expect("an end");
     assert!(status.success(), "{status}\n{}", application.process.text());
-    rig.observer.wait_available(seen, OFFLINE).unwrap();
+    testbed.observer.wait_available(seen, OFFLINE).unwrap();
 }
 
 fn names_what_is_wrong(command: fn(&Plugins) -> Command) {

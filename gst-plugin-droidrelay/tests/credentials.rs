@@ -7,9 +7,9 @@ mod common;
 use std::collections::BTreeSet;
 
 use common::{end, launch, no_error, start};
-use droidrelay_tests::{
-    relay::{Event, Kind, Options, Relay},
+use droidrelay_testkit::{
     secrets::{random_word, write_private},
+    servers::relay::{Event, Kind, Options, Relay},
 };
 use gst::prelude::*;
 

@@ -5,9 +5,9 @@
 mod common;
 
 use common::{end, launch, no_error, start};
-use droidrelay_tests::{
-    mosquitto::Mosquitto,
-    observer::{Observer, Seen},
+use droidrelay_testkit::{
+    clients::observer::{Observer, Seen},
+    servers::mosquitto::Mosquitto,
 };
 use gst::prelude::*;
 

@@ -9,13 +9,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use droidrelay_tests::{
+use droidrelay_testkit::{
     certs::{Authority, Validity},
     journal::DEADLINE,
-    mosquitto::{Mosquitto, Options, TOPIC},
-    netns::{FAR, Loss, NameServer, isolated},
+    net::netns::{FAR, Loss, NameServer, isolated},
     process::{free_port, poll},
-    silence::Silence,
+    servers::{
+        mosquitto::{Mosquitto, Options, TOPIC},
+        silent::SilentServer,
+    },
 };
 use gst::prelude::*;
 
@@ -127,7 +129,7 @@ fn while_a_syn_is_lost() {
 
 #[test]
 fn while_a_connection_is_silent() {
-    let silence = Silence::before(free_port().unwrap()).unwrap();
+    let silence = SilentServer::before(free_port().unwrap()).unwrap();
     for scheme in ["mqtt", "mqtts", "ws"] {
         let settings = format!("broker={scheme}://127.0.0.1:{}", silence.port());
         let connections = silence.connections();

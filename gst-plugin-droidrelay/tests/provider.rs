@@ -6,10 +6,10 @@
 mod common;
 
 use common::{end, launch, no_error, start, until};
-use droidrelay_tests::{
+use droidrelay_testkit::{
     certs::{Authority, Validity},
-    mosquitto::{Listener, Mosquitto, Options},
     secrets::write_private,
+    servers::mosquitto::{Listener, Mosquitto, Options},
 };
 use droidrelay_wire::mqtt::broker::Scheme;
 use gst::prelude::*;

@@ -8,11 +8,13 @@ mod common;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use common::{launch, until};
-use droidrelay_tests::{
-    link::Link,
-    mosquitto::Mosquitto,
-    relay::{Event, Kind, Relay},
+use droidrelay_testkit::{
+    net::proxy::Proxy,
     secrets::{random_word, write_private},
+    servers::{
+        mosquitto::Mosquitto,
+        relay::{Event, Kind, Relay},
+    },
 };
 use gst::prelude::*;
 use gstdroidrelay::rtmpauthsink::State;
@@ -157,7 +159,7 @@ fn no_secret_shows_however_it_is_set() {
     let watch = Watch::default();
     let broker = Mosquitto::start().unwrap();
     let relay = Relay::start(Kind::Nginx).unwrap();
-    let link = Link::start(broker.port()).unwrap();
+    let link = Proxy::start(broker.port()).unwrap();
     link.record();
     let folder = tempfile::tempdir().unwrap();
     // Not to this process's terminal.

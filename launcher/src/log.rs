@@ -3,6 +3,7 @@
 //! One line per event on stderr, with its level; secrets masked. GStreamer's own log too.
 
 use std::{
+    collections::HashMap,
     env,
     fmt::Write as _,
     io::Write,
@@ -13,7 +14,7 @@ use std::{
 use clap::ValueEnum;
 use serde_json::json;
 
-use crate::mask::Mask;
+use crate::file::mask::Mask;
 
 /// How lines are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -189,4 +190,20 @@ fn is_journal() -> bool {
     };
     rustix::fs::fstat(std::io::stderr().as_fd())
         .is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
+/// The last text on each subject, so that none is logged twice in a row.
+#[derive(Default)]
+pub struct Repeats(HashMap<String, String>);
+
+impl Repeats {
+    /// Whether `text` is not the last one on its subject, which it is from now on.
+    pub fn is_new(&mut self, subject: &str, text: &str) -> bool {
+        let last = self.0.insert(subject.to_owned(), text.to_owned());
+        last.as_deref() != Some(text)
+    }
+
+    pub fn forget(&mut self, subject: &str) {
+        self.0.remove(subject);
+    }
 }

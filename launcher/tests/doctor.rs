@@ -4,11 +4,13 @@
 
 mod common;
 
-use droidrelay_tests::{
+use droidrelay_testkit::{
     certs::{Authority, Validity},
-    mosquitto::{self, Mosquitto, TOPIC},
-    relay::{Event, Kind},
-    rig::{ENCODER, Rig},
+    servers::{
+        mosquitto::{self, Mosquitto, TOPIC},
+        relay::{Event, Kind},
+    },
+    testbed::{ENCODER, Testbed},
 };
 
 use common::{Folder, droidrelay_with_plugins};
@@ -34,19 +36,19 @@ fn find<'a>(lines: &'a [String], begin: &str, part: &str) -> &'a str {
         .unwrap_or_else(|| panic!("no {begin} … {part} in\n{}", lines.join("\n")))
 }
 
-fn line(rig: &Rig) -> String {
+fn line(testbed: &Testbed) -> String {
     format!(
         "videotestsrc is-live=true ! {} ! {ENCODER} ! {}",
-        rig.valve(),
-        rig.sink()
+        testbed.valve(),
+        testbed.sink()
     )
 }
 
 #[test]
 fn a_healthy_robot_passes_and_what_runs_is_not_disturbed() {
-    let rig = Rig::start(Kind::Nginx).unwrap();
-    let seen = rig.observer.seen().mark();
-    let (code, lines) = doctor(&line(&rig), &[]);
+    let testbed = Testbed::start(Kind::Nginx).unwrap();
+    let seen = testbed.observer.seen().mark();
+    let (code, lines) = doctor(&line(&testbed), &[]);
     assert_eq!(code, 0, "{}", lines.join("\n"));
     for (begin, part) in [
         (
@@ -67,22 +69,22 @@ fn a_healthy_robot_passes_and_what_runs_is_not_disturbed() {
     }
     assert!(lines.iter().any(|line| line.contains("clock: 20")));
     // Neither the broker's topics nor the server have heard of it.
-    let said = rig.observer.seen().since(seen);
+    let said = testbed.observer.seen().since(seen);
     assert!(said.is_empty(), "{said:?}");
-    assert!(rig.relay.events().all().is_empty());
+    assert!(testbed.relay.events().all().is_empty());
 }
 
 #[test]
 fn credentials_are_tried_by_publishing_where_that_is_asked_for() {
-    let rig = Rig::start(Kind::Nginx).unwrap();
-    let (code, lines) = doctor(&line(&rig), &["--publish"]);
+    let testbed = Testbed::start(Kind::Nginx).unwrap();
+    let (code, lines) = doctor(&line(&testbed), &["--publish"]);
     find(&lines, "ok", "the server has accepted a test picture");
     assert_eq!(code, 0, "{}", lines.join("\n"));
-    rig.wait_relay(0, Event::Published);
-    rig.wait_relay(0, Event::Unpublished);
+    testbed.wait_relay(0, Event::Published);
+    testbed.wait_relay(0, Event::Unpublished);
 
-    rig.write_publisher_password("a-wrong-one").unwrap();
-    let (code, lines) = doctor(&line(&rig), &["--publish"]);
+    testbed.write_publisher_password("a-wrong-one").unwrap();
+    let (code, lines) = doctor(&line(&testbed), &["--publish"]);
     let refused = find(&lines, "FAILED", "rtmpauthsink0: credentials: ");
     assert!(refused.contains("password"), "{refused}");
     assert_eq!(code, 77, "{}", lines.join("\n"));
@@ -91,9 +93,9 @@ fn credentials_are_tried_by_publishing_where_that_is_asked_for() {
 
 #[test]
 fn each_fault_has_its_line_with_the_remedy_and_its_exit_code() {
-    let rig = Rig::start(Kind::Nginx).unwrap();
-    let good = line(&rig);
-    let port = rig.broker.port().to_string();
+    let testbed = Testbed::start(Kind::Nginx).unwrap();
+    let good = line(&testbed);
+    let port = testbed.broker.port().to_string();
     for (bad, code, part, remedy) in [
         (
             good.replace(
@@ -142,7 +144,7 @@ fn each_fault_has_its_line_with_the_remedy_and_its_exit_code() {
         ),
         (
             good.replace(
-                &format!("rtmp://127.0.0.1:{}", rig.relay.rtmp_port()),
+                &format!("rtmp://127.0.0.1:{}", testbed.relay.rtmp_port()),
                 &format!("rtmp://127.0.0.1:{port}"),
             ),
             69,
@@ -166,7 +168,7 @@ fn each_fault_has_its_line_with_the_remedy_and_its_exit_code() {
         let found = find(&lines, "FAILED", part);
         assert!(found.contains(remedy), "{found}");
         assert_eq!(got, code, "{bad}\n{}", lines.join("\n"));
-        assert!(!lines.join("\n").contains(&rig.broker.robot.password));
+        assert!(!lines.join("\n").contains(&testbed.broker.robot.password));
     }
 }
 

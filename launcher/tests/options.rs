@@ -13,7 +13,7 @@ use std::{
     time::Instant,
 };
 
-use droidrelay_tests::http;
+use droidrelay_testkit::net::http;
 use rustix::process::Signal;
 
 use common::{Folder, PATIENCE, Running, droidrelay, droidrelay_with_plugins, said};

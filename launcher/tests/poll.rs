@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use droidrelay_tests::certs::{Authority, Identity, Validity};
+use droidrelay_testkit::certs::{Authority, Identity, Validity};
 use rustix::process::Signal;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::{Value, json};

@@ -14,10 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use droidrelay_tests::{
-    observer::Seen,
-    relay::{Event, Kind},
-    rig::{ENCODER, Rig},
+use droidrelay_testkit::{
+    clients::observer::Seen,
+    servers::relay::{Event, Kind},
+    testbed::{ENCODER, Testbed},
 };
 use droidrelay_wire::{
     StreamState,
@@ -34,14 +34,14 @@ fn measured(fault: &str, since: Instant) {
 }
 
 struct Robot {
-    rig: Rig,
+    testbed: Testbed,
     folder: Folder,
 }
 
 impl Robot {
     fn new() -> Self {
         Robot {
-            rig: Rig::start(Kind::Nginx).unwrap(),
+            testbed: Testbed::start(Kind::Nginx).unwrap(),
             folder: Folder::new(),
         }
     }
@@ -51,8 +51,8 @@ impl Robot {
         format!(
             "scriptedsrc counter={} script=\"{script}\" ! {} standby={standby} ! queue ! {ENCODER} ! {}\n",
             self.folder.path("starts").display(),
-            self.rig.valve(),
-            self.rig.sink(),
+            self.testbed.valve(),
+            self.testbed.sink(),
         )
     }
 
@@ -65,21 +65,21 @@ impl Robot {
 
     /// Runs; back when it is online.
     fn start(&self, command: &mut Command) -> Running {
-        let mark = self.rig.observer.seen().mark();
+        let mark = self.testbed.observer.seen().mark();
         let running = Running::start(command);
-        self.rig.observer.wait_available(mark, ONLINE).unwrap();
+        self.testbed.observer.wait_available(mark, ONLINE).unwrap();
         running
     }
 
     /// Sends a command and waits for what it leads to at the server.
     fn ask(&self, command: &str, event: Event) {
-        let mark = self.rig.relay.events().mark();
-        self.rig.observer.send(command).unwrap();
-        self.rig.wait_relay(mark, event);
+        let mark = self.testbed.relay.events().mark();
+        self.testbed.observer.send(command).unwrap();
+        self.testbed.wait_relay(mark, event);
     }
 
     fn wait_live(&self, mark: usize) {
-        self.rig
+        self.testbed
             .observer
             .wait_state(mark, StreamState::Live)
             .unwrap();
@@ -103,9 +103,9 @@ fn comes_back(end_of_run: &str, standby: &str, options: &[&str], logged: &[&str]
     let script = format!("50 {end_of_run}|play");
     let mut command = robot.command(&script, standby);
     let mut running = robot.start(command.args(options));
-    let seen = robot.rig.observer.seen();
+    let seen = robot.testbed.observer.seen();
     let mark = seen.mark();
-    robot.rig.observer.send("start").unwrap();
+    robot.testbed.observer.send("start").unwrap();
     robot.wait_live(mark);
     let mark = seen.mark();
     let mut failed = None;
@@ -117,7 +117,7 @@ fn comes_back(end_of_run: &str, standby: &str, options: &[&str], logged: &[&str]
     seen.wait(mark, "a state other than live", left).unwrap();
     robot.wait_live(seen.position(mark, left).unwrap());
     measured(&format!("{end_of_run}, {standby}"), failed.unwrap());
-    assert!(robot.starts() >= 2);
+    assert!(robot.starts() >= 2, "{:#?}", seen.since(mark));
     assert!(
         !running.log.contains("failure 2 in a row"),
         "{}",
@@ -185,7 +185,7 @@ fn a_camera_that_is_not_there_yet_is_tried_until_it_is() {
     running.wait_for("failure 3 in a row");
     running.wait_for("starting a new pipeline");
     running.wait_for("playing");
-    robot.rig.observer.wait_available(0, ONLINE).unwrap();
+    robot.testbed.observer.wait_available(0, ONLINE).unwrap();
     robot.ask("start", Event::Published);
     end(running);
 }
@@ -197,14 +197,14 @@ fn a_stop_sent_while_the_pipeline_is_down_is_obeyed() {
     let mut running = robot.start(&mut robot.command(script, "warm"));
     robot.ask("start", Event::Published);
     running.wait_for("failure 3 in a row");
-    robot.rig.observer.send("stop").unwrap();
+    robot.testbed.observer.send("stop").unwrap();
     running.wait_for("starting a new pipeline");
     running.wait_for("failure 4 in a row");
     running.wait_for("starting again");
-    let mark = robot.rig.observer.seen().mark();
+    let mark = robot.testbed.observer.seen().mark();
     running.wait_for("playing");
     // By the old leases the new valve opens; the broker has kept the stop.
-    robot.rig.wait_now(StreamState::Idle);
+    robot.testbed.wait_now(StreamState::Idle);
     // It hears what comes next, too.
     robot.ask("start", Event::Published);
     robot.wait_live(mark);
@@ -221,10 +221,10 @@ fn a_lease_that_runs_out_while_the_pipeline_is_down_opens_nothing() {
         Event::Published,
     );
     running.wait_for("failure 4 in a row");
-    let events = robot.rig.relay.events().mark();
+    let events = robot.testbed.relay.events().mark();
     running.wait_for("playing");
-    robot.rig.wait_now(StreamState::Idle);
-    let published = robot.rig.relay.events().since(events);
+    robot.testbed.wait_now(StreamState::Idle);
+    let published = robot.testbed.relay.events().since(events);
     assert!(!published.contains(&Event::Published), "{published:?}");
     end(running);
 }
@@ -257,7 +257,7 @@ fn a_camera_that_hangs_while_its_valve_opens_it_ends_the_process() {
     let robot = Robot::new();
     let mut command = robot.command("slow", "cold");
     let mut running = robot.start(command.args(["--stall-timeout", "1"]));
-    robot.rig.observer.send("start").unwrap();
+    robot.testbed.observer.send("start").unwrap();
     running.wait_for("for 1 s");
     let stalled = Instant::now();
     running.wait_for("SetState(Null) hangs");
@@ -269,17 +269,21 @@ fn a_camera_that_hangs_while_its_valve_opens_it_ends_the_process() {
 fn a_crash_leaves_nothing_behind_and_the_next_process_obeys() {
     let robot = Robot::new();
     let mut command = robot.command("50 segv|play", "warm");
-    let mark = robot.rig.observer.seen().mark();
+    let mark = robot.testbed.observer.seen().mark();
     let mut running = robot.start(&mut command);
     robot.ask("start", Event::Published);
-    let events = robot.rig.relay.events().mark();
+    let events = robot.testbed.relay.events().mark();
     assert_eq!(running.wait(), None, "{}", running.log);
     let status = running.child.wait().unwrap();
     assert_eq!(status.signal(), Some(Signal::SEGV.as_raw()));
     let crashed = Instant::now();
     // The server and the broker notice by themselves.
-    robot.rig.wait_relay(events, Event::Unpublished);
-    robot.rig.observer.wait_available(mark, OFFLINE).unwrap();
+    robot.testbed.wait_relay(events, Event::Unpublished);
+    robot
+        .testbed
+        .observer
+        .wait_available(mark, OFFLINE)
+        .unwrap();
     // systemd's turn: Restart=always.
     let running = robot.start(&mut command);
     measured("crash, from its end to the next process online", crashed);
@@ -299,17 +303,17 @@ fn the_process_after_a_crash_goes_on_with_the_leases_and_hears_a_stop_sent_meanw
     assert!(kept.exists());
 
     let crashed = Instant::now();
-    let events = robot.rig.relay.events().mark();
+    let events = robot.testbed.relay.events().mark();
     let mut running = robot.start(&mut command);
-    robot.rig.wait_relay(events, Event::Published);
+    robot.testbed.wait_relay(events, Event::Published);
     measured("crash, to the next process publishing", crashed);
     assert_eq!(running.wait(), None, "{}", running.log);
 
-    robot.rig.observer.send("stop").unwrap();
+    robot.testbed.observer.send("stop").unwrap();
     let mut running = robot.start(&mut command);
     running.wait_for("leases of the process before: 1");
     running.wait_for("idle (mqtt)");
-    robot.rig.wait_now(StreamState::Idle);
+    robot.testbed.wait_now(StreamState::Idle);
 
     // Who ends cleanly takes them along.
     robot.ask("start", Event::Published);
@@ -339,15 +343,15 @@ fn sighup_brings_a_new_line_with_the_leases_or_keeps_the_old_one_and_says_why() 
     systemd.wait_for("READY=1");
     running.wait_for("the old line goes on");
 
-    let events = robot.rig.relay.events().mark();
+    let events = robot.testbed.relay.events().mark();
     robot
         .folder
         .launch(&line.replace("queue", "queue max-size-buffers=3"));
     running.signal(Signal::HUP);
     let asked = Instant::now();
     systemd.wait_for("RELOADING=1");
-    robot.rig.wait_relay(events, Event::Unpublished);
-    robot.rig.wait_relay(events, Event::Published);
+    robot.testbed.wait_relay(events, Event::Unpublished);
+    robot.testbed.wait_relay(events, Event::Published);
     measured("reload, to the new publisher", asked);
     systemd.wait_for("READY=1");
     systemd.wait_for("STATUS=live, 1 viewer, ");
@@ -391,17 +395,25 @@ fn the_watchdog_is_fed_while_nobody_looks_and_while_frames_leave_and_not_otherwi
 #[test]
 fn the_robot_is_told_as_what_it_is_on_each_step() {
     let robot = Robot::new();
-    let mark = robot.rig.observer.seen().mark();
+    let mark = robot.testbed.observer.seen().mark();
     let mut running = robot.start(&mut robot.command("50 error|gone|play", "warm"));
     robot.ask("start", Event::Published);
     running.wait_for("failure 2 in a row");
-    robot.rig.observer.wait_available(mark, OFFLINE).unwrap();
+    robot
+        .testbed
+        .observer
+        .wait_available(mark, OFFLINE)
+        .unwrap();
     running.wait_for("playing");
-    let seen = robot.rig.observer.seen();
+    let seen = robot.testbed.observer.seen();
     let offline = seen
         .position(mark, |seen| seen.is_available(OFFLINE))
         .unwrap();
-    robot.rig.observer.wait_available(offline, ONLINE).unwrap();
+    robot
+        .testbed
+        .observer
+        .wait_available(offline, ONLINE)
+        .unwrap();
     robot.wait_live(offline);
     let all = seen.since(mark);
     let viewers = all.iter().rev().find_map(Seen::state).unwrap();

@@ -6,7 +6,7 @@
 //!
 //! No specification says so: this is what the clients and servers do that have it.
 
-use droidrelay_wire::{Secret, secret::percent_encode};
+use droidrelay_wire::{Secret, net::url::percent_encode};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {

@@ -3,7 +3,7 @@
 //! The chunk layer: messages cut into chunks and put together again
 //! (RTMP 1.0, sections 5.3 and 5.4).
 
-use super::Error;
+use super::error::Error;
 
 /// Message type ids, sections 5.4, 6.2 and 7.1.
 pub mod message_type {

@@ -10,7 +10,7 @@ use std::{
     thread,
 };
 
-use droidrelay_tests::journal::{DEADLINE, Journal};
+use droidrelay_testkit::journal::{DEADLINE, Journal};
 use droidrelay_wire::Secret;
 
 use super::{

@@ -3,8 +3,8 @@
 //! What stands in front of a frame in an RTMP message or FLV tag body (FLV 10.1, sections
 //! E.4.2 and E.4.3; Enhanced RTMP v1 for HEVC), `onMetaData`, and a reader for ready FLV.
 
-use super::Error;
 use super::amf0::{self, Value};
+use super::error::Error;
 
 /// FourCC of HEVC in Enhanced RTMP.
 const HVC1: [u8; 4] = *b"hvc1";

@@ -6,6 +6,7 @@
 //! - [`Publisher`]: the session (handshake, commands, media, answers).
 //! - [`flv`]: what stands in front of a frame in a message body, and a reader for a ready
 //!   FLV byte stream.
+//! - [`location`]: where to publish, and how credentials get there.
 //! - [`auth`]: the login by challenge that some servers ask for.
 //! - [`amf0`], `chunk`: the layers below.
 //!
@@ -17,30 +18,13 @@ pub mod auth;
 mod chunk;
 #[cfg(feature = "double")]
 pub mod double;
+mod error;
 pub mod flv;
+pub mod location;
 mod publisher;
 
-use std::fmt;
-
+pub use error::Error;
 pub use publisher::{Event, Params, Progress, Publisher, RefusalKind};
-
-/// What a peer sent is not what the protocol allows. The text holds no secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Error(String);
-
-impl Error {
-    fn new(text: impl Into<String>) -> Self {
-        Error(text.into())
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Error {}
 
 /// Deterministic noise for the tests that feed garbage.
 #[cfg(test)]

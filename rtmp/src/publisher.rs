@@ -4,12 +4,12 @@
 
 use std::{collections::VecDeque, fmt};
 
-use droidrelay_wire::{Secret, secret};
+use droidrelay_wire::{Secret, net::url::percent_decode};
 
-use super::Error;
 use super::amf0::{self, Value};
 use super::auth::Demand;
 use super::chunk::{ChunkReader, ChunkWriter, Message, chunk_stream, message_type};
+use super::error::Error;
 use super::flv::Metadata;
 
 /// The only RTMP version there is, section 5.2.2.
@@ -515,7 +515,7 @@ impl Publisher {
             .chain(pairs(login).filter(|(name, _)| *name == "response"))
             .map(|(_, value)| value);
         for secret in [query, login].into_iter().chain(values) {
-            let decoded = secret::percent_decode(secret).unwrap_or_default();
+            let decoded = percent_decode(secret).unwrap_or_default();
             for form in [on_one_line(secret), on_one_line(&decoded)] {
                 if !form.is_empty() {
                     text = text.replace(&form, "…");

@@ -2,12 +2,19 @@
 # SPDX-License-Identifier: MPL-2.0
 # Makes an apt repository of packages in FOLDER, which any web server can hand out as it is.
 #   scripts/release/apt-repository.sh FOLDER PACKAGE.deb...
-# SIGNING_KEY: the key of gpg's that signs it; its public half becomes FOLDER/droidrelay.gpg.
-# Without one the repository is for apt sources that say [trusted=yes].
+# SIGNING_KEY: the secret key that signs it, as `gpg --armor --export-secret-keys` writes it; the
+# public one becomes FOLDER/droidrelay.gpg. Without it, apt's sources have to say [trusted=yes].
 # Debian 12 and 13 have a suite each; the packages are the same (scripts/packages.sh).
 set -euo pipefail
 folder=$1
 shift
+"$(dirname "$0")/../install-deps.sh" release
+if [ -n "${SIGNING_KEY:-}" ]; then
+    GNUPGHOME=$(mktemp -d)
+    export GNUPGHOME
+    trap 'gpgconf --kill all; rm -rf "$GNUPGHOME"' EXIT
+    gpg --batch --quiet --import <<<"$SIGNING_KEY"
+fi
 rm -rf "$folder"
 mkdir -p "$folder/pool"
 cp "$@" "$folder/pool"
@@ -33,9 +40,9 @@ for suite in bookworm trixie; do
         release dists/$suite >Release
     mv Release dists/$suite/Release
     if [ -n "${SIGNING_KEY:-}" ]; then
-        gpg --batch --yes --local-user "$SIGNING_KEY" --clear-sign --output dists/$suite/InRelease dists/$suite/Release
+        gpg --batch --clear-sign --output dists/$suite/InRelease dists/$suite/Release
     fi
 done
 if [ -n "${SIGNING_KEY:-}" ]; then
-    gpg --batch --yes --export --output droidrelay.gpg "$SIGNING_KEY"
+    gpg --batch --export --output droidrelay.gpg
 fi

@@ -282,13 +282,8 @@ impl Imports {
 
     fn shown(&self, (from, to): &(PathBuf, PathBuf), paths: &[String]) -> String {
         let folder = self.root.parent().unwrap();
-        let name = |file: &'_ PathBuf| {
-            file.strip_prefix(folder)
-                .unwrap_or(file)
-                .display()
-                .to_string()
-        };
-        format!("  {} -> {} by {}", name(from), name(to), paths.join(", "))
+        let [from, to] = [from, to].map(|file| file.strip_prefix(folder).unwrap_or(file).display());
+        format!("  {from} -> {to} by {}", paths.join(", "))
     }
 }
 
@@ -387,10 +382,10 @@ impl Reader<'_> {
 
     fn import_named(&mut self, path: &[String], name: String) {
         self.import(path);
-        if let Some((module, used)) = self.module_of(path) {
-            if used == path.len() {
-                self.names.insert(name, module);
-            }
+        if let Some((module, used)) = self.module_of(path)
+            && used == path.len()
+        {
+            self.names.insert(name, module);
         }
     }
 

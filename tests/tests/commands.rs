@@ -9,14 +9,14 @@ use std::{
 };
 
 use StreamState::{Idle, Live};
-use droidrelay_tests::{
+use droidrelay_testkit::{
+    clients::observer::Observer,
     journal::DEADLINE,
-    link::Link,
-    mosquitto::{self, Mosquitto, TOPIC},
-    observer::Observer,
+    net::proxy::Proxy,
     process::poll,
-    rig::TINY_PICTURE,
     robot::{Robot, Runner},
+    servers::mosquitto::{self, Mosquitto, TOPIC},
+    testbed::TINY_PICTURE,
 };
 use droidrelay_wire::{
     Command, RobotState, StreamState,
@@ -33,7 +33,7 @@ struct Scene {
     /// Commands sent by [`Scene::obeyed`].
     sent: Cell<u32>,
     observer: Observer,
-    link: Link,
+    proxy: Proxy,
     broker: Mosquitto,
 }
 
@@ -47,13 +47,13 @@ impl Scene {
         Scene {
             sent: Cell::new(0),
             observer: Observer::start(&broker).unwrap(),
-            link: Link::start(broker.port()).unwrap(),
+            proxy: Proxy::start(broker.port()).unwrap(),
             broker,
         }
     }
 
     fn line(&self, properties: &str) -> String {
-        let valve = self.broker.valve_by(self.link.port());
+        let valve = self.broker.valve_by(self.proxy.port());
         format!("{TINY_PICTURE} ! {valve} {properties} ! fakesink")
     }
 
@@ -110,14 +110,14 @@ impl Scene {
     /// Cuts the robot's link; back when the broker has noticed.
     fn cut(&self) {
         let mark = self.mark();
-        self.link.cut();
+        self.proxy.cut();
         self.observer.wait_available(mark, OFFLINE).unwrap();
     }
 
     /// Mends the robot's link; back when the robot is online again.
-    fn mend(&self) {
+    fn restore(&self) {
         let mark = self.mark();
-        self.link.mend();
+        self.proxy.restore();
         self.observer.wait_available(mark, ONLINE).unwrap();
     }
 
@@ -158,7 +158,11 @@ fn opens(state: &RobotState) -> u64 {
 }
 
 fn is_idle_after(state: &RobotState, openings: u64) {
-    assert_eq!((state.state, opens(state)), (Idle, openings), "{state:?}");
+    assert_eq!(
+        (state.state.clone(), opens(state)),
+        (Idle, openings),
+        "{state:?}"
+    );
 }
 
 /// The only thing that tests wait for by the clock: what the broker or the robot counts.
@@ -202,10 +206,10 @@ fn a_stop_sent_while_the_robot_is_offline_is_obeyed_at_reconnect() {
     scene.cut();
     let mark = scene.mark();
     scene.send_as("stop", "while offline");
-    scene.link.mend();
+    scene.proxy.restore();
     let state = scene.wait_obeyed(mark, "while offline");
     is_idle_after(&state, 1);
-    assert_eq!(state.cause, "mqtt");
+    assert_eq!(state.cause.as_str(), "mqtt");
     robot.end().unwrap();
 }
 
@@ -217,7 +221,7 @@ fn a_start_that_expired_while_the_robot_was_offline_is_not_obeyed() {
     scene.observer.send_with("start", expiring(1)).unwrap();
     // The broker counts whole seconds.
     wait_until(Instant::now() + Duration::from_secs(3));
-    scene.mend();
+    scene.restore();
     is_idle_after(&scene.afterwards(), 0);
 
     // Nor does it hide a stop behind it, nor do hundreds (Mosquitto's issue 2609).
@@ -228,7 +232,7 @@ fn a_start_that_expired_while_the_robot_was_offline_is_not_obeyed() {
     }
     scene.send("stop");
     wait_until(Instant::now() + Duration::from_secs(3));
-    scene.mend();
+    scene.restore();
     is_idle_after(&scene.afterwards(), 1);
     robot.end().unwrap();
 }
@@ -241,7 +245,7 @@ fn a_start_that_has_not_expired_while_the_robot_was_offline_is_obeyed() {
         scene.cut();
         let mark = scene.mark();
         scene.observer.send_with("start", expiring(60)).unwrap();
-        scene.link.mend();
+        scene.proxy.restore();
         let state = scene.wait(mark, "live", |state| state.state == Live);
         assert_eq!(opens(&state), openings);
         is_idle_after(&scene.obeyed("stop"), openings);
@@ -256,10 +260,10 @@ fn a_start_with_a_lease_ends_on_time_while_the_robot_is_offline() {
     scene.obeyed(r#"{"command":"start","lease":1}"#);
     scene.cut();
     wait_until(Instant::now() + Duration::from_secs(1));
-    scene.mend();
+    scene.restore();
     let state = scene.afterwards();
     is_idle_after(&state, 1);
-    assert_eq!(state.cause, "lease");
+    assert_eq!(state.cause.as_str(), "lease");
     robot.end().unwrap();
 }
 
@@ -278,7 +282,11 @@ fn a_broker_that_dies_while_it_is_answered_ends_nothing() {
         scene.broker.restart().unwrap();
         scene.broker.wait_robot().unwrap();
         let state = scene.afterwards();
-        assert_eq!((state.state, opens(&state)), (Live, openings), "{state:?}");
+        assert_eq!(
+            (state.state.clone(), opens(&state)),
+            (Live, openings),
+            "{state:?}"
+        );
         is_idle_after(&scene.obeyed("stop"), openings);
     }
     robot.end().unwrap();
@@ -294,10 +302,10 @@ fn a_broker_that_stays_away_closes_what_it_opened() {
         robot.text().contains("closes (offline").then_some(())
     });
     assert!(closed.is_some());
-    scene.mend();
+    scene.restore();
     let state = scene.afterwards();
     is_idle_after(&state, 1);
-    assert_eq!(state.cause, "offline");
+    assert_eq!(state.cause.as_str(), "offline");
     robot.end().unwrap();
 }
 
@@ -335,7 +343,7 @@ fn restart(persistence: bool, clean: bool) {
     scene.restart(clean);
     scene.broker.wait_robot().unwrap();
     let state = scene.afterwards();
-    assert_eq!((state.state, opens(&state)), (Live, 1), "{state:?}");
+    assert_eq!((state.state.clone(), opens(&state)), (Live, 1), "{state:?}");
     assert_eq!(state.since, since);
     is_idle_after(&scene.obeyed("stop"), 1);
 
@@ -347,17 +355,17 @@ fn restart(persistence: bool, clean: bool) {
     // A stop sent before the robot is back: what the broker has forgotten nobody can obey, but
     // its sender sees so, and sends it again.
     scene.live();
-    scene.link.cut();
+    scene.proxy.cut();
     scene.restart(clean);
     let mark = scene.mark();
     scene.send_as("stop", "before the robot is back");
-    scene.link.mend();
+    scene.proxy.restore();
     if persistence {
         is_idle_after(&scene.wait_obeyed(mark, "before the robot is back"), 2);
     } else {
         scene.broker.wait_robot().unwrap();
         let state = scene.afterwards();
-        assert_eq!((state.state, opens(&state)), (Live, 2), "{state:?}");
+        assert_eq!((state.state.clone(), opens(&state)), (Live, 2), "{state:?}");
         is_idle_after(&scene.obeyed("stop"), 2);
     }
     assert!(robot.is_running());
@@ -396,7 +404,7 @@ fn a_thousand_queued_commands_are_obeyed_in_order() {
     for (number, command) in commands.iter().enumerate() {
         scene.send_as(&command.to_payload(), &format!("number {number}"));
     }
-    scene.link.mend();
+    scene.proxy.restore();
     let state = scene.wait_obeyed(mark, "number 999");
     assert_eq!(state.more["viewer_count"], 175, "{state:?}");
     assert!(state.viewers.iter().all(|id| id.starts_with("stays-")));
@@ -423,7 +431,7 @@ fn a_retained_start_at_boot_is_refused_and_named_once() {
         assert_eq!(state.refused_commands, 1);
         // Not again at each reconnect.
         scene.cut();
-        scene.mend();
+        scene.restore();
     }
     let mark = scene.mark();
     scene.observer.retain("start").unwrap();
@@ -444,7 +452,7 @@ fn a_retained_start_at_boot_is_obeyed_once_where_that_is_wanted() {
     scene.send("stop");
     // It does not undo the stop at the next reconnect.
     scene.cut();
-    scene.mend();
+    scene.restore();
     is_idle_after(&scene.afterwards(), 1);
     robot.end().unwrap();
 }
@@ -458,7 +466,7 @@ fn a_duplicate_start_changes_nothing() {
         scene.send(command);
     }
     let state = scene.afterwards();
-    assert_eq!((state.state, opens(&state)), (Live, 1));
+    assert_eq!((state.state.clone(), opens(&state)), (Live, 1));
     assert_eq!(state.since, first.since);
     assert_eq!(state.start_latency_ms, first.start_latency_ms);
     assert_eq!(state.viewers, ["*"]);
@@ -474,12 +482,12 @@ fn a_start_that_is_delivered_twice_is_obeyed_once() {
     let mut robot = scene.robot("");
     let says = |word: &str| poll(DEADLINE, || robot.text().contains(word).then_some(())).unwrap();
     // The robot's acknowledgement is lost, and with it all that it says.
-    scene.link.deafen();
+    scene.proxy.discard_upstream();
     scene.send(r#"{"command":"start","lease":1}"#);
     says(" opens (mqtt");
     says(" closes (lease");
     scene.cut();
-    scene.mend();
+    scene.restore();
     is_idle_after(&scene.afterwards(), 1);
     robot.end().unwrap();
 }
@@ -523,7 +531,7 @@ fn each_viewer_holds_a_lease_of_his_own() {
         .unwrap();
     assert!(ended - renewed >= Duration::from_secs(1));
     is_idle_after(&state, 2);
-    assert_eq!(state.cause, "lease");
+    assert_eq!(state.cause.as_str(), "lease");
 
     // All at once.
     scene.obeyed(&start("anna", 60));
@@ -542,7 +550,7 @@ fn a_start_without_a_lease_holds_as_long_as_the_property_says() {
     assert!(state.lease_until.is_some());
     let (ended, state) = scene
         .observer
-        .wait_where(mark, "the end", |state| state.cause == "lease")
+        .wait_where(mark, "the end", |state| state.cause.as_str() == "lease")
         .unwrap();
     assert!(ended - started >= Duration::from_secs(1));
     is_idle_after(&state, 1);
@@ -601,7 +609,10 @@ fn what_is_no_command_is_counted_and_named_and_moves_nothing() {
             let state = scene.wait(mark, &what, |state| state.refused_commands == count);
             let error = state.last_error.as_deref().unwrap_or_default();
             assert!(error.contains(reason), "{error:?} names {reason:?}");
-            assert_eq!((state.state, opens(&state)), (before.state, openings));
+            assert_eq!(
+                (state.state.clone(), opens(&state)),
+                (before.state.clone(), openings)
+            );
             assert_eq!(
                 (state.since.as_str(), state.viewers.len()),
                 (before.since.as_str(), before.viewers.len())

@@ -5,12 +5,14 @@
 
 use std::time::Instant;
 
-use droidrelay_tests::{
-    mosquitto::{DISCOVERY_PREFIX, Mosquitto},
-    observer::{Observer, Seen},
-    relay::Kind,
-    rig::{Rig, TEST_PICTURE, TINY_PICTURE},
+use droidrelay_testkit::{
+    clients::observer::{Observer, Seen},
     robot::{Robot, Runner},
+    servers::{
+        mosquitto::{DISCOVERY_PREFIX, Mosquitto},
+        relay::Kind,
+    },
+    testbed::{TEST_PICTURE, TINY_PICTURE, Testbed},
 };
 use droidrelay_wire::{StreamState, mqtt::session::Properties};
 use serde_json::Value;
@@ -156,7 +158,7 @@ fn a_home_assistant_that_comes_up_is_told_again_and_commands_nothing() {
         .unwrap();
     assert_eq!(state.refused_commands, 1);
     assert_eq!(state.state, StreamState::Idle);
-    assert_eq!(state.cause, "boot");
+    assert_eq!(state.cause.as_str(), "boot");
     robot.end().unwrap();
 }
 
@@ -235,15 +237,15 @@ fn a_missing_right_is_named_and_hinders_nothing() {
 
 #[test]
 fn the_bitrate_is_told_while_the_server_takes_it_and_no_longer() {
-    let rig = Rig::start(Kind::Nginx).unwrap();
-    let mut robot = rig
-        .robot_with(Runner::GstLaunch, &rig.line(TEST_PICTURE), STRICT)
+    let testbed = Testbed::start(Kind::Nginx).unwrap();
+    let mut robot = testbed
+        .robot_with(Runner::GstLaunch, &testbed.line(TEST_PICTURE), STRICT)
         .unwrap();
-    rig.observer.send("start").unwrap();
+    testbed.observer.send("start").unwrap();
     let bitrate = |state: &droidrelay_wire::RobotState| {
         state.publish.as_ref().and_then(|publish| publish.bitrate)
     };
-    let (_, state) = rig
+    let (_, state) = testbed
         .observer
         .wait_where(0, "a bitrate", |state| bitrate(state).is_some())
         .unwrap();
@@ -252,9 +254,10 @@ fn the_bitrate_is_told_while_the_server_takes_it_and_no_longer() {
     // The encoder is told to make 1500 kbit/s, and the test picture needs less.
     assert!((10_000..3_000_000).contains(&told), "{told} bit/s");
 
-    let mark = rig.observer.seen().mark();
-    rig.observer.send("stop").unwrap();
-    rig.observer
+    let mark = testbed.observer.seen().mark();
+    testbed.observer.send("stop").unwrap();
+    testbed
+        .observer
         .wait_where(mark, "idle without a bitrate", |state| {
             state.state == StreamState::Idle && bitrate(state).is_none()
         })

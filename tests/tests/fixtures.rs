@@ -2,16 +2,25 @@
 
 //! The fixtures themselves, with a publisher and a camera that are not ours.
 
-use std::process::Command;
+use std::{
+    fs::{self, File},
+    process::Command,
+    time::{Duration, SystemTime},
+};
 
-use droidrelay_tests::{
-    camera::Camera,
+use droidrelay_testkit::{
+    artifacts::{artifact, ensure_current},
+    clients::{
+        observer::{Observer, Seen},
+        reader::Reader,
+    },
     journal::DEADLINE,
-    mosquitto::Mosquitto,
-    observer::{Observer, Seen},
     process::{Process, Signal, poll, program_of},
-    reader::Reader,
-    relay::{Event, Kind, Relay},
+    robot::camera::Camera,
+    servers::{
+        mosquitto::Mosquitto,
+        relay::{Event, Kind, Relay},
+    },
 };
 
 fn publisher(relay: &Relay, password: &str) -> Process {
@@ -106,4 +115,29 @@ fn a_camera_is_open_while_somebody_looks() {
         viewer.end(Signal::INT).unwrap();
     }
     assert!(!camera.probe().is_open_in(std::process::id()).unwrap());
+}
+
+#[test]
+fn a_plugin_that_is_older_than_one_of_its_sources_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let built = artifact("libgstdroidrelay.so").unwrap();
+    let list = fs::read_to_string(built.with_extension("d")).unwrap();
+    // The last file of the list is read from here, the others from where they are.
+    let (others, last) = list.trim_end().rsplit_once(' ').unwrap();
+    assert!(last.ends_with(".rs"), "{last}");
+    let copy = folder.path().join("libgstdroidrelay.so");
+    let source = folder.path().join("source.rs");
+    fs::copy(&built, &copy).unwrap();
+    fs::copy(last, &source).unwrap();
+    let list = format!("{others} {}\n", source.display());
+    fs::write(copy.with_extension("d"), list).unwrap();
+    let touch = |path, time| File::open(path).unwrap().set_modified(time).unwrap();
+    let now = SystemTime::now();
+    touch(&source, now - Duration::from_secs(1));
+    touch(&copy, now);
+    ensure_current(&copy).unwrap();
+    touch(&source, now + Duration::from_secs(1));
+    let refused = ensure_current(&copy).unwrap_err().to_string();
+    let is_named = refused.contains(&format!("is older than {}", source.display()));
+    assert!(is_named, "{refused}");
 }

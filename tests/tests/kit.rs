@@ -11,17 +11,19 @@ use std::{
     process::Command,
 };
 
-use droidrelay_tests::{
-    browser::{Browser, Screen},
-    http,
+use droidrelay_testkit::{
+    artifacts::artifact,
+    clients::{
+        browser::{Browser, Screen},
+        reader::Reader,
+    },
     journal::DEADLINE,
-    netns::isolated,
-    process::{Process, Signal, artifact, poll, program_of},
-    reader::Reader,
-    relay::{Kind, find_mediamtx},
-    rig::TEST_PICTURE,
+    net::{http, netns::isolated},
+    process::{Process, Signal, poll, program_of},
     robot::{Robot, Runner},
     secrets::Login,
+    servers::relay::{Kind, find_mediamtx},
+    testbed::TEST_PICTURE,
 };
 use serde_json::Value;
 use tempfile::TempDir;

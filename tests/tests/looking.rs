@@ -5,15 +5,20 @@
 
 use std::time::Duration;
 
-use droidrelay_tests::{
-    browser::{Browser, Screen},
-    cloud::{Cloud, LEASE, Media},
+use droidrelay_testkit::{
+    clients::{
+        browser::{Browser, Screen},
+        observer::Seen,
+        reader::Reader,
+    },
     journal::DEADLINE,
     process::poll,
-    reader::Reader,
-    relay::Kind,
-    rig::TEST_PICTURE,
     secrets::Login,
+    servers::{
+        cloud::{Cloud, LEASE, Media},
+        relay::Kind,
+    },
+    testbed::TEST_PICTURE,
 };
 use droidrelay_wire::StreamState;
 use serde_json::json;
@@ -41,7 +46,7 @@ fn wait_idle(cloud: &Cloud) {
 }
 
 fn has_opened(cloud: &Cloud, mark: usize) -> bool {
-    let open = |seen: &droidrelay_tests::observer::Seen| {
+    let open = |seen: &Seen| {
         seen.state()
             .is_some_and(|state| state.state != StreamState::Idle)
     };

@@ -4,13 +4,13 @@
 
 use std::process::Command;
 
-use droidrelay_tests::{
+use droidrelay_testkit::{
+    clients::reader::Reader,
     journal::DEADLINE,
     process::{Process, poll, program_of},
-    reader::Reader,
-    relay::{Event, Kind, Relay},
-    rig::{ENCODER, TEST_PICTURE},
     robot::{Robot, Runner},
+    servers::relay::{Event, Kind, Relay},
+    testbed::{ENCODER, TEST_PICTURE},
 };
 
 struct Scene {

@@ -8,15 +8,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use droidrelay_tests::{
+use droidrelay_testkit::{
     certs::{Authority, Validity},
+    clients::observer::Observer,
     journal::Journal,
-    mosquitto::{Mosquitto, Options, TOPIC},
-    netns::{FAR, Loss, NameServer, isolated},
-    observer::Observer,
+    net::netns::{FAR, Loss, NameServer, isolated},
     robot::{Robot, Runner},
     secrets::write_private,
-    silence::Silence,
+    servers::{
+        mosquitto::{Mosquitto, Options, TOPIC},
+        silent::SilentServer,
+    },
 };
 use droidrelay_wire::{StreamState, words::topics::ONLINE};
 use tempfile::TempDir;
@@ -265,7 +267,7 @@ fn a_broker_that_stands_still_before_its_connack_is_tried_again() {
 #[test]
 fn connections_that_stay_silent_for_ever_are_replaced_by_new_ones() {
     let scene = Scene::new(Options::default());
-    let silence = Silence::before(scene.broker.port()).unwrap();
+    let silence = SilentServer::before(scene.broker.port()).unwrap();
     let robot = scene.robot(&format!("mqtt://127.0.0.1:{}", silence.port()), "");
     robot.wait_reason(0, "has not answered within 4 s");
     // The worst moment: the next connection has just been lost to silence.

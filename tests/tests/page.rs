@@ -5,13 +5,15 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use droidrelay_tests::{
-    browser::{Browser, Page, Screen},
-    cloud::{Cloud, Media, ROBOT},
+use droidrelay_testkit::{
+    clients::browser::{Browser, Page, Screen},
     journal::DEADLINE,
     process::poll,
-    relay::Kind,
-    rig::TEST_PICTURE,
+    servers::{
+        cloud::{Cloud, Media, ROBOT},
+        relay::Kind,
+    },
+    testbed::TEST_PICTURE,
 };
 use droidrelay_wire::StreamState;
 

@@ -12,14 +12,18 @@ use std::{
     time::Instant,
 };
 
-use droidrelay_tests::{
-    mosquitto::TOPIC,
-    observer::Seen,
+use droidrelay_testkit::{
+    clients::{
+        observer::Seen,
+        reader::{Reader, packets},
+    },
     process::{Process, program_of, text_of},
-    reader::{Reader, packets},
-    relay::{Event, Kind, PATH},
-    rig::Rig,
     robot::{Plugins, Robot},
+    servers::{
+        mosquitto::TOPIC,
+        relay::{Event, Kind, PATH},
+    },
+    testbed::Testbed,
 };
 use droidrelay_wire::{StreamState, words::topics::ONLINE};
 
@@ -130,29 +134,36 @@ struct Scene {
     // Goes before what it depends on.
     robot: Robot,
     line: Line,
-    rig: Rig,
+    testbed: Testbed,
 }
 
 impl Scene {
     /// The line runs and is idle. `settings` win over what its comments say to set.
     fn start(name: &str, settings: &[(&str, &str)]) -> Self {
-        let rig = Rig::start(Kind::Nginx).unwrap();
+        let testbed = Testbed::start(Kind::Nginx).unwrap();
         let line = Line::named(name);
-        let robot = run(&rig, &line, settings);
-        Scene { robot, line, rig }
+        let robot = run(&testbed, &line, settings);
+        Scene {
+            robot,
+            line,
+            testbed,
+        }
     }
 
     /// Opens it, calls `look`, closes it.
-    fn session(&self, look: impl FnOnce(&Rig)) {
-        let Scene { rig, robot, .. } = self;
-        let (seen, events) = (rig.observer.seen().mark(), rig.relay.events().mark());
-        rig.observer.send("start").unwrap();
-        let live = rig.observer.wait_state(seen, StreamState::Live);
+    fn session(&self, look: impl FnOnce(&Testbed)) {
+        let Scene { testbed, robot, .. } = self;
+        let (seen, events) = (
+            testbed.observer.seen().mark(),
+            testbed.relay.events().mark(),
+        );
+        testbed.observer.send("start").unwrap();
+        let live = testbed.observer.wait_state(seen, StreamState::Live);
         live.unwrap_or_else(|err| panic!("{err:#}\n{}", robot.text()));
-        look(rig);
-        rig.observer.send("stop").unwrap();
-        rig.wait_relay(events, Event::Unpublished);
-        rig.wait_now(StreamState::Idle);
+        look(testbed);
+        testbed.observer.send("stop").unwrap();
+        testbed.wait_relay(events, Event::Unpublished);
+        testbed.wait_now(StreamState::Idle);
     }
 
     /// The standby that the file asks for is the one that there is, and nothing had to be begun
@@ -160,9 +171,9 @@ impl Scene {
     fn end(mut self) {
         let (_, asked) = self.line.text.split_once("${STANDBY:-").unwrap();
         let (asked, _) = asked.split_once('}').unwrap();
-        let seen = self.rig.observer.seen().all();
+        let seen = self.testbed.observer.seen().all();
         let state = seen.iter().rev().find_map(Seen::state).unwrap();
-        assert_eq!(state.standby, asked, "{}", self.robot.text());
+        assert_eq!(state.standby.as_str(), asked, "{}", self.robot.text());
         assert_eq!(state.last_error, None, "{}", self.robot.text());
         self.robot.end().unwrap();
         let text = self.robot.text();
@@ -171,23 +182,25 @@ impl Scene {
 }
 
 /// `droidrelay run` with the line, small; back when it is idle.
-fn run(rig: &Rig, line: &Line, settings: &[(&str, &str)]) -> Robot {
-    let mark = rig.observer.seen().mark();
-    let robot = launch(rig, line, settings, "");
-    rig.observer
+fn run(testbed: &Testbed, line: &Line, settings: &[(&str, &str)]) -> Robot {
+    let mark = testbed.observer.seen().mark();
+    let robot = launch(testbed, line, settings, "");
+    testbed
+        .observer
         .wait_available(mark, ONLINE)
-        .and_then(|_| rig.observer.wait_state(mark, StreamState::Idle))
+        .and_then(|_| testbed.observer.wait_state(mark, StreamState::Idle))
         .unwrap_or_else(|err| panic!("{err:#}\n{}", robot.text()));
     // That it is online and idle is said by the first valve that is.
     let valves = line.text.lines().filter(|line| *line == "mqttvalve");
-    rig.broker
+    testbed
+        .broker
         .wait_subscribers(valves.count(), |filter| filter == TOPIC)
         .unwrap();
     robot
 }
 
 /// As [`run`], with further options; at once.
-fn launch(rig: &Rig, line: &Line, settings: &[(&str, &str)], options: &str) -> Robot {
+fn launch(testbed: &Testbed, line: &Line, settings: &[(&str, &str)], options: &str) -> Robot {
     let is_set = |name: &str| settings.iter().any(|&(other, _)| other == name);
     let others = line.substitutes().into_iter();
     let others = others.filter(|(name, _)| !is_set(name));
@@ -198,20 +211,22 @@ fn launch(rig: &Rig, line: &Line, settings: &[(&str, &str)], options: &str) -> R
     for (name, value) in settings.chain(others) {
         arguments.extend(["--set".into(), format!("{name}={value}").into()]);
     }
-    let location = rig.relay.publish_url();
+    let location = testbed.relay.publish_url();
     let environment = [
-        ("BROKER", rig.broker.url()),
-        ("MQTT_USER", rig.broker.robot.user.clone()),
+        ("BROKER", testbed.broker.url()),
+        ("MQTT_USER", testbed.broker.robot.user.clone()),
         (
             "MQTT_PASSWORD_FILE",
-            text_of(&rig.broker.robot_password_file()).unwrap().into(),
+            text_of(&testbed.broker.robot_password_file())
+                .unwrap()
+                .into(),
         ),
         ("LOCATION_2", location.replace(PATH, SECOND)),
         ("LOCATION", location),
-        ("RTMP_USER", rig.relay.publisher.user.clone()),
+        ("RTMP_USER", testbed.relay.publisher.user.clone()),
         (
             "RTMP_PASSWORD_FILE",
-            text_of(&rig.publisher_password_file()).unwrap().into(),
+            text_of(&testbed.publisher_password_file()).unwrap().into(),
         ),
         ("WIDTH", "320".into()),
         ("HEIGHT", "180".into()),
@@ -225,11 +240,11 @@ fn launch(rig: &Rig, line: &Line, settings: &[(&str, &str)], options: &str) -> R
 }
 
 /// Somebody sees it, and what he sees is what browsers play.
-fn assert_seen(rig: &Rig, url: &str) {
+fn assert_seen(testbed: &Testbed, url: &str) {
     let reader = Reader::start(url, None).unwrap();
     if let Err(err) = reader.wait_frames(20) {
-        let events = rig.relay.events().all();
-        panic!("{err:#}; {:?}; {events:?}", rig.observer.seen().last());
+        let events = testbed.relay.events().all();
+        panic!("{err:#}; {:?}; {events:?}", testbed.observer.seen().last());
     }
     assert_eq!(reader.complaints(), [""; 0]);
     drop(reader);
@@ -247,7 +262,7 @@ fn assert_seen(rig: &Rig, url: &str) {
 fn is_seen_in_two_sessions(name: &str) {
     let scene = Scene::start(name, &[]);
     for _ in 0..2 {
-        scene.session(|rig| assert_seen(rig, &rig.relay.viewer_url()));
+        scene.session(|testbed| assert_seen(testbed, &testbed.relay.viewer_url()));
     }
     scene.end();
 }
@@ -310,9 +325,9 @@ fn a_file_is_seen_over_and_over() {
         .unwrap();
     assert!(made.success());
     let scene = Scene::start("file", &[("FILE", clip)]);
-    scene.session(|rig| {
-        assert_seen(rig, &rig.relay.viewer_url());
-        let reader = Reader::start(&rig.relay.viewer_url(), None).unwrap();
+    scene.session(|testbed| {
+        assert_seen(testbed, &testbed.relay.viewer_url());
+        let reader = Reader::start(&testbed.relay.viewer_url(), None).unwrap();
         reader.wait_frames(45).unwrap();
     });
     scene.end();
@@ -321,10 +336,10 @@ fn a_file_is_seen_over_and_over() {
 #[test]
 fn two_cameras_open_together_each_at_its_place() {
     let scene = Scene::start("two-cameras", &[]);
-    scene.session(|rig| {
-        let url = rig.relay.viewer_url();
-        assert_seen(rig, &url);
-        assert_seen(rig, &url.replace(PATH, SECOND));
+    scene.session(|testbed| {
+        let url = testbed.relay.viewer_url();
+        assert_seen(testbed, &url);
+        assert_seen(testbed, &url.replace(PATH, SECOND));
     });
     scene.end();
 }
@@ -333,9 +348,9 @@ fn two_cameras_open_together_each_at_its_place() {
 fn the_microphone_is_heard_beside_the_camera() {
     let scene = Scene::start("microphone", &[]);
     for _ in 0..2 {
-        scene.session(|rig| {
-            let url = rig.relay.viewer_url();
-            assert_seen(rig, &url);
+        scene.session(|testbed| {
+            let url = testbed.relay.viewer_url();
+            assert_seen(testbed, &url);
             let packets = packets(&url, 1).unwrap();
             let sound = packets.iter().filter(|(kind, _)| kind == "audio").count();
             // Of 1024 samples each.
@@ -348,17 +363,17 @@ fn the_microphone_is_heard_beside_the_camera() {
 /// The line as its comments say to run it: nobody asks for the stream, something moves.
 #[test]
 fn motion_opens_the_stream() {
-    let rig = Rig::start(Kind::Nginx).unwrap();
+    let testbed = Testbed::start(Kind::Nginx).unwrap();
     let line = Line::named("motion");
     let command = "droidrelay run motion.launch ";
     let told = line.comments().find_map(|line| line.split_once(command));
     let (_, options) = told.expect("how to run it");
-    let mut robot = launch(&rig, &line, &[], options);
-    let live = rig.observer.wait_where(0, "live by motion", |state| {
+    let mut robot = launch(&testbed, &line, &[], options);
+    let live = testbed.observer.wait_where(0, "live by motion", |state| {
         state.state == StreamState::Live && state.viewers == ["motion"]
     });
     live.unwrap_or_else(|err| panic!("{err:#}\n{}", robot.text()));
-    assert_seen(&rig, &rig.relay.viewer_url());
+    assert_seen(&testbed, &testbed.relay.viewer_url());
     robot.end().unwrap();
 }
 
@@ -394,8 +409,8 @@ fn the_recording_is_whole_whoever_looks() {
     for run in 1..=2 {
         let mut scene = Scene::start("recording", &settings);
         let began = Instant::now();
-        scene.session(|rig| assert_seen(rig, &rig.relay.viewer_url()));
-        scene.session(|rig| assert_seen(rig, &rig.relay.viewer_url()));
+        scene.session(|testbed| assert_seen(testbed, &testbed.relay.viewer_url()));
+        scene.session(|testbed| assert_seen(testbed, &testbed.relay.viewer_url()));
         let took = began.elapsed().as_secs_f64();
         if run == 1 {
             // A power cut.

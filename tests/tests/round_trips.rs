@@ -4,13 +4,13 @@
 
 use std::time::Duration;
 
-use droidrelay_tests::{
+use droidrelay_testkit::{
     journal::DEADLINE,
-    link::{Link, Words},
+    net::proxy::{Proxy, Recording},
     process::{Process, poll, program_of},
-    relay::{Kind, Relay},
-    rig::{ENCODER, TEST_PICTURE},
     robot::{Robot, Runner},
+    servers::relay::{Kind, Relay},
+    testbed::{ENCODER, TEST_PICTURE},
 };
 
 /// Each way. Long beside what a busy machine adds.
@@ -25,7 +25,7 @@ fn find(text: &[u8], pattern: &[u8]) -> Option<usize> {
 
 /// How often the client has waited for an answer before its first key frame: what it says
 /// without hearing anything comes at once, an answer takes twice the delay.
-fn answers_waited_for(words: &Words) -> Option<usize> {
+fn answers_waited_for(words: &Recording) -> Option<usize> {
     let text: Vec<u8> = words.iter().flat_map(|(_, it)| it).copied().collect();
     let header = find(&text, HEADER)?;
     let frame = header + find(&text[header..], KEY_FRAME)?;
@@ -44,7 +44,7 @@ fn answers_waited_for(words: &Words) -> Option<usize> {
 /// The fewest in `sessions`: a busy machine only adds to them.
 fn fewest(sessions: usize, port: u16, publish: impl Fn(u16) -> Box<dyn std::any::Any>) -> usize {
     let waits = (0..sessions).map(|_| {
-        let link = Link::start_slow(port, DELAY).unwrap();
+        let link = Proxy::start_with_delay(port, DELAY).unwrap();
         link.record();
         let publisher = publish(link.port());
         let waits = poll(DEADLINE, || {

@@ -5,12 +5,14 @@
 
 use std::{env, thread};
 
-use droidrelay_tests::{
-    growth::{Course, Usage},
-    relay::{Event, Kind},
-    rig::{ENCODER, Rig, TEST_PICTURE},
+use droidrelay_testkit::{
+    growth::{Trend, Usage},
     robot::{Robot, Runner},
-    silence::Silence,
+    servers::{
+        relay::{Event, Kind},
+        silent::SilentServer,
+    },
+    testbed::{ENCODER, TEST_PICTURE, Testbed},
 };
 use droidrelay_wire::StreamState;
 
@@ -30,8 +32,9 @@ fn rounds() -> usize {
     rounds.expect("DROIDRELAY_ROUNDS is a number, 3 or more")
 }
 
-fn robot(rig: &Rig, line: &str) -> Robot {
-    rig.robot_with(Runner::GstLaunch, line, ENVIRONMENT)
+fn robot(testbed: &Testbed, line: &str) -> Robot {
+    testbed
+        .robot_with(Runner::GstLaunch, line, ENVIRONMENT)
         .unwrap()
 }
 
@@ -46,7 +49,7 @@ fn leave_nothing(robot: &mut Robot, round: impl Fn()) {
             Usage::of(robot.id()).unwrap()
         })
         .collect();
-    let course = Course::of(&usages).unwrap();
+    let course = Trend::of(&usages).unwrap();
     for line in course.text().lines() {
         eprintln!("{test}: {line}");
     }
@@ -58,18 +61,21 @@ fn sessions(kind: Kind) {
     if kind.notice_if_absent() {
         return;
     }
-    let rig = Rig::start(kind).unwrap();
-    let line = rig.line(TEST_PICTURE);
-    let mut robot = robot(&rig, &line);
+    let testbed = Testbed::start(kind).unwrap();
+    let line = testbed.line(TEST_PICTURE);
+    let mut robot = robot(&testbed, &line);
     leave_nothing(&mut robot, || {
-        let seen = rig.observer.seen().mark();
-        let events = rig.relay.events().mark();
-        rig.observer.send("start").unwrap();
-        rig.wait_relay(events, Event::Published);
-        rig.observer.wait_state(seen, StreamState::Live).unwrap();
-        rig.observer.send("stop").unwrap();
-        rig.wait_relay(events, Event::Unpublished);
-        rig.wait_idle_again(seen);
+        let seen = testbed.observer.seen().mark();
+        let events = testbed.relay.events().mark();
+        testbed.observer.send("start").unwrap();
+        testbed.wait_relay(events, Event::Published);
+        testbed
+            .observer
+            .wait_state(seen, StreamState::Live)
+            .unwrap();
+        testbed.observer.send("stop").unwrap();
+        testbed.wait_relay(events, Event::Unpublished);
+        testbed.wait_idle_again(seen);
     });
 }
 
@@ -85,37 +91,40 @@ fn sessions_leave_nothing_behind_at_mediamtx() {
 
 #[test]
 fn connections_without_an_answer_leave_nothing_behind() {
-    let rig = Rig::start(Kind::Nginx).unwrap();
-    let silence = Silence::before(rig.relay.rtmp_port()).unwrap();
-    let location = rig.relay.publish_url_at("127.0.0.1", silence.port());
-    let sink = rig.sink().replace(&rig.relay.publish_url(), &location);
+    let testbed = Testbed::start(Kind::Nginx).unwrap();
+    let silence = SilentServer::before(testbed.relay.rtmp_port()).unwrap();
+    let location = testbed.relay.publish_url_at("127.0.0.1", silence.port());
+    let sink = testbed
+        .sink()
+        .replace(&testbed.relay.publish_url(), &location);
     let line = format!(
         "{TEST_PICTURE} ! {} ! queue ! {ENCODER} ! {sink}",
-        rig.valve()
+        testbed.valve()
     );
-    let mut robot = robot(&rig, &line);
+    let mut robot = robot(&testbed, &line);
     leave_nothing(&mut robot, || {
-        let seen = rig.observer.seen().mark();
+        let seen = testbed.observer.seen().mark();
         let connections = silence.connections();
         let mark = connections.mark();
-        rig.observer.send("start").unwrap();
+        testbed.observer.send("start").unwrap();
         connections.wait(mark, "a connection", |()| true).unwrap();
-        rig.observer
+        testbed
+            .observer
             .wait_state(seen, StreamState::Starting)
             .unwrap();
-        rig.observer.send("stop").unwrap();
-        rig.wait_idle_again(seen);
+        testbed.observer.send("stop").unwrap();
+        testbed.wait_idle_again(seen);
     });
 }
 
 /// A camera that fails after half a second each time, and begins anew in another thread.
 #[test]
 fn a_camera_that_fails_again_and_again_leaves_nothing_behind() {
-    let rig = Rig::start(Kind::Nginx).unwrap();
-    let line = rig.line(&format!("{TEST_PICTURE} ! identity error-after=15"));
-    let mut robot = robot(&rig, &line);
+    let testbed = Testbed::start(Kind::Nginx).unwrap();
+    let line = testbed.line(&format!("{TEST_PICTURE} ! identity error-after=15"));
+    let mut robot = robot(&testbed, &line);
     leave_nothing(&mut robot, || {
-        let observer = &rig.observer;
+        let observer = &testbed.observer;
         let seen = observer.seen().mark();
         observer.send("start").unwrap();
         let failed = observer.wait_state(seen, StreamState::Error).unwrap();
@@ -123,6 +132,6 @@ fn a_camera_that_fails_again_and_again_leaves_nothing_behind() {
         let mark = observer.seen().mark();
         observer.wait_state(mark, StreamState::Live).unwrap();
         observer.send("stop").unwrap();
-        rig.wait_idle_again(seen);
+        testbed.wait_idle_again(seen);
     });
 }

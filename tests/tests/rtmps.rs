@@ -5,13 +5,13 @@
 
 use std::net::TcpStream;
 
-use droidrelay_tests::{
+use droidrelay_testkit::{
     certs::{Authority, Identity, Validity},
     journal::DEADLINE,
-    relay::{self, Event, Kind, Relay},
-    rig::{Rig, TEST_PICTURE},
     robot::{Robot, Runner},
     secrets::write_private,
+    servers::relay::{self, Event, Kind, Relay},
+    testbed::{TEST_PICTURE, Testbed},
 };
 use droidrelay_wire::{
     StreamState,
@@ -21,56 +21,58 @@ use tempfile::TempDir;
 
 /// Who trusts whom, and a server that shows what one of them signed.
 struct Scene {
-    rig: Rig,
+    testbed: Testbed,
     folder: TempDir,
 }
 
 impl Scene {
     fn shows(kind: Kind, identity: Identity) -> Self {
         Scene {
-            rig: Rig::start_with(kind, shows(identity)).unwrap(),
+            testbed: Testbed::start_with(kind, shows(identity)).unwrap(),
             folder: tempfile::tempdir().unwrap(),
         }
     }
 
     /// Opened; publishes to `localhost` by TLS.
     fn robot(&self, trusted: &str, more: &str) -> Robot {
-        let rig = &self.rig;
+        let testbed = &self.testbed;
         let ca_file = write_private(self.folder.path(), "ca.pem", trusted).unwrap();
-        let secure = rig.relay.secure_publish_url("localhost");
-        let line = rig
+        let secure = testbed.relay.secure_publish_url("localhost");
+        let line = testbed
             .line(TEST_PICTURE)
-            .replace(&rig.relay.publish_url(), &secure);
+            .replace(&testbed.relay.publish_url(), &secure);
         let line = format!("{line} ca-file={} {more}", ca_file.display());
         let strict = [("G_DEBUG", "fatal-criticals")];
-        let robot = rig.robot_with(Runner::GstLaunch, &line, &strict).unwrap();
-        rig.observer.send("start").unwrap();
+        let robot = testbed
+            .robot_with(Runner::GstLaunch, &line, &strict)
+            .unwrap();
+        testbed.observer.send("start").unwrap();
         robot
     }
 
     fn is_published_to(&self, trusted: &str, more: &str) {
-        let seen = self.rig.observer.seen().mark();
-        let events = self.rig.relay.events().mark();
+        let seen = self.testbed.observer.seen().mark();
+        let events = self.testbed.relay.events().mark();
         let mut robot = self.robot(trusted, more);
-        self.rig.wait_relay(events, Event::Published);
-        let live = self.rig.observer.wait_state(seen, StreamState::Live);
+        self.testbed.wait_relay(events, Event::Published);
+        let live = self.testbed.observer.wait_state(seen, StreamState::Live);
         live.unwrap_or_else(|err| panic!("{err:#}\n{}", robot.text()));
         robot.end().unwrap();
     }
 
     /// The state names `reason` and `remedy`, and the robot goes on.
     fn is_refused(&self, trusted: &str, more: &str, reason: &str, remedy: &str) -> Robot {
-        let seen = self.rig.observer.seen().mark();
-        let events = self.rig.relay.events().mark();
+        let seen = self.testbed.observer.seen().mark();
+        let events = self.testbed.relay.events().mark();
         let mut robot = self.robot(trusted, more);
-        let waited = self.rig.observer.wait_state(seen, StreamState::Backoff);
+        let waited = self.testbed.observer.wait_state(seen, StreamState::Backoff);
         let (_, state) = waited.unwrap_or_else(|err| panic!("{err:#}\n{}", robot.text()));
         let said = state.publish.unwrap().reason.unwrap();
         for part in ["certificate is not accepted", reason, remedy] {
             assert!(said.contains(part), "no {part:?} in {said:?}");
         }
         assert!(robot.is_running());
-        assert_eq!(self.rig.relay.events().since(events), []);
+        assert_eq!(self.testbed.relay.events().since(events), []);
         robot
     }
 }
@@ -176,10 +178,10 @@ fn a_renewed_certificate_is_taken_without_a_restart_of_the_robot() {
     let mut scene = Scene::shows(Kind::Nginx, expired);
     let mut robot = scene.is_refused(&authority.pem(), "", "expired", "renew it");
     let renewed = authority.server(HERE, Validity::Now).unwrap();
-    scene.rig.relay.kill();
-    scene.rig.relay.set_identity(renewed);
-    scene.rig.relay.restart().unwrap();
-    scene.rig.wait_relay(0, Event::Published);
+    scene.testbed.relay.kill();
+    scene.testbed.relay.set_identity(renewed);
+    scene.testbed.relay.restart().unwrap();
+    scene.testbed.wait_relay(0, Event::Published);
     robot.end().unwrap();
 }
 

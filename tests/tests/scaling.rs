@@ -10,20 +10,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use droidrelay_tests::{
-    balancer::{Balancer, Way},
-    bridge::{Bridge, Known},
-    cloud::{Cloud, LEASE, Media},
-    http,
+use droidrelay_testkit::{
+    clients::observer::Observer,
     journal::DEADLINE,
-    mosquitto::{Mosquitto, TOPIC},
-    observer::Observer,
+    net::http,
     process::{poll, text_of},
-    relay::{Kind, Relay},
-    rig::{ENCODER, TEST_PICTURE, TINY_PICTURE},
-    rmqtt::{self, Cluster},
     robot::{Robot, Runner},
     secrets::{Login, write_private},
+    servers::{
+        balancer::{Balancer, Way},
+        bridge::{Bridge, Known},
+        cloud::{Cloud, LEASE, Media},
+        mosquitto::{Mosquitto, TOPIC},
+        relay::{Kind, Relay},
+        rmqtt::{self, Cluster},
+    },
+    testbed::{ENCODER, TEST_PICTURE, TINY_PICTURE},
 };
 use droidrelay_wire::StreamState;
 use serde_json::Value;

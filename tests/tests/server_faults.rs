@@ -9,17 +9,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use droidrelay_tests::{
+use droidrelay_testkit::{
     certs::{Authority, Identity, Validity},
+    clients::reader::Reader,
     journal::{DEADLINE, Journal},
-    netns::{FAR, Loss, NameServer, isolated},
+    net::netns::{FAR, Loss, NameServer, isolated},
     process::{Process, poll, program_of},
-    reader::Reader,
-    relay::{self, Event, Kind},
-    rig::{ENCODER, Rig},
     robot::{Robot, Runner},
-    silence::Silence,
-    stalls::Stalls,
+    servers::{
+        relay::{self, Event, Kind},
+        silent::SilentServer,
+    },
+    stalls::StallMonitor,
+    testbed::{ENCODER, Testbed},
 };
 use droidrelay_wire::StreamState;
 use tempfile::TempDir;
@@ -40,7 +42,7 @@ const CAMERA: &str = "videotestsrc is-live=true pattern=snow \
                       ! video/x-raw,format=I420,width=160,height=90,framerate=30/1";
 
 struct Scene {
-    rig: Rig,
+    testbed: Testbed,
     folder: TempDir,
 }
 
@@ -51,7 +53,7 @@ impl Scene {
 
     fn with(kind: Kind, options: relay::Options) -> Self {
         Scene {
-            rig: Rig::start_with(kind, options).unwrap(),
+            testbed: Testbed::start_with(kind, options).unwrap(),
             folder: tempfile::tempdir().unwrap(),
         }
     }
@@ -66,25 +68,25 @@ impl Scene {
     }
 
     fn far_location(&self, host: &str) -> String {
-        let relay = &self.rig.relay;
+        let relay = &self.testbed.relay;
         relay.publish_url_at(host, relay.rtmp_port())
     }
 
     fn robot(&self) -> Witness {
-        self.robot_at(&self.rig.relay.publish_url(), "timeout=2")
+        self.robot_at(&self.testbed.relay.publish_url(), "timeout=2")
     }
 
     /// A robot that is told to start and publishes at `location`; its picture goes two ways
     /// behind the encoder, by one thread: first to the sink, then to a recording.
     fn robot_at(&self, location: &str, more: &str) -> Witness {
-        let sink = self.rig.sink();
-        let sink = sink.replace(&self.rig.relay.publish_url(), location);
+        let sink = self.testbed.sink();
+        let sink = sink.replace(&self.testbed.relay.publish_url(), location);
         let line = format!(
             "-v -m {CAMERA} ! {} ! queue ! {ENCODER} ! tee name=t \
              ! identity name=before ! {sink} name=sink {more} \
              t. ! identity name=after ! queue \
              ! identity name=recorded ! filesink location={}",
-            self.rig.valve(),
+            self.testbed.valve(),
             self.folder.path().join("recording.h264").display()
         );
         let environment = [
@@ -93,28 +95,30 @@ impl Scene {
             ("GST_DEBUG", "basetransform:5"),
             ("GST_DEBUG_NO_COLOR", "1"),
         ];
-        let robot = self.rig.robot_with(Runner::GstLaunch, &line, &environment);
-        self.rig.observer.send("start").unwrap();
+        let robot = self
+            .testbed
+            .robot_with(Runner::GstLaunch, &line, &environment);
+        self.testbed.observer.send("start").unwrap();
         Witness {
             robot: robot.unwrap(),
-            stalls: Stalls::watch(),
+            stalls: StallMonitor::watch(),
         }
     }
 
     fn wait_live(&self, robot: &Witness) {
         // Neither is told ahead of the other.
-        self.rig.wait_relay(0, Event::Published);
-        let live = self.rig.observer.wait_state(0, StreamState::Live);
+        self.testbed.wait_relay(0, Event::Published);
+        let live = self.testbed.observer.wait_state(0, StreamState::Live);
         live.unwrap_or_else(|err| panic!("{err:#}\n{}", robot.text()));
         // The server's log may be behind its answers.
-        self.rig.wait_relay(0, Event::Published);
+        self.testbed.wait_relay(0, Event::Published);
     }
 
     /// Where what comes next will stand.
     fn mark(&self, robot: &Witness) -> Mark {
         Mark {
             log: robot.log().mark(),
-            seen: self.rig.observer.seen().mark(),
+            seen: self.testbed.observer.seen().mark(),
         }
     }
 
@@ -122,13 +126,17 @@ impl Scene {
     /// in its message.
     fn wait_named(&self, robot: &Witness, mark: Mark, state: StreamState, reason: &str) {
         let word = state.as_str();
-        let named = self.rig.observer.wait_where(mark.seen, reason, |robot| {
-            robot.state == state
-                && robot.publish.as_ref().is_some_and(|publish| {
-                    let said = publish.reason.as_deref();
-                    publish.state == word && said.is_some_and(|said| said.contains(reason))
-                })
-        });
+        let named = self
+            .testbed
+            .observer
+            .wait_where(mark.seen, reason, |robot| {
+                robot.state == state
+                    && robot.publish.as_ref().is_some_and(|publish| {
+                        let said = publish.reason.as_deref();
+                        publish.state.as_str() == word
+                            && said.is_some_and(|said| said.contains(reason))
+                    })
+            });
         let (_, named) = named.unwrap_or_else(|err| panic!("{err:#}\n{}", robot.text()));
         let publish = named.publish.unwrap();
         assert!(
@@ -148,8 +156,8 @@ impl Scene {
 
     /// The session has outlived the fault.
     fn is_undisturbed(&self, mark: Mark, events: usize) {
-        assert_eq!(self.rig.relay.events().since(events), []);
-        let seen = self.rig.observer.seen().since(mark.seen);
+        assert_eq!(self.testbed.relay.events().since(events), []);
+        let seen = self.testbed.observer.seen().since(mark.seen);
         let mut states = seen.iter().filter_map(|seen| seen.state());
         let live = states.all(|state| state.state == StreamState::Live);
         assert!(live, "{seen:?}");
@@ -158,7 +166,7 @@ impl Scene {
     /// The fault is over: the robot publishes again.
     fn wait_back(&self, robot: &Witness, events: usize, healed: Instant) {
         let published = self
-            .rig
+            .testbed
             .relay
             .events()
             .wait(events, "published again", |event| {
@@ -177,7 +185,7 @@ impl Scene {
             "{tries} in {back:?}\n{}",
             robot.text()
         );
-        self.rig.wait_now(StreamState::Live);
+        self.testbed.wait_now(StreamState::Live);
     }
 }
 
@@ -193,7 +201,7 @@ struct Mark {
 struct Witness {
     robot: Robot,
     /// Of the machine meanwhile.
-    stalls: Stalls,
+    stalls: StallMonitor,
 }
 
 /// A buffer on its way through an identity.
@@ -335,28 +343,28 @@ at_each_relay! {
 
 fn a_server_that_is_not_there_yet(kind: Kind) {
     let mut scene = Scene::new(kind);
-    scene.rig.relay.kill();
+    scene.testbed.relay.kill();
     let robot = scene.robot();
     // Not before the pauses between two tries have grown.
     for _ in 0..4 {
         let mark = scene.mark(&robot);
         scene.wait_named(&robot, mark, StreamState::Backoff, "refused");
     }
-    let events = scene.rig.relay.events().mark();
-    scene.rig.relay.restart().unwrap();
+    let events = scene.testbed.relay.events().mark();
+    scene.testbed.relay.restart().unwrap();
     scene.wait_back(&robot, events, Instant::now());
     let mark = scene.mark(&robot);
-    scene.rig.relay.kill();
+    scene.testbed.relay.kill();
     scene.wait_named(&robot, mark, StreamState::Backoff, "refused");
     robot.end();
 }
 
 fn a_server_that_is_killed(kind: Kind) {
-    is_lost(kind, |scene| scene.rig.relay.kill());
+    is_lost(kind, |scene| scene.testbed.relay.kill());
 }
 
 fn a_server_that_is_terminated(kind: Kind) {
-    is_lost(kind, |scene| scene.rig.relay.terminate().unwrap());
+    is_lost(kind, |scene| scene.testbed.relay.terminate().unwrap());
 }
 
 fn is_lost(kind: Kind, lose: impl Fn(&mut Scene)) {
@@ -365,12 +373,12 @@ fn is_lost(kind: Kind, lose: impl Fn(&mut Scene)) {
     scene.wait_live(&robot);
     for _ in 0..2 {
         let mark = scene.mark(&robot);
-        let events = scene.rig.relay.events().mark();
+        let events = scene.testbed.relay.events().mark();
         lose(&mut scene);
         // First what was lost, then that it is not back yet.
         scene.wait_named(&robot, mark, StreamState::Backoff, "the connection");
         scene.wait_named(&robot, mark, StreamState::Backoff, "refused");
-        scene.rig.relay.restart().unwrap();
+        scene.testbed.relay.restart().unwrap();
         scene.wait_back(&robot, events, Instant::now());
     }
     let mark = scene.mark(&robot);
@@ -385,46 +393,49 @@ fn a_server_that_stands_still(kind: Kind) {
     let robot = scene.robot();
     scene.wait_live(&robot);
     let mark = scene.mark(&robot);
-    scene.rig.relay.freeze();
+    scene.testbed.relay.freeze();
     scene.wait_named(&robot, mark, StreamState::Backoff, REASON);
     // The next connection is silent from the beginning.
     let mark = scene.mark(&robot);
     scene.wait_named(&robot, mark, StreamState::Backoff, REASON);
-    let events = scene.rig.relay.events().mark();
-    scene.rig.relay.thaw();
+    let events = scene.testbed.relay.events().mark();
+    scene.testbed.relay.thaw();
     scene.wait_back(&robot, events, Instant::now());
     let mark = scene.mark(&robot);
-    scene.rig.relay.freeze();
+    scene.testbed.relay.freeze();
     scene.wait_named(&robot, mark, StreamState::Backoff, REASON);
     robot.end();
-    scene.rig.relay.thaw();
+    scene.testbed.relay.thaw();
 }
 
 fn a_server_that_stands_still_for_a_moment(kind: Kind) {
     let scene = Scene::new(kind);
-    let robot = scene.robot_at(&scene.rig.relay.publish_url(), "timeout=5");
+    let robot = scene.robot_at(&scene.testbed.relay.publish_url(), "timeout=5");
     scene.wait_live(&robot);
-    let (mark, events) = (scene.mark(&robot), scene.rig.relay.events().mark());
-    scene.rig.relay.freeze();
+    let (mark, events) = (scene.mark(&robot), scene.testbed.relay.events().mark());
+    scene.testbed.relay.freeze();
     robot.wait_frames(60);
-    scene.rig.relay.thaw();
+    scene.testbed.relay.thaw();
     robot.wait_frames(60);
     scene.is_undisturbed(mark, events);
     // Ending cannot wait until the server has taken what was said last.
-    scene.rig.relay.freeze();
+    scene.testbed.relay.freeze();
     robot.wait_frames(60);
     robot.end();
-    scene.rig.relay.thaw();
+    scene.testbed.relay.thaw();
 }
 
 fn a_server_that_takes_connections_and_says_nothing(kind: Kind) {
     let scene = Scene::new(kind);
-    let silence = Silence::before(scene.rig.relay.rtmp_port()).unwrap();
-    let location = scene.rig.relay.publish_url_at("127.0.0.1", silence.port());
+    let silence = SilentServer::before(scene.testbed.relay.rtmp_port()).unwrap();
+    let location = scene
+        .testbed
+        .relay
+        .publish_url_at("127.0.0.1", silence.port());
     is_silenced(&scene, &silence, &location, "timeout=2", "silent for 2 s");
 }
 
-fn is_silenced(scene: &Scene, silence: &Silence, location: &str, more: &str, reason: &str) {
+fn is_silenced(scene: &Scene, silence: &SilentServer, location: &str, more: &str, reason: &str) {
     let silenced = || {
         let robot = scene.robot_at(location, more);
         let mark = scene.mark(&robot);
@@ -438,7 +449,7 @@ fn is_silenced(scene: &Scene, silence: &Silence, location: &str, more: &str, rea
     };
     silenced().end();
     let robot = silenced();
-    let events = scene.rig.relay.events().mark();
+    let events = scene.testbed.relay.events().mark();
     silence.end();
     scene.wait_back(&robot, events, Instant::now());
     robot.end();
@@ -446,9 +457,12 @@ fn is_silenced(scene: &Scene, silence: &Silence, location: &str, more: &str, rea
 
 fn a_wrong_password(kind: Kind) {
     let scene = Scene::new(kind);
-    let right = &scene.rig.relay.publisher.password;
+    let right = &scene.testbed.relay.publisher.password;
     let refused = || {
-        scene.rig.write_publisher_password("a-wrong-one").unwrap();
+        scene
+            .testbed
+            .write_publisher_password("a-wrong-one")
+            .unwrap();
         let robot = scene.robot();
         let mark = scene.mark(&robot);
         scene.wait_named(&robot, mark, StreamState::Refused, "password");
@@ -456,27 +470,27 @@ fn a_wrong_password(kind: Kind) {
     };
     refused().end();
     let robot = refused();
-    let events = scene.rig.relay.events().mark();
-    scene.rig.write_publisher_password(right).unwrap();
+    let events = scene.testbed.relay.events().mark();
+    scene.testbed.write_publisher_password(right).unwrap();
     scene.wait_back(&robot, events, Instant::now());
     robot.end();
 }
 
 /// Somebody else, who publishes there.
 fn other_publisher(scene: &Scene) -> Process {
-    let login = &scene.rig.relay.publisher;
+    let login = &scene.testbed.relay.publisher;
     let mut command = Command::new(program_of("ffmpeg", "ffmpeg").unwrap());
     command.args("-v error -nostdin -re -f lavfi -i testsrc=size=64x48:rate=10".split(' '));
     command.args("-c:v libx264 -tune zerolatency -g 10 -f flv".split(' '));
     command.arg(format!(
         "{}?user={}&pass={}",
-        scene.rig.relay.publish_url(),
+        scene.testbed.relay.publish_url(),
         login.user,
         login.password
     ));
-    let events = scene.rig.relay.events().mark();
+    let events = scene.testbed.relay.events().mark();
     let other = Process::spawn("ffmpeg", &mut command).unwrap();
-    scene.rig.wait_relay(events, Event::Published);
+    scene.testbed.wait_relay(events, Event::Published);
     other
 }
 
@@ -497,19 +511,19 @@ fn a_path_that_another_publisher_has(kind: Kind) {
         let other = other_publisher(&scene);
         let robot = scene.robot();
         let mark = scene.mark(&robot);
-        scene.wait_named(&robot, mark, state, reason);
+        scene.wait_named(&robot, mark, state.clone(), reason);
         (robot, other)
     };
     let (robot, mut other) = refused();
     robot.end();
-    let mark = scene.rig.relay.events().mark();
+    let mark = scene.testbed.relay.events().mark();
     other.kill();
-    scene.rig.wait_relay(mark, Event::Unpublished);
+    scene.testbed.wait_relay(mark, Event::Unpublished);
 
     let (robot, mut other) = refused();
-    let events = scene.rig.relay.events().mark();
+    let events = scene.testbed.relay.events().mark();
     other.kill();
-    scene.rig.wait_relay(events, Event::Unpublished);
+    scene.testbed.wait_relay(events, Event::Unpublished);
     scene.wait_back(&robot, events, Instant::now());
     robot.end();
 }
@@ -530,7 +544,7 @@ fn a_name_that_nobody_knows(kind: Kind) {
         // The try that asked it is not one of those after the fault.
         let tries = |line: &String| line.contains(CONNECTING);
         robot.log().wait(said, "the next try", tries).unwrap();
-        let events = scene.rig.relay.events().mark();
+        let events = scene.testbed.relay.events().mark();
         names.answer();
         scene.wait_back(&robot, events, Instant::now());
         robot.end();
@@ -559,7 +573,7 @@ fn a_black_hole(kind: Kind) {
             scene.wait_named(&robot, mark, StreamState::Backoff, reason);
         };
         lost();
-        let events = scene.rig.relay.events().mark();
+        let events = scene.testbed.relay.events().mark();
         network.heal().unwrap();
         scene.wait_back(&robot, events, Instant::now());
         lost();
@@ -572,10 +586,10 @@ fn half_a_second_in_which_nine_of_ten_packets_are_lost(kind: Kind) {
         let scene = Scene::far(kind);
         let robot = scene.robot_at(&scene.far_location(FAR), "timeout=5");
         scene.wait_live(&robot);
-        let reader = Reader::start(&scene.rig.relay.viewer_url(), None).unwrap();
+        let reader = Reader::start(&scene.testbed.relay.viewer_url(), None).unwrap();
         reader.wait_frames(15).unwrap();
         for _ in 0..3 {
-            let (mark, events) = (scene.mark(&robot), scene.rig.relay.events().mark());
+            let (mark, events) = (scene.mark(&robot), scene.testbed.relay.events().mark());
             network.lose(Loss::Most).unwrap();
             robot.wait_frames(15);
             network.heal().unwrap();
@@ -604,18 +618,18 @@ fn a_certificate(kind: Kind, wrong: impl FnOnce(&Authority) -> Identity, reason:
     let ca_file = authority.write(scene.folder.path()).unwrap();
     let more = format!("timeout=2 ca-file={}", ca_file.display());
     let refused = |scene: &Scene| {
-        let robot = scene.robot_at(&scene.rig.relay.secure_publish_url("localhost"), &more);
+        let robot = scene.robot_at(&scene.testbed.relay.secure_publish_url("localhost"), &more);
         let mark = scene.mark(&robot);
         scene.wait_named(&robot, mark, StreamState::Backoff, reason);
         robot
     };
     refused(&scene).end();
     let robot = refused(&scene);
-    scene.rig.relay.kill();
+    scene.testbed.relay.kill();
     let right = authority.server(HERE, Validity::Now).unwrap();
-    scene.rig.relay.set_identity(right);
-    let events = scene.rig.relay.events().mark();
-    scene.rig.relay.restart().unwrap();
+    scene.testbed.relay.set_identity(right);
+    let events = scene.testbed.relay.events().mark();
+    scene.testbed.relay.restart().unwrap();
     scene.wait_back(&robot, events, Instant::now());
     robot.end();
 }
@@ -652,10 +666,10 @@ fn a_tls_handshake_without_an_answer(kind: Kind) {
     };
     let scene = Scene::with(kind, options);
     let ca_file = authority.write(scene.folder.path()).unwrap();
-    let url = scene.rig.relay.secure_publish_url("localhost");
+    let url = scene.testbed.relay.secure_publish_url("localhost");
     let (_, port) = url.split_once("localhost:").unwrap();
     let (port, _) = port.split_once('/').unwrap();
-    let silence = Silence::before(port.parse().unwrap()).unwrap();
+    let silence = SilentServer::before(port.parse().unwrap()).unwrap();
     let location = url.replace(port, &silence.port().to_string());
     let more = format!("timeout=2 ca-file={}", ca_file.display());
     is_silenced(&scene, &silence, &location, &more, "no TLS session");

@@ -11,14 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use droidrelay_tests::{
-    camera::Camera,
+use droidrelay_testkit::{
+    clients::reader::{Reader, first_packet},
     journal::DEADLINE,
     process::poll,
-    reader::{Reader, first_packet},
-    relay::{self, Event, Kind},
-    rig::{ENCODER, Rig, TEST_PICTURE},
-    robot::{Robot, Runner},
+    robot::{Robot, Runner, camera::Camera},
+    servers::relay::{self, Event, Kind},
+    testbed::{ENCODER, TEST_PICTURE, Testbed},
 };
 use droidrelay_wire::{
     StreamState,
@@ -32,13 +31,13 @@ struct Setup {
 }
 
 impl Setup {
-    fn rig(self) -> Rig {
-        Rig::start(self.relay).unwrap()
+    fn testbed(self) -> Testbed {
+        Testbed::start(self.relay).unwrap()
     }
 
     /// Online and idle.
-    fn robot(self, rig: &Rig, line: &str) -> Robot {
-        rig.robot_with(self.runner, line, STRICT).unwrap()
+    fn robot(self, testbed: &Testbed, line: &str) -> Robot {
+        testbed.robot_with(self.runner, line, STRICT).unwrap()
     }
 }
 
@@ -82,20 +81,20 @@ in_each_setup! {
 
 fn a_viewer_starts_and_stops_the_robot_by_http(setup: Setup) {
     let camera = Camera::test_picture().unwrap();
-    let rig = setup.rig();
-    let mut robot = setup.robot(&rig, &rig.line(&camera.line()));
+    let testbed = setup.testbed();
+    let mut robot = setup.robot(&testbed, &testbed.line(&camera.line()));
     let is_open = || camera.probe().is_open_in(robot.id()).unwrap();
     assert!(!is_open(), "the camera is open before anybody looks");
 
     for _ in 0..2 {
-        let seen = rig.observer.seen().mark();
-        let events = rig.relay.events().mark();
-        let reader = Reader::start(&rig.relay.viewer_url(), None).unwrap();
-        rig.wait_relay(events, Event::Reader);
+        let seen = testbed.observer.seen().mark();
+        let events = testbed.relay.events().mark();
+        let reader = Reader::start(&testbed.relay.viewer_url(), None).unwrap();
+        testbed.wait_relay(events, Event::Reader);
 
         let started = Instant::now();
-        rig.bridge.post("/stream/start").unwrap();
-        rig.wait_relay(events, Event::Published);
+        testbed.bridge.post("/stream/start").unwrap();
+        testbed.wait_relay(events, Event::Published);
         // The Python scripts take longer, with a key frame each second (`tests/bench.sh start`).
         let first = reader.wait_frames(1).unwrap();
         assert!(
@@ -106,117 +105,133 @@ fn a_viewer_starts_and_stops_the_robot_by_http(setup: Setup) {
         reader.wait_frames(60).unwrap();
         assert!(is_open());
         assert_eq!(reader.complaints(), [""; 0]);
-        rig.observer.wait_state(seen, StreamState::Live).unwrap();
-        let answer = rig
+        testbed
+            .observer
+            .wait_state(seen, StreamState::Live)
+            .unwrap();
+        let answer = testbed
             .bridge
-            .request("GET", "/robots/robot", &rig.bridge.user.basic())
+            .request("GET", "/robots/robot", &testbed.bridge.user.basic())
             .unwrap();
         assert!(answer.body.contains(r#""live""#), "{}", answer.body);
 
-        rig.bridge.post("/stream/stop").unwrap();
-        rig.wait_relay(events, Event::Unpublished);
-        rig.wait_idle_again(seen);
+        testbed.bridge.post("/stream/stop").unwrap();
+        testbed.wait_relay(events, Event::Unpublished);
+        testbed.wait_idle_again(seen);
         let released = poll(DEADLINE, || (!is_open()).then_some(()));
         assert!(released.is_some(), "the camera stays open");
     }
-    let seen = rig.observer.seen().mark();
+    let seen = testbed.observer.seen().mark();
     robot.end().unwrap();
-    rig.observer.wait_available(seen, OFFLINE).unwrap();
+    testbed.observer.wait_available(seen, OFFLINE).unwrap();
 }
 
 fn a_wrong_publisher_password_is_named_and_mended_without_a_restart(setup: Setup) {
-    let rig = setup.rig();
-    rig.write_publisher_password("a-wrong-one").unwrap();
-    let mut robot = setup.robot(&rig, &rig.line(TEST_PICTURE));
-    let seen = rig.observer.seen().mark();
-    rig.observer.send("start").unwrap();
-    rig.wait_relay(0, Event::PublishRefused);
-    let (_, state) = rig.observer.wait_state(seen, StreamState::Refused).unwrap();
+    let testbed = setup.testbed();
+    testbed.write_publisher_password("a-wrong-one").unwrap();
+    let mut robot = setup.robot(&testbed, &testbed.line(TEST_PICTURE));
+    let seen = testbed.observer.seen().mark();
+    testbed.observer.send("start").unwrap();
+    testbed.wait_relay(0, Event::PublishRefused);
+    let (_, state) = testbed
+        .observer
+        .wait_state(seen, StreamState::Refused)
+        .unwrap();
     let reason = state.publish.unwrap().reason.unwrap();
     assert!(reason.contains("password"), "{reason:?}");
     assert!(robot.is_running());
 
-    rig.write_publisher_password(&rig.relay.publisher.password)
+    testbed
+        .write_publisher_password(&testbed.relay.publisher.password)
         .unwrap();
-    rig.wait_relay(0, Event::Published);
-    rig.observer.wait_state(seen, StreamState::Live).unwrap();
-    rig.observer.send("stop").unwrap();
-    rig.wait_relay(0, Event::Unpublished);
+    testbed.wait_relay(0, Event::Published);
+    testbed
+        .observer
+        .wait_state(seen, StreamState::Live)
+        .unwrap();
+    testbed.observer.send("stop").unwrap();
+    testbed.wait_relay(0, Event::Unpublished);
     robot.end().unwrap();
 }
 
 fn a_relay_that_was_killed_is_published_to_again_without_a_new_start(setup: Setup) {
-    let mut rig = setup.rig();
-    let mut robot = setup.robot(&rig, &rig.line(TEST_PICTURE));
-    rig.observer.send("start").unwrap();
-    rig.observer.wait_state(0, StreamState::Live).unwrap();
+    let mut testbed = setup.testbed();
+    let mut robot = setup.robot(&testbed, &testbed.line(TEST_PICTURE));
+    testbed.observer.send("start").unwrap();
+    testbed.observer.wait_state(0, StreamState::Live).unwrap();
     for _ in 0..2 {
-        let seen = rig.observer.seen().mark();
-        let events = rig.relay.events().mark();
-        rig.relay.kill();
-        rig.observer.wait_state(seen, StreamState::Backoff).unwrap();
-        rig.relay.restart().unwrap();
-        rig.wait_relay(events, Event::Published);
-        let reader = Reader::start(&rig.relay.viewer_url(), None).unwrap();
+        let seen = testbed.observer.seen().mark();
+        let events = testbed.relay.events().mark();
+        testbed.relay.kill();
+        testbed
+            .observer
+            .wait_state(seen, StreamState::Backoff)
+            .unwrap();
+        testbed.relay.restart().unwrap();
+        testbed.wait_relay(events, Event::Published);
+        let reader = Reader::start(&testbed.relay.viewer_url(), None).unwrap();
         reader.wait_frames(20).unwrap();
-        rig.wait_now(StreamState::Live);
+        testbed.wait_now(StreamState::Live);
     }
     robot.end().unwrap();
 }
 
 fn a_broker_that_was_killed_disturbs_no_viewer_and_is_obeyed_again(setup: Setup) {
-    let mut rig = setup.rig();
-    let mut robot = setup.robot(&rig, &rig.line(TEST_PICTURE));
-    rig.observer.send("start").unwrap();
-    let reader = Reader::start(&rig.relay.viewer_url(), None).unwrap();
+    let mut testbed = setup.testbed();
+    let mut robot = setup.robot(&testbed, &testbed.line(TEST_PICTURE));
+    testbed.observer.send("start").unwrap();
+    let reader = Reader::start(&testbed.relay.viewer_url(), None).unwrap();
     reader.wait_frames(10).unwrap();
 
-    rig.broker.kill();
+    testbed.broker.kill();
     let frames = reader.frames().mark();
     reader.wait_frames(frames + 60).unwrap();
-    rig.broker.restart().unwrap();
-    rig.broker.wait_robot().unwrap();
-    rig.observer.send("stop").unwrap();
-    rig.wait_relay(0, Event::Unpublished);
-    rig.wait_now(StreamState::Idle);
+    testbed.broker.restart().unwrap();
+    testbed.broker.wait_robot().unwrap();
+    testbed.observer.send("stop").unwrap();
+    testbed.wait_relay(0, Event::Unpublished);
+    testbed.wait_now(StreamState::Idle);
 
-    rig.broker.kill();
-    rig.broker.restart().unwrap();
-    rig.broker.wait_robot().unwrap();
-    let events = rig.relay.events().mark();
-    rig.observer.send("start").unwrap();
-    rig.wait_relay(events, Event::Published);
+    testbed.broker.kill();
+    testbed.broker.restart().unwrap();
+    testbed.broker.wait_robot().unwrap();
+    let events = testbed.relay.events().mark();
+    testbed.observer.send("start").unwrap();
+    testbed.wait_relay(events, Event::Published);
     robot.end().unwrap();
 }
 
 fn a_stop_sent_after_a_power_cut_of_the_broker_waits_for_the_robot(setup: Setup) {
-    let mut rig = setup.rig();
-    let mut robot = setup.robot(&rig, &rig.line(TEST_PICTURE));
-    rig.observer.send("start").unwrap();
-    rig.wait_relay(0, Event::Published);
+    let mut testbed = setup.testbed();
+    let mut robot = setup.robot(&testbed, &testbed.line(TEST_PICTURE));
+    testbed.observer.send("start").unwrap();
+    testbed.wait_relay(0, Event::Published);
     robot.freeze();
-    rig.broker.kill();
-    rig.broker.restart().unwrap();
-    rig.observer.send("stop").unwrap();
+    testbed.broker.kill();
+    testbed.broker.restart().unwrap();
+    testbed.observer.send("stop").unwrap();
     robot.thaw();
-    rig.wait_relay(0, Event::Unpublished);
-    rig.wait_now(StreamState::Idle);
+    testbed.wait_relay(0, Event::Unpublished);
+    testbed.wait_now(StreamState::Idle);
     robot.end().unwrap();
 }
 
 fn a_stop_unpublishes_within_100_ms(setup: Setup) {
-    let rig = setup.rig();
-    let mut robot = setup.robot(&rig, &rig.line(TEST_PICTURE));
+    let testbed = setup.testbed();
+    let mut robot = setup.robot(&testbed, &testbed.line(TEST_PICTURE));
     let mut took: Vec<Duration> = (0..5)
         .map(|_| {
-            let seen = rig.observer.seen().mark();
-            let events = rig.relay.events().mark();
-            rig.observer.send("start").unwrap();
-            rig.wait_relay(events, Event::Published);
-            rig.observer.wait_state(seen, StreamState::Live).unwrap();
-            let stopped = rig.observer.send("stop").unwrap();
-            let unpublished = rig.wait_relay(events, Event::Unpublished);
-            rig.wait_idle_again(seen);
+            let seen = testbed.observer.seen().mark();
+            let events = testbed.relay.events().mark();
+            testbed.observer.send("start").unwrap();
+            testbed.wait_relay(events, Event::Published);
+            testbed
+                .observer
+                .wait_state(seen, StreamState::Live)
+                .unwrap();
+            let stopped = testbed.observer.send("stop").unwrap();
+            let unpublished = testbed.wait_relay(events, Event::Unpublished);
+            testbed.wait_idle_again(seen);
             unpublished - stopped
         })
         .collect();
@@ -231,12 +246,12 @@ fn no_secret_shows_anywhere(setup: Setup) {
     let log = folder.path().join("gstreamer.log");
     let dots = folder.path().join("dots");
     fs::create_dir(&dots).unwrap();
-    let rig = setup.rig();
+    let testbed = setup.testbed();
     // Few and small pictures: this log is long.
     let camera =
         "videotestsrc is-live=true ! video/x-raw,format=I420,width=160,height=90,framerate=10/1";
     let wrong = "a-wrong-password-that-is-a-secret-too";
-    rig.write_publisher_password(wrong).unwrap();
+    testbed.write_publisher_password(wrong).unwrap();
     let environment = [
         ("GST_DEBUG", "*:9"),
         ("GST_DEBUG_NO_COLOR", "1"),
@@ -245,19 +260,31 @@ fn no_secret_shows_anywhere(setup: Setup) {
     ];
     let line = match setup.runner {
         // All that it can tell.
-        Runner::GstLaunch => format!("-m -v {}", rig.line(camera)),
-        Runner::Droidrelay => rig.line(camera),
+        Runner::GstLaunch => format!("-m -v {}", testbed.line(camera)),
+        Runner::Droidrelay => testbed.line(camera),
     };
-    let mut robot = rig.robot_with(setup.runner, &line, &environment).unwrap();
-    let seen = rig.observer.seen().mark();
-    rig.bridge.post("/stream/start").unwrap();
-    rig.observer.wait_state(seen, StreamState::Refused).unwrap();
-    rig.write_publisher_password(&rig.relay.publisher.password)
+    let mut robot = testbed
+        .robot_with(setup.runner, &line, &environment)
         .unwrap();
-    rig.wait_relay(0, Event::Published);
-    rig.observer.wait_state(seen, StreamState::Live).unwrap();
+    let seen = testbed.observer.seen().mark();
+    testbed.bridge.post("/stream/start").unwrap();
+    testbed
+        .observer
+        .wait_state(seen, StreamState::Refused)
+        .unwrap();
+    testbed
+        .write_publisher_password(&testbed.relay.publisher.password)
+        .unwrap();
+    testbed.wait_relay(0, Event::Published);
+    testbed
+        .observer
+        .wait_state(seen, StreamState::Live)
+        .unwrap();
     let mut shown = String::new();
-    for id in [robot.id(), rig.bridge.id()].into_iter().flat_map(family) {
+    for id in [robot.id(), testbed.bridge.id()]
+        .into_iter()
+        .flat_map(family)
+    {
         for file in ["cmdline", "environ"] {
             // A child may have ended.
             let bytes = fs::read(format!("/proc/{id}/{file}")).unwrap_or_default();
@@ -273,11 +300,14 @@ fn no_secret_shows_anywhere(setup: Setup) {
         ("GET", "/nowhere"),
         ("POST", "/stream/stop"),
     ] {
-        for authorization in [rig.bridge.user.basic(), "Basic eDp5".into()] {
-            rig.bridge.request(method, path, &authorization).unwrap();
+        for authorization in [testbed.bridge.user.basic(), "Basic eDp5".into()] {
+            testbed
+                .bridge
+                .request(method, path, &authorization)
+                .unwrap();
         }
     }
-    rig.wait_relay(0, Event::Unpublished);
+    testbed.wait_relay(0, Event::Unpublished);
     robot.end().unwrap();
 
     let log = fs::read(&log).unwrap();
@@ -285,9 +315,9 @@ fn no_secret_shows_anywhere(setup: Setup) {
     assert!(log.contains("rtmpauthsink") && log.contains("TRACE"));
     let dots = texts_in(&dots);
     assert!(dots.contains("rtmpauthsink") || setup.runner == Runner::Droidrelay);
-    let states = format!("{:?}", rig.observer.seen().all());
+    let states = format!("{:?}", testbed.observer.seen().all());
     assert!(states.contains("refused"));
-    let answers = rig.bridge.answers().join("\n");
+    let answers = testbed.bridge.answers().join("\n");
     assert!(answers.contains("Published stop"));
     for (where_, text) in [
         ("ps", shown.as_str()),
@@ -296,15 +326,15 @@ fn no_secret_shows_anywhere(setup: Setup) {
         ("MQTT", &states),
         ("HTTP answers", &answers),
         ("the robot's output and the bus's messages", &robot.text()),
-        ("the bridge's output", &rig.bridge.text()),
+        ("the bridge's output", &testbed.bridge.text()),
     ] {
         for (whose, secret) in [
-            ("publisher", rig.relay.publisher.password.as_str()),
+            ("publisher", testbed.relay.publisher.password.as_str()),
             ("refused publisher", wrong),
-            ("viewer", &rig.relay.viewer.password),
-            ("robot", &rig.broker.robot.password),
-            ("bridge", &rig.broker.bridge.password),
-            ("app", &rig.bridge.user.password),
+            ("viewer", &testbed.relay.viewer.password),
+            ("robot", &testbed.broker.robot.password),
+            ("bridge", &testbed.broker.bridge.password),
+            ("app", &testbed.bridge.user.password),
         ] {
             if let Some(at) = text.find(secret) {
                 let line = text[..at].rfind('\n').map_or(0, |end| end + 1);
@@ -337,47 +367,48 @@ fn texts_in(folder: &Path) -> String {
 }
 
 fn a_retained_start_opens_nothing(setup: Setup) {
-    let rig = setup.rig();
-    rig.observer.retain("start").unwrap();
-    let mut robot = setup.robot(&rig, &rig.line(TEST_PICTURE));
+    let testbed = setup.testbed();
+    testbed.observer.retain("start").unwrap();
+    let mut robot = setup.robot(&testbed, &testbed.line(TEST_PICTURE));
     let refused = |state: &droidrelay_wire::RobotState| state.refused_commands == 1;
-    let (_, state) = rig
+    let (_, state) = testbed
         .observer
         .wait_where(0, "one refused command", refused)
         .unwrap();
     assert_eq!(state.state, StreamState::Idle);
     assert!(state.last_error.unwrap().contains("retained"));
     // The answer to this comes after whatever the retained start had done.
-    let seen = rig.observer.seen().mark();
-    rig.observer.send(r#"{"command":"nonsense"}"#).unwrap();
-    rig.observer
+    let seen = testbed.observer.seen().mark();
+    testbed.observer.send(r#"{"command":"nonsense"}"#).unwrap();
+    testbed
+        .observer
         .wait_where(seen, "two refused commands", |state| {
             state.refused_commands == 2 && state.state == StreamState::Idle
         })
         .unwrap();
-    assert!(!rig.relay.events().all().contains(&Event::Published));
+    assert!(!testbed.relay.events().all().contains(&Event::Published));
 
-    rig.observer.send("start").unwrap();
-    rig.wait_relay(0, Event::Published);
+    testbed.observer.send("start").unwrap();
+    testbed.wait_relay(0, Event::Published);
     robot.end().unwrap();
 }
 
 fn a_broker_that_comes_later_is_found(setup: Setup) {
-    let mut rig = setup.rig();
-    let seen = rig.observer.seen().mark();
-    rig.broker.kill();
+    let mut testbed = setup.testbed();
+    let seen = testbed.observer.seen().mark();
+    testbed.broker.kill();
     let absent = poll(DEADLINE, || {
-        TcpListener::bind(("127.0.0.1", rig.broker.port())).ok()
+        TcpListener::bind(("127.0.0.1", testbed.broker.port())).ok()
     });
     let absent = absent.expect("the broker's port");
-    let mut robot = Robot::start_with(setup.runner, &rig.line(TEST_PICTURE), STRICT).unwrap();
+    let mut robot = Robot::start_with(setup.runner, &testbed.line(TEST_PICTURE), STRICT).unwrap();
     // Bridge and observer knock here too.
     let is_robot = || {
         let (mut stream, _) = absent.accept().unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         let mut connect = [0; 512];
         let length = stream.read(&mut connect).unwrap_or(0);
-        let name = rig.broker.robot.user.as_bytes();
+        let name = testbed.broker.robot.user.as_bytes();
         let is_robot = connect[..length]
             .windows(name.len())
             .any(|part| part == name);
@@ -385,61 +416,71 @@ fn a_broker_that_comes_later_is_found(setup: Setup) {
     };
     assert!(poll(DEADLINE, is_robot).is_some(), "the robot never tried");
     drop(absent);
-    rig.broker.restart().unwrap();
-    rig.observer.wait_available(seen, ONLINE).unwrap();
-    rig.observer.send("start").unwrap();
-    rig.wait_relay(0, Event::Published);
-    rig.observer.wait_state(seen, StreamState::Live).unwrap();
+    testbed.broker.restart().unwrap();
+    testbed.observer.wait_available(seen, ONLINE).unwrap();
+    testbed.observer.send("start").unwrap();
+    testbed.wait_relay(0, Event::Published);
+    testbed
+        .observer
+        .wait_state(seen, StreamState::Live)
+        .unwrap();
     robot.end().unwrap();
 }
 
 /// Twenty openings, read by somebody who waits, at a relay that hands out every frame.
-fn each_opening_begins_with_a_key_frame(runner: Runner, line: impl Fn(&Rig) -> String) {
+fn each_opening_begins_with_a_key_frame(runner: Runner, line: impl Fn(&Testbed) -> String) {
     let options = relay::Options {
         raw: true,
         ..relay::Options::default()
     };
-    let rig = Rig::start_with(Kind::Nginx, options).unwrap();
-    let mut robot = rig.robot_with(runner, &line(&rig), STRICT).unwrap();
+    let testbed = Testbed::start_with(Kind::Nginx, options).unwrap();
+    let mut robot = testbed.robot_with(runner, &line(&testbed), STRICT).unwrap();
     let wait_clients = |count| {
         let waited = poll(DEADLINE, || {
-            (rig.relay.clients().ok()? == count).then_some(())
+            (testbed.relay.clients().ok()? == count).then_some(())
         });
-        assert!(waited.is_some(), "{:?}, not {count}", rig.relay.clients());
+        assert!(
+            waited.is_some(),
+            "{:?}, not {count}",
+            testbed.relay.clients()
+        );
     };
     for opening in 1..=20 {
-        let seen = rig.observer.seen().mark();
-        let events = rig.relay.events().mark();
+        let seen = testbed.observer.seen().mark();
+        let events = testbed.relay.events().mark();
         wait_clients(0);
-        let packet = first_packet(&rig.relay.viewer_url(), || {
+        let packet = first_packet(&testbed.relay.viewer_url(), || {
             wait_clients(1);
-            rig.observer.send("start").unwrap();
+            testbed.observer.send("start").unwrap();
         });
         let packet = packet.unwrap();
         assert!(packet.starts_with('K'), "opening {opening}: {packet:?}");
-        rig.observer.wait_state(seen, StreamState::Live).unwrap();
-        rig.observer.send("stop").unwrap();
-        rig.wait_relay(events, Event::Unpublished);
-        rig.wait_idle_again(seen);
+        testbed
+            .observer
+            .wait_state(seen, StreamState::Live)
+            .unwrap();
+        testbed.observer.send("stop").unwrap();
+        testbed.wait_relay(events, Event::Unpublished);
+        testbed.wait_idle_again(seen);
     }
     robot.end().unwrap();
 }
 
 #[test]
 fn each_of_20_openings_begins_with_a_key_frame_valve_before_encoder() {
-    each_opening_begins_with_a_key_frame(Runner::GstLaunch, |rig| rig.line(TEST_PICTURE));
+    each_opening_begins_with_a_key_frame(Runner::GstLaunch, |testbed| testbed.line(TEST_PICTURE));
 }
 
 #[test]
 fn each_of_20_openings_begins_with_a_key_frame_valve_after_encoder() {
-    each_opening_begins_with_a_key_frame(Runner::GstLaunch, |rig| {
+    each_opening_begins_with_a_key_frame(Runner::GstLaunch, |testbed| {
         let encoder = ENCODER.replace("key-int-max=30", "key-int-max=300");
-        let (valve, sink) = (rig.valve(), rig.sink());
+        let (valve, sink) = (testbed.valve(), testbed.sink());
         format!("{TEST_PICTURE} ! {encoder} ! {valve} standby=warm ! queue ! {sink}")
     });
 }
 
 #[test]
 fn each_of_20_openings_begins_with_a_key_frame_by_droidrelay_run() {
-    each_opening_begins_with_a_key_frame(Runner::Droidrelay, |rig| rig.line(TEST_PICTURE));
+    each_opening_begins_with_a_key_frame(Runner::Droidrelay, |testbed| testbed.line(TEST_PICTURE));
 }

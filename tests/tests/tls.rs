@@ -8,12 +8,12 @@ use std::{
     path::PathBuf,
 };
 
-use droidrelay_tests::{
+use droidrelay_testkit::{
     certs::{Authority, Identity, Validity},
-    mosquitto::{Listener, Mosquitto, Options, TOPIC},
-    observer::Observer,
+    clients::observer::Observer,
     robot::{Robot, Runner},
     secrets::write_private,
+    servers::mosquitto::{Listener, Mosquitto, Options, TOPIC},
 };
 use droidrelay_wire::{
     StreamState,

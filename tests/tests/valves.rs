@@ -2,19 +2,23 @@
 
 //! Several valves in one process.
 
-use droidrelay_tests::{
-    bench::{
-        usage::threads,
-        valves::{Fleet, Topics},
+use droidrelay_testkit::{
+    clients::{
+        observer::{Observer, Seen},
+        reader::packets,
     },
     journal::DEADLINE,
-    mosquitto::{self, Mosquitto},
-    observer::{Observer, Seen},
     process::poll,
-    reader::packets,
-    relay::{Event, Kind},
-    rig::{ENCODER, Rig, TEST_PICTURE, TINY_PICTURE},
-    robot::{Robot, Runner},
+    robot::{
+        Robot, Runner,
+        many_valves::{ManyValves, Topics},
+    },
+    servers::{
+        mosquitto::{self, Mosquitto},
+        relay::{Event, Kind},
+    },
+    testbed::{ENCODER, TEST_PICTURE, TINY_PICTURE, Testbed},
+    usage::threads,
 };
 use droidrelay_wire::{RobotState, StreamState, mqtt::session::Properties};
 
@@ -25,12 +29,12 @@ const THREADS: usize = 4 + 2;
 #[test]
 fn a_hundred_valves_need_no_more_threads_than_one_and_each_obeys() {
     for (count, topics) in [(1, Topics::Own), (100, Topics::Own), (100, Topics::Same)] {
-        let mut fleet = Fleet::start(count, topics, &[]).unwrap();
-        fleet.open().unwrap();
-        let now = || threads(fleet.robot.id()).unwrap();
+        let mut valves = ManyValves::start(count, topics, &[]).unwrap();
+        valves.open().unwrap();
+        let now = || threads(valves.robot.id()).unwrap();
         let few = poll(DEADLINE, || (now() <= THREADS).then_some(()));
         assert!(few.is_some(), "{count}, {topics:?}: {} threads", now());
-        fleet.robot.end().unwrap();
+        valves.robot.end().unwrap();
     }
 }
 
@@ -42,19 +46,25 @@ fn sound_and_picture_open_together_and_stay_in_step(relay: Kind) {
     if relay.notice_if_absent() {
         return;
     }
-    let rig = Rig::start(relay).unwrap();
-    let (valve, sink) = (rig.valve(), rig.sink());
+    let testbed = Testbed::start(relay).unwrap();
+    let (valve, sink) = (testbed.valve(), testbed.sink());
     let line = format!(
         "{TEST_PICTURE} ! {valve} name=picture ! queue ! {ENCODER} ! {sink} name=out \
          audiotestsrc is-live=true ! audio/x-raw,rate=44100,channels=2 \
          ! {valve} name=sound ! queue ! voaacenc ! aacparse ! out.audio"
     );
-    let mut robot = rig.robot(Runner::GstLaunch, &line).unwrap();
+    let mut robot = testbed.robot(Runner::GstLaunch, &line).unwrap();
     for session in 1..=3 {
-        let (seen, events) = (rig.observer.seen().mark(), rig.relay.events().mark());
-        rig.observer.send("start").unwrap();
-        rig.observer.wait_state(seen, StreamState::Live).unwrap();
-        let packets = packets(&rig.relay.viewer_url(), SECONDS).unwrap();
+        let (seen, events) = (
+            testbed.observer.seen().mark(),
+            testbed.relay.events().mark(),
+        );
+        testbed.observer.send("start").unwrap();
+        testbed
+            .observer
+            .wait_state(seen, StreamState::Live)
+            .unwrap();
+        let packets = packets(&testbed.relay.viewer_url(), SECONDS).unwrap();
         let times = |kind: &str| -> Vec<f64> {
             let all = packets.iter().filter(|(other, _)| other == kind);
             all.map(|(_, time)| *time).collect()
@@ -76,9 +86,9 @@ fn sound_and_picture_open_together_and_stay_in_step(relay: Kind) {
                 "session {session}: the {at} are {apart} s apart"
             );
         }
-        rig.observer.send("stop").unwrap();
-        rig.wait_relay(events, Event::Unpublished);
-        rig.wait_idle_again(seen);
+        testbed.observer.send("stop").unwrap();
+        testbed.wait_relay(events, Event::Unpublished);
+        testbed.wait_idle_again(seen);
     }
     robot.end().unwrap();
 }

@@ -8,17 +8,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use droidrelay_tests::{
+use droidrelay_testkit::{
     journal::DEADLINE,
-    line::Quality,
-    netns::{is_forbidden, tell_skipped},
-    stamps::Arrival,
-    uplink::{BITRATE, MAX_LATENCY, Publisher, Scene, bitrate},
+    net::{
+        netns::{is_forbidden, tell_skipped},
+        shaped_link::Quality,
+    },
+    robot::stamps::Arrival,
+    uplink::{BITRATE, MAX_LATENCY, Publisher, UplinkTestbed, bitrate},
 };
 
 /// None where this machine does not permit it.
-fn scene(publisher: Publisher) -> Option<Scene> {
-    match Scene::start(publisher, Quality::rate(2000), Instant::now()) {
+fn scene(publisher: Publisher) -> Option<UplinkTestbed> {
+    match UplinkTestbed::start(publisher, Quality::rate(2000), Instant::now()) {
         Ok(scene) => Some(scene),
         Err(err) if is_forbidden(&err) => {
             tell_skipped(thread::current().name().unwrap_or_default());
@@ -28,14 +30,19 @@ fn scene(publisher: Publisher) -> Option<Scene> {
     }
 }
 
-fn wait_frame(scene: &Scene, mark: usize, what: &str, wanted: impl Fn(&Arrival) -> bool) {
+fn wait_frame(scene: &UplinkTestbed, mark: usize, what: &str, wanted: impl Fn(&Arrival) -> bool) {
     if let Err(err) = scene.reader.arrivals().wait(mark, what, wanted) {
         panic!("{err}\n{}\n{}", scene.robot.text(), scene.reader.text());
     }
 }
 
 /// Waits until the encoder is told a bitrate like this.
-fn wait_bitrate(scene: &Scene, mark: usize, patience: Duration, wanted: impl Fn(u32) -> bool) {
+fn wait_bitrate(
+    scene: &UplinkTestbed,
+    mark: usize,
+    patience: Duration,
+    wanted: impl Fn(u32) -> bool,
+) {
     let told = |line: &String| bitrate(line).is_some_and(&wanted);
     if scene.robot.log().try_wait(mark, patience, told).is_none() {
         panic!("not such a bitrate\n{}", scene.robot.text());
@@ -43,7 +50,7 @@ fn wait_bitrate(scene: &Scene, mark: usize, patience: Duration, wanted: impl Fn(
 }
 
 /// The most that a frame from `mark` on was behind.
-fn behind(scene: &Scene, mark: usize) -> Duration {
+fn behind(scene: &UplinkTestbed, mark: usize) -> Duration {
     let arrivals = scene.reader.arrivals().since(mark);
     arrivals.iter().map(Arrival::latency).max().unwrap()
 }
@@ -61,7 +68,7 @@ fn the_encoder_follows_the_line_and_the_viewer_is_never_far_behind() {
 
     let (frames, lines) = (arrivals.mark(), scene.robot.log().mark());
     let narrow = Instant::now();
-    scene.line.become_like(Quality::rate(400)).unwrap();
+    scene.line.set_quality(Quality::rate(400)).unwrap();
     wait_bitrate(&scene, lines, DEADLINE, |bitrate| bitrate < 400);
     println!("below the line's rate after {:?}", narrow.elapsed());
     // Those that were sent before are through when a frame is as early as ever.
@@ -84,7 +91,7 @@ fn the_encoder_follows_the_line_and_the_viewer_is_never_far_behind() {
     assert!(behind(&scene, settled) < MAX_LATENCY);
 
     let lines = scene.robot.log().mark();
-    scene.line.become_like(Quality::rate(2000)).unwrap();
+    scene.line.set_quality(Quality::rate(2000)).unwrap();
     wait_bitrate(&scene, lines, 3 * DEADLINE, |bitrate| bitrate == BITRATE);
     let taken = scene.camera.taken().mark();
     println!("{} of {taken} pictures came", arrivals.mark());
@@ -98,7 +105,7 @@ fn without_adaptive_bitrate_the_viewer_is_not_far_behind_either() {
     let arrivals = scene.reader.arrivals();
     wait_frame(&scene, 0, "a picture", |_| true);
     let narrow = arrivals.mark();
-    scene.line.become_like(Quality::rate(400)).unwrap();
+    scene.line.set_quality(Quality::rate(400)).unwrap();
     wait_frame(&scene, narrow + 50, "50 pictures", |_| true);
     let latest = behind(&scene, narrow);
     println!("at most {latest:?} behind");
@@ -107,7 +114,7 @@ fn without_adaptive_bitrate_the_viewer_is_not_far_behind_either() {
         "{latest:?}"
     );
     let wide = arrivals.mark();
-    scene.line.become_like(Quality::rate(2000)).unwrap();
+    scene.line.set_quality(Quality::rate(2000)).unwrap();
     wait_frame(&scene, wide, "a frame in time", |frame| {
         frame.latency() < Duration::from_millis(300)
     });

@@ -37,10 +37,7 @@ impl Backoff {
 
 /// A random number in 0.0..1.0, good for jitter and nothing else.
 pub fn jitter() -> f64 {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    // Each RandomState hashes with other keys.
-    let bits = RandomState::new().build_hasher().finish();
-    (bits >> 11) as f64 / (1u64 << 53) as f64
+    fastrand::f64()
 }
 
 #[cfg(test)]

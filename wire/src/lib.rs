@@ -4,13 +4,18 @@
 //! session that both keep ([`mqtt`]), and the way to a server ([`net`]).
 
 pub mod backoff;
+pub mod boot;
+pub mod exit;
 pub mod mqtt;
 pub mod net;
 pub mod secret;
 pub mod words;
 
 pub use backoff::Backoff;
-pub use mqtt::broker::BrokerUrl;
+pub use mqtt::{
+    broker::BrokerUrl,
+    fault::{Fault, FaultKind},
+};
 pub use secret::Secret;
 pub use words::command::{Command, Refusal};
-pub use words::state::{PublishState, RobotState, StreamState};
+pub use words::state::{Cause, PublishPhase, PublishState, RobotState, Standby, StreamState};

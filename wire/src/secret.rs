@@ -76,48 +76,6 @@ impl From<&str> for Secret {
     }
 }
 
-/// Percent-encodes every byte but RFC 3986's unreserved characters (section 2.3), `/` included.
-pub fn percent_encode(text: &str) -> String {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(byte.into());
-        } else {
-            encoded.push('%');
-            encoded.push(HEX[usize::from(byte >> 4)].into());
-            encoded.push(HEX[usize::from(byte & 15)].into());
-        }
-    }
-    encoded
-}
-
-/// Undoes percent-encoding; a `%` without two hexadecimal digits stays as it is.
-///
-/// Fails only where the decoded bytes are not UTF-8.
-pub fn percent_decode(text: &str) -> Result<String, std::string::FromUtf8Error> {
-    let bytes = text.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let digits = bytes
-            .get(at + 1..at + 3)
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
-        match digits {
-            Some(digits) if bytes[at] == b'%' => {
-                decoded.push(u8::from_str_radix(digits, 16).unwrap_or_default());
-                at += 3;
-            }
-            _ => {
-                decoded.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8(decoded)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,19 +106,5 @@ mod tests {
                 .unwrap_err()
                 .contains("cannot open")
         );
-    }
-
-    #[test]
-    fn percent_encoding_leaves_unreserved_characters_only_and_reads_back() {
-        let text = "a/b&c=d%e+f#g?h@i j;pä€-._~";
-        let encoded = percent_encode(text);
-        assert_eq!(
-            encoded,
-            "a%2Fb%26c%3Dd%25e%2Bf%23g%3Fh%40i%20j%3Bp%C3%A4%E2%82%AC-._~"
-        );
-        assert_eq!(percent_decode(&encoded).unwrap(), text);
-        assert_eq!(percent_decode("100%").unwrap(), "100%");
-        assert_eq!(percent_decode("%zz%4").unwrap(), "%zz%4");
-        assert!(percent_decode("%ff").is_err());
     }
 }

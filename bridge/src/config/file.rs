@@ -4,10 +4,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use droidrelay_wire::{
-    BrokerUrl, Secret,
-    mqtt::broker::{Scheme, UserInfo},
-};
+use droidrelay_wire::{BrokerUrl, Secret, mqtt::broker::Scheme, net::url::UserInfo};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 

@@ -243,13 +243,14 @@ fn why_not_live(bridge: &Bridge, robot: &Robot) -> String {
                 .or_else(|| state.last_error.clone())
                 .map(|detail| format!(": {detail}"))
                 .unwrap_or_default();
-            let what = match state.state {
+            let what = match &state.state {
                 StreamState::Live => return "the robot became live just now".into(),
                 StreamState::Idle => "the robot has not opened its stream",
                 StreamState::Starting => "the robot is still starting",
                 StreamState::Backoff => "the robot cannot reach the media server",
                 StreamState::Refused => "the media server refuses the robot",
                 StreamState::Error => "the robot cannot deliver",
+                StreamState::Other(_) => "the robot is in a state that is not known here",
             };
             format!("{what}{detail}")
         }

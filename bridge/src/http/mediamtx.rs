@@ -14,7 +14,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use droidrelay_wire::{Command, Secret, secret::percent_decode};
+use droidrelay_wire::{Command, Secret, net::url::percent_decode};
 use serde::Deserialize;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};

@@ -2,9 +2,8 @@
 
 //! The controls of V4L2 encoders, which are no properties but fields of one.
 
-use std::sync::{Mutex, PoisonError};
-
 use gst::prelude::*;
+use parking_lot::Mutex;
 
 const PROPERTY: &str = "extra-controls";
 /// A button: it is pressed each time that the controls are set with it.
@@ -31,7 +30,9 @@ pub fn get(element: &gst::Element, name: &str) -> Option<i32> {
 pub fn set(element: &gst::Element, name: &str, value: i32) {
     // Several elements may set their part of the one property.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    // Applications are notified after the lock is given back.
+    let _notify = element.freeze_notify();
+    let _guard = ONE_AT_A_TIME.lock();
     let mut controls = element
         .property::<Option<gst::Structure>>(PROPERTY)
         .unwrap_or_else(|| gst::Structure::new_empty("controls"));

@@ -4,11 +4,12 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
     thread,
 };
 
 use once_cell::sync::Lazy;
+use parking_lot::Mutex;
 use tokio::{
     runtime::{Builder, Handle},
     sync::oneshot,
@@ -26,7 +27,7 @@ pub struct Io {
 impl Io {
     /// The running I/O thread, started if there is none.
     pub fn acquire() -> io::Result<Arc<Io>> {
-        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = SHARED.lock();
         if let Some(io) = shared.upgrade() {
             return Ok(io);
         }

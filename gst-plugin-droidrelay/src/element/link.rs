@@ -7,19 +7,24 @@
 //! the first buffer, so that frames of an earlier session which an encoder still holds can be
 //! told from it, with `history` (uint64, nanoseconds of media from before the opening that come
 //! first), and sticky, because a leaky queue drops other events along with the buffers that it
-//! has no room for while an encoder comes up; out-of-band at stop. Upstream `droidrelay-publish`: the sink's publishing state.
+//! has no room for while an encoder comes up; out-of-band at stop. Upstream
+//! `droidrelay-publish`: the sink's publishing state. Query `droidrelay-sink`: answered by a sink
+//! that begins and ends sessions by these events, with itself as `sink` (object); others hand it
+//! on, so the answer says who it is about.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use droidrelay_wire::PublishState;
+use gst::prelude::*;
 
 const SESSION: &str = "droidrelay-session";
 const PUBLISH: &str = "droidrelay-publish";
+const SINK: &str = "droidrelay-sink";
 
 /// What a valve says, each with the number of the opening that it speaks of. Numbers grow in
 /// the whole process: out-of-band events and the stream overtake each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Session {
+pub enum SessionEvent {
     /// A session is wanted, told ahead of all data.
     Wanted(u64),
     /// What follows in the stream belongs to the opened session, and begins with this much from
@@ -35,7 +40,7 @@ pub fn next_opening() -> u64 {
     OPENINGS.fetch_add(1, Ordering::Relaxed) + 1
 }
 
-impl Session {
+impl SessionEvent {
     /// The event that says it.
     pub fn event(self) -> gst::Event {
         let structure = |wanted: bool, opening: u64| {
@@ -44,30 +49,30 @@ impl Session {
                 .field("opening", opening)
         };
         match self {
-            Session::Wanted(opening) => {
+            SessionEvent::Wanted(opening) => {
                 gst::event::CustomDownstreamOob::new(structure(true, opening).build())
             }
-            Session::Begins(opening, history) => gst::event::CustomDownstreamSticky::new(
+            SessionEvent::Begins(opening, history) => gst::event::CustomDownstreamSticky::new(
                 structure(true, opening).field("history", history).build(),
             ),
-            Session::Unwanted(opening) => {
+            SessionEvent::Unwanted(opening) => {
                 gst::event::CustomDownstreamOob::new(structure(false, opening).build())
             }
         }
     }
 }
 
-/// Reads an event made by [`Session::event`].
-pub fn parse_session(event: &gst::EventRef) -> Option<Session> {
+/// Reads an event made by [`SessionEvent::event`].
+pub fn parse_session(event: &gst::EventRef) -> Option<SessionEvent> {
     let structure = event.structure().filter(|s| s.name() == SESSION)?;
     let wanted = structure.get::<bool>("wanted").ok()?;
     let opening = structure.get::<u64>("opening").ok()?;
     Some(match (wanted, event.is_serialized()) {
-        (false, _) => Session::Unwanted(opening),
-        (true, false) => Session::Wanted(opening),
+        (false, _) => SessionEvent::Unwanted(opening),
+        (true, false) => SessionEvent::Wanted(opening),
         (true, true) => {
             let history = structure.get::<gst::ClockTime>("history").ok();
-            Session::Begins(opening, history.unwrap_or_default())
+            SessionEvent::Begins(opening, history.unwrap_or_default())
         }
     })
 }
@@ -75,7 +80,7 @@ pub fn parse_session(event: &gst::EventRef) -> Option<Session> {
 /// The sink's state on its way to the valve.
 pub fn publish(state: &PublishState) -> gst::Event {
     let structure = gst::Structure::builder(PUBLISH)
-        .field("state", &state.state)
+        .field("state", state.state.as_str())
         .field_if_some("reason", state.reason.as_ref())
         .field("attempt", state.attempt)
         .field_if_some("next-try", state.next_try)
@@ -89,7 +94,7 @@ pub fn publish(state: &PublishState) -> gst::Event {
 pub fn parse_publish(event: &gst::EventRef) -> Option<PublishState> {
     let structure = event.structure().filter(|s| s.name() == PUBLISH)?;
     Some(PublishState {
-        state: structure.get("state").ok()?,
+        state: structure.get::<String>("state").ok()?.into(),
         reason: structure.get("reason").ok(),
         attempt: structure.get("attempt").ok()?,
         next_try: structure.get("next-try").ok(),
@@ -98,9 +103,55 @@ pub fn parse_publish(event: &gst::EventRef) -> Option<PublishState> {
     })
 }
 
+/// Whether `pad` belongs to a sink that begins and ends sessions by these events.
+pub fn is_of_session_sink(pad: &gst::Pad) -> bool {
+    let mut query = gst::query::Custom::new(gst::Structure::new_empty(SINK));
+    pad.query(&mut query)
+        && query
+            .structure()
+            .and_then(|answer| answer.get::<gst::Element>("sink").ok())
+            .is_some_and(|sink| pad.parent_element() == Some(sink))
+}
+
+/// Answers [`is_of_session_sink`] as such a `sink`; false where `query` asks something else.
+pub fn answer_session_sink(query: &mut gst::QueryRef, sink: &gst::Element) -> bool {
+    let gst::QueryViewMut::Custom(query) = query.view_mut() else {
+        return false;
+    };
+    if query.structure().is_none_or(|asked| asked.name() != SINK) {
+        return false;
+    }
+    query.structure_mut().set("sink", sink);
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_sink_itself_is_one() {
+        gst::init().unwrap();
+        let pipeline =
+            gst::parse::launch("identity name=between ! queue name=queue ! fakesink name=sink")
+                .unwrap()
+                .downcast::<gst::Pipeline>()
+                .unwrap();
+        let pad = |name| {
+            let element = pipeline.by_name(name).unwrap();
+            element.static_pad("sink").unwrap()
+        };
+        assert!(!is_of_session_sink(&pad("sink")));
+        // SAFETY: nothing else uses the pad yet.
+        unsafe {
+            pad("sink").set_query_function(|pad, _, query| {
+                answer_session_sink(query, &pad.parent_element().unwrap())
+            });
+        }
+        assert!(is_of_session_sink(&pad("sink")));
+        assert!(!is_of_session_sink(&pad("between")));
+        assert!(!is_of_session_sink(&pad("queue")));
+    }
 
     #[test]
     fn events_read_back_as_what_was_said() {
@@ -108,9 +159,9 @@ mod tests {
         let opening = next_opening();
         assert!(next_opening() > opening);
         for said in [
-            Session::Wanted(opening),
-            Session::Begins(opening, gst::ClockTime::from_mseconds(5)),
-            Session::Unwanted(opening),
+            SessionEvent::Wanted(opening),
+            SessionEvent::Begins(opening, gst::ClockTime::from_mseconds(5)),
+            SessionEvent::Unwanted(opening),
         ] {
             assert_eq!(parse_session(&said.event()), Some(said));
         }
@@ -124,7 +175,7 @@ mod tests {
         };
         assert_eq!(parse_publish(&publish(&state)), Some(state));
         assert_eq!(
-            parse_publish(&Session::Begins(1, gst::ClockTime::ZERO).event()),
+            parse_publish(&SessionEvent::Begins(1, gst::ClockTime::ZERO).event()),
             None
         );
         assert_eq!(parse_session(&crate::element::keyunit::downstream(1)), None);

@@ -6,9 +6,10 @@ use std::{
     ffi::{CStr, OsString},
     os::unix::ffi::OsStringExt,
     path::PathBuf,
+    time::Duration,
 };
 
-use glib::{prelude::*, translate::ToGlibPtr};
+use glib::{prelude::*, translate::ToGlibPtr, value::FromValue};
 use gst::prelude::*;
 
 /// A text that may change up to READY.
@@ -28,6 +29,21 @@ pub fn secret_spec(name: &str, nick: &str, blurb: &str) -> glib::ParamSpec {
         .write_only()
         .mutable_ready()
         .build()
+}
+
+/// A value of the property's own type.
+pub fn typed<'a, T: FromValue<'a>>(value: &'a glib::Value) -> T {
+    value.get().expect("GObject checks the type first")
+}
+
+/// A time of whole seconds.
+pub fn seconds(value: &glib::Value) -> Duration {
+    Duration::from_secs(typed::<u32>(value).into())
+}
+
+/// The value of a property that is a time of whole seconds.
+pub fn seconds_value(time: Duration) -> glib::Value {
+    (time.as_secs() as u32).to_value()
 }
 
 /// A text. GLib lets applications set any bytes: what is not UTF-8 is complained of, and no

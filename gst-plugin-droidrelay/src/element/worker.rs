@@ -5,11 +5,12 @@
 //! time, and hold no thread while there is nothing to do.
 
 use std::{
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use gst::prelude::*;
+use parking_lot::{Condvar, Mutex};
 use tokio::{runtime::Handle, task::AbortHandle};
 
 type Run<E> = Box<dyn FnMut(&E) -> Option<Duration> + Send>;
@@ -56,7 +57,7 @@ impl<E: IsA<gst::Element> + Send + Sync> Worker<E> {
         timers: Handle,
         job: impl FnMut(&E) -> Option<Duration> + Send + 'static,
     ) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.element = element.downgrade();
         state.job = Some(Box::new(job));
         state.timers = Some(timers);
@@ -68,7 +69,7 @@ impl<E: IsA<gst::Element> + Send + Sync> Worker<E> {
     /// Makes the job run soon; any number of wakes before it runs are one. Does nothing before
     /// [`Worker::start`] and after [`Worker::stop`].
     pub fn wake(self: &Arc<Self>) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.woken = true;
         if state.running || state.job.is_none() {
             return;
@@ -87,18 +88,8 @@ impl<E: IsA<gst::Element> + Send + Sync> Worker<E> {
     /// longer than `deadline`: the job then ends by itself, unwatched.
     pub fn stop(&self, deadline: Duration) -> bool {
         let until = Instant::now() + deadline;
-        let mut state = self.lock();
-        while state.running {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            state = self
-                .ended
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
+        let mut state = self.state.lock();
+        while state.running && !self.ended.wait_until(&mut state, until).timed_out() {}
         let ended = !state.running;
         state.life += 1;
         state.timers = None;
@@ -114,7 +105,7 @@ impl<E: IsA<gst::Element> + Send + Sync> Worker<E> {
 
     /// Runs in a thread of the pool.
     fn run(self: &Arc<Self>, element: &E, life: u64) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let Some(mut job) = (if state.life == life {
             state.job.take()
         } else {
@@ -126,7 +117,7 @@ impl<E: IsA<gst::Element> + Send + Sync> Worker<E> {
         while state.life == life && std::mem::take(&mut state.woken) {
             drop(state);
             due = job(element);
-            state = self.lock();
+            state = self.state.lock();
         }
         if state.life != life {
             return;
@@ -154,10 +145,6 @@ impl<E: IsA<gst::Element> + Send + Sync> Worker<E> {
                 }
             })
             .abort_handle()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State<E>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -6,8 +6,11 @@
 use std::{collections::VecDeque, time::Duration};
 
 use droidrelay_wire::{
-    PublishState, RobotState, StreamState,
-    words::gate::{Cause, Change, Gate, Outcome},
+    PublishPhase, PublishState, RobotState, StreamState,
+    words::{
+        gate::{Change, Gate, Outcome},
+        state::Cause,
+    },
 };
 
 use crate::element::link;
@@ -17,13 +20,34 @@ const LISTED_VIEWERS: usize = 64;
 /// Openings and closings that wait for the announcer; older pairs cancel out.
 const WAITING_CHANGES: usize = 64;
 
+/// Key frames that `keyframe` commands can cause: one in this time.
+const KEYFRAME_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What is to be announced, as it was at one moment.
+#[derive(Debug)]
+pub struct Report {
+    /// Openings and closings, oldest first, each with the number of its opening.
+    pub changes: VecDeque<(u64, Change)>,
+    pub state: RobotState,
+    pub connected: bool,
+    /// A key frame is to be asked for.
+    pub keyframe: bool,
+    /// The valve has just closed because leases have ended.
+    pub expired: bool,
+    /// When something changes by itself.
+    pub due: Option<Duration>,
+}
+
 /// Guarded by the element's `control` mutex.
 #[derive(Debug)]
 pub struct Control {
     pub gate: Gate,
-    /// Openings and closings that have not been announced, oldest first, each with the number of
-    /// its opening.
-    pub changes: VecDeque<(u64, Change)>,
+    /// The session with the broker is up.
+    pub connected: bool,
+    /// The element has been started before.
+    started: bool,
+    /// As in [`Report`].
+    changes: VecDeque<(u64, Change)>,
     cause: Cause,
     /// Publishing state of the sink, once it has told one.
     publish: Option<PublishState>,
@@ -42,8 +66,6 @@ pub struct Control {
     start_latency: Option<Duration>,
     state: StreamState,
     since: String,
-    /// What the bus was told last.
-    told: (StreamState, Option<String>),
     keyframe: Keyframe,
 }
 
@@ -58,6 +80,8 @@ impl Default for Control {
     fn default() -> Self {
         Control {
             gate: Gate::default(),
+            connected: false,
+            started: false,
             changes: VecDeque::new(),
             cause: Cause::Boot,
             publish: None,
@@ -73,7 +97,6 @@ impl Default for Control {
             start_latency: None,
             state: StreamState::Idle,
             since: utc_after(Duration::ZERO),
-            told: (StreamState::Idle, None),
             keyframe: Keyframe::default(),
         }
     }
@@ -84,7 +107,7 @@ impl Control {
     pub fn decided(&mut self, outcome: Outcome, now: Duration) -> bool {
         match outcome {
             Outcome::Changed(change) => {
-                self.cause = change.cause;
+                self.cause = change.cause.clone();
                 self.flowing = false;
                 self.fault = None;
                 if change.open {
@@ -114,7 +137,7 @@ impl Control {
     }
 
     /// When a wanted key frame may be asked for.
-    pub fn keyframe_due(&self, interval: Duration) -> Option<Duration> {
+    fn keyframe_due(&self, interval: Duration) -> Option<Duration> {
         let due = self
             .keyframe
             .last
@@ -123,7 +146,7 @@ impl Control {
     }
 
     /// Whether to ask for a key frame at `now`.
-    pub fn take_keyframe(&mut self, now: Duration, interval: Duration) -> bool {
+    fn take_keyframe(&mut self, now: Duration, interval: Duration) -> bool {
         if !self.gate.is_open() {
             self.keyframe.wanted = false;
         }
@@ -142,18 +165,37 @@ impl Control {
         if self.changes.is_empty() {
             let change = Change {
                 open: self.gate.is_open(),
-                cause: self.cause,
+                cause: self.cause.clone(),
                 who: None,
             };
             self.changes.push_back((self.opening, change));
         }
     }
 
-    /// Whether the bus is still to be told of the state's word or its last error; from now on it
-    /// is taken as told.
-    pub fn take_news(&mut self) -> bool {
-        let told = (self.state, self.last_error.clone());
-        std::mem::replace(&mut self.told, told.clone()) != told
+    /// Ends leases that have run out, and gives all that is to be announced.
+    pub fn report(&mut self, offline_timeout: Duration, standby: &str, now: Duration) -> Report {
+        let outcome = self.gate.expire(offline_timeout, now);
+        let expired = self.decided(outcome, now);
+        let keyframe = self.take_keyframe(now, KEYFRAME_INTERVAL);
+        Report {
+            expired,
+            changes: std::mem::take(&mut self.changes),
+            state: self.robot_state(standby, now),
+            connected: self.connected,
+            keyframe,
+            due: self
+                .gate
+                .next_deadline(offline_timeout)
+                .into_iter()
+                .chain(self.keyframe_due(KEYFRAME_INTERVAL))
+                .min(),
+        }
+    }
+
+    /// The session with the broker is up or down.
+    pub fn link(&mut self, up: bool, now: Duration) {
+        self.connected = up;
+        self.gate.link(up, now);
     }
 
     /// Counts a command that is not obeyed.
@@ -180,6 +222,10 @@ impl Control {
 
     /// The element starts: nothing flows yet, and what a sink has said was of another session.
     pub fn start(&mut self, now: Duration) {
+        // Leases that ran out while the element was stopped do not open it again.
+        let outcome = self.gate.expire(Duration::ZERO, now);
+        self.decided(outcome, now);
+        self.started = true;
         self.flowing = false;
         self.fault = None;
         self.publish = None;
@@ -207,6 +253,10 @@ impl Control {
         self.last_error = Some(error);
     }
 
+    pub fn has_started(&self) -> bool {
+        self.started
+    }
+
     pub fn opens(&self) -> u64 {
         self.opens
     }
@@ -226,10 +276,10 @@ impl Control {
         if self.fault.is_some() {
             return StreamState::Error;
         }
-        match self.publish.as_ref().map(|publish| publish.state.as_str()) {
-            Some("backoff") => StreamState::Backoff,
-            Some("refused") => StreamState::Refused,
-            Some("publishing") | None if self.flowing => StreamState::Live,
+        match self.publish.as_ref().map(|publish| &publish.state) {
+            Some(PublishPhase::Backoff) => StreamState::Backoff,
+            Some(PublishPhase::Refused) => StreamState::Refused,
+            Some(PublishPhase::Publishing) | None if self.flowing => StreamState::Live,
             _ => StreamState::Starting,
         }
     }
@@ -238,7 +288,7 @@ impl Control {
     pub fn robot_state(&mut self, standby: &str, now: Duration) -> RobotState {
         let state = self.stream_state();
         if state != self.state {
-            self.state = state;
+            self.state = state.clone();
             self.since = utc_after(Duration::ZERO);
         }
         let mut more = serde_json::Map::new();
@@ -248,7 +298,7 @@ impl Control {
         RobotState {
             state,
             since: self.since.clone(),
-            cause: self.cause.as_str().into(),
+            cause: self.cause.clone(),
             viewers: self
                 .gate
                 .holders()

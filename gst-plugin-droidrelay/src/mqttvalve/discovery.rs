@@ -11,7 +11,7 @@ use droidrelay_wire::{
 };
 use serde_json::{Value, json};
 
-use super::settings::Topics;
+use super::topics::Topics;
 
 /// Payload of Home Assistant's birth message.
 pub const BIRTH: &[u8] = ONLINE.as_bytes();
@@ -109,7 +109,7 @@ impl Device {
                     "name": "State",
                     "icon": "mdi:video-wireless",
                     "device_class": "enum",
-                    "options": StreamState::ALL.map(StreamState::as_str),
+                    "options": StreamState::ALL,
                     "value_template": "{{ value_json.state }}",
                 }),
             ),

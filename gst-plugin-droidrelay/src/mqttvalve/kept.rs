@@ -9,9 +9,21 @@ use gst::ClockTime;
 /// Most bytes that are kept, whatever the times say.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
+/// What is kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Keep {
+    #[default]
+    Nothing,
+    /// The newest frame of raw video.
+    Newest,
+    /// As `Newest`, and this much of encoded media.
+    Last(ClockTime),
+}
+
 /// Buffers in groups that each begin where decoding can.
 #[derive(Debug, Default)]
 pub struct Kept {
+    pub keep: Keep,
     groups: VecDeque<Vec<gst::Buffer>>,
     bytes: usize,
     newest: Option<ClockTime>,
@@ -48,7 +60,7 @@ impl Kept {
 
     /// Takes all that is kept, oldest first, and how long it lasts.
     pub fn take(&mut self) -> (Vec<gst::Buffer>, ClockTime) {
-        let kept = std::mem::take(self);
+        let kept = self.clear();
         let oldest = kept.start_of(0);
         let duration = kept
             .newest
@@ -58,8 +70,13 @@ impl Kept {
         (kept.groups.into_iter().flatten().collect(), duration)
     }
 
-    pub fn clear(&mut self) {
-        *self = Kept::default();
+    /// Forgets what is kept, and gives it.
+    pub fn clear(&mut self) -> Kept {
+        let empty = Kept {
+            keep: self.keep,
+            ..Kept::default()
+        };
+        std::mem::replace(self, empty)
     }
 
     /// Whether group `n` alone with what follows it lasts `span`.

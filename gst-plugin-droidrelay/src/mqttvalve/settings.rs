@@ -5,17 +5,17 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use glib::prelude::*;
+
 use droidrelay_wire::{
     BrokerUrl, Secret,
-    mqtt::{
-        broker::UserInfo,
-        session::{self, Credentials, MIN_KEEP_ALIVE},
-    },
-    net::tls::TlsFiles,
+    mqtt::session::{self, Credentials, MIN_KEEP_ALIVE},
+    net::{tls::TlsFiles, url::UserInfo},
     words::topics::{DEFAULT_TOPIC, OFFLINE, availability_topic, check_topic, state_topic},
 };
 
-use super::{Standby, discovery::Device};
+use super::{discovery::Device, kept::Keep, topics::Topics};
+use crate::element::property::{path, path_value, text};
 
 pub const DEFAULT_KEEP_ALIVE: Duration = Duration::from_secs(10);
 pub const DEFAULT_PREROLL_TIME: Duration = Duration::from_secs(5);
@@ -26,6 +26,41 @@ pub const DEFAULT_OFFLINE_TIMEOUT: Duration = Duration::from_secs(120);
 pub const DEFAULT_ACCEPT_RETAINED: bool = false;
 /// How long the broker keeps commands for a robot that is away.
 const SESSION_EXPIRY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What keeps running while the valve is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]
+#[enum_type(name = "GstMqttValveStandby")]
+pub enum Standby {
+    /// Everything upstream of the valve is in NULL: camera device closed, no CPU.
+    #[default]
+    #[enum_value(
+        name = "Cold: everything upstream is stopped, the device is released",
+        nick = "cold"
+    )]
+    Cold,
+    /// Everything upstream runs and is dropped; the newest raw frame is sent first at opening.
+    #[enum_value(
+        name = "Warm: upstream runs, frames are dropped before the encoder",
+        nick = "warm"
+    )]
+    Warm,
+    /// Upstream and its encoder run; the last seconds of encoded media are sent first at opening.
+    #[enum_value(
+        name = "Hot: the encoder runs too, the last preroll-time is sent first",
+        nick = "hot"
+    )]
+    Hot,
+}
+
+impl Standby {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Standby::Cold => "cold",
+            Standby::Warm => "warm",
+            Standby::Hot => "hot",
+        }
+    }
+}
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -49,6 +84,8 @@ pub struct Settings {
     pub state_topic: Option<String>,
     pub availability_topic: Option<String>,
     pub discovery_prefix: Option<String>,
+    /// Leases of another life were given: the next start resumes its session with the broker.
+    pub resume: bool,
 }
 
 impl Default for Settings {
@@ -72,25 +109,86 @@ impl Default for Settings {
             state_topic: None,
             availability_topic: None,
             discovery_prefix: None,
+            resume: false,
         }
     }
 }
 
-/// Topics of one valve.
-#[derive(Debug, Clone)]
-pub struct Topics {
-    pub command: String,
-    pub state: String,
-    pub availability: String,
-}
-
 impl Settings {
+    /// Stores what was set for the property `name`.
+    pub fn set(&mut self, name: &str, value: &glib::Value) {
+        let seconds = || {
+            let seconds = value.get::<u32>().expect("checked by GObject");
+            Duration::from_secs(seconds.into())
+        };
+        let filled = || text(value).filter(|text| !text.is_empty());
+        match name {
+            "broker" => self.set_broker(filled()),
+            "topic" => self.topic = text(value).unwrap_or_else(|| DEFAULT_TOPIC.into()),
+            "username" => self.username = text(value),
+            "password" => self.password = text(value).map(Secret::new),
+            "password-file" => self.password_file = path(value),
+            "ca-file" => self.tls.ca_file = path(value),
+            "cert-file" => self.tls.cert_file = path(value),
+            "key-file" => self.tls.key_file = path(value),
+            "client-id" => self.client_id = text(value),
+            "keep-alive-interval" => self.keep_alive = seconds(),
+            "standby" => self.standby = value.get().expect("checked by GObject"),
+            "preroll-time" => self.preroll_time = seconds(),
+            "lease" => self.lease = seconds(),
+            "offline-timeout" => self.offline_timeout = seconds(),
+            "accept-retained" => {
+                self.accept_retained = value.get().expect("checked by GObject");
+            }
+            "state-topic" => self.state_topic = filled(),
+            "availability-topic" => self.availability_topic = filled(),
+            "discovery-prefix" => self.discovery_prefix = filled(),
+            _ => unreachable!("GObject knows no property {name}"),
+        }
+    }
+
+    /// What the property `name` reads as.
+    pub fn get(&self, name: &str) -> glib::Value {
+        let seconds = |duration: Duration| (duration.as_secs() as u32).to_value();
+        match name {
+            "broker" => self.broker.to_value(),
+            "topic" => self.topic.to_value(),
+            "username" => self.username.to_value(),
+            "password-file" => path_value(self.password_file.as_ref()),
+            "ca-file" => path_value(self.tls.ca_file.as_ref()),
+            "cert-file" => path_value(self.tls.cert_file.as_ref()),
+            "key-file" => path_value(self.tls.key_file.as_ref()),
+            "client-id" => self.client_id.to_value(),
+            "keep-alive-interval" => seconds(self.keep_alive),
+            "standby" => self.standby.to_value(),
+            "preroll-time" => seconds(self.preroll_time),
+            "lease" => seconds(self.lease),
+            "offline-timeout" => seconds(self.offline_timeout),
+            "accept-retained" => self.accept_retained.to_value(),
+            "state-topic" => self.topics().state.to_value(),
+            "availability-topic" => self.topics().availability.to_value(),
+            "discovery-prefix" => self.discovery_prefix.to_value(),
+            _ => unreachable!("GObject knows no property {name}"),
+        }
+    }
+
+    /// What a closed valve keeps, where upstream runs on or (`cold`) is stopped.
+    pub fn keep(&self, cold: bool) -> Keep {
+        match self.standby {
+            _ if cold => Keep::Nothing,
+            Standby::Hot => Keep::Last(gst::ClockTime::from_nseconds(
+                self.preroll_time.as_nanos() as u64
+            )),
+            Standby::Cold | Standby::Warm => Keep::Newest,
+        }
+    }
+
     /// Stores a broker URL, its credentials apart: the property never reads back with them.
-    pub fn set_broker(&mut self, url: Option<String>) {
+    fn set_broker(&mut self, url: Option<String>) {
         self.broker = None;
         self.broker_error = None;
         self.url_credentials = UserInfo::default();
-        let Some(url) = url.filter(|url| !url.is_empty()) else {
+        let Some(url) = url else {
             return;
         };
         match BrokerUrl::parse(&url) {

@@ -24,12 +24,12 @@ const FALLING: f64 = 0.9;
 /// A step up, and the time between two.
 const MORE: f64 = 1.08;
 const STEP: Duration = Duration::from_secs(1);
-/// Part of the shown limit of a line up to which it is used again at once.
+/// Part of the measured limit that is used again without a probe.
 const SAFE: f64 = 0.9;
 /// A line that carries so much more than its limit was has become another one.
 const BETTER: f64 = 1.3;
-/// A line that has shown its limit is tried beyond it after this time, twice as late after
-/// each vain try.
+/// After a cut, the sink probes for more bandwidth after this time, doubled with each probe
+/// that fails.
 const PROBE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(20));
 
 /// What was seen of the line at one time.
@@ -52,7 +52,7 @@ pub struct Range {
 
 /// One session's bitrate, in bits per second.
 #[derive(Debug)]
-pub struct Control {
+pub struct BitrateControl {
     min: f64,
     max: f64,
     target: f64,
@@ -66,11 +66,11 @@ pub struct Control {
     samples: VecDeque<Sample>,
 }
 
-impl Control {
+impl BitrateControl {
     /// All times are of one clock that begins at zero.
     pub fn new(range: Range) -> Self {
         let (min, max) = (range.min as f64, range.max.max(range.min) as f64);
-        Control {
+        BitrateControl {
             min,
             max,
             target: (range.start as f64).clamp(min, max),
@@ -255,7 +255,7 @@ mod tests {
     /// An encoder with a key frame each second, and a line that carries its frames one after
     /// another, bounded as the sink's queue is.
     struct Line {
-        control: Control,
+        control: BitrateControl,
         now: f64,
         /// Bits per second.
         rate: f64,
@@ -287,7 +287,7 @@ mod tests {
     impl Line {
         fn new(rate: f64) -> Self {
             Line {
-                control: Control::new(RANGE),
+                control: BitrateControl::new(RANGE),
                 now: 0.0,
                 rate,
                 delay: 0.02,
@@ -501,7 +501,7 @@ mod tests {
         fn whatever_is_seen_nothing_panics(
             seen in prop::collection::vec((0u64..2000, 0u64..5000, 0u64..100_000, 0u64..1_000_000), 0..400),
         ) {
-            let mut control = Control::new(RANGE);
+            let mut control = BitrateControl::new(RANGE);
             let (mut now, mut acknowledged) = (0, 0);
             for (later, wait, bytes, others) in seen {
                 now += later;

@@ -6,28 +6,28 @@ pub const DOC: &[(&str, &str)] = &[
     (
         "Stream",
         "
-    Publishes to an RTMP server for as long as that is wanted: while a mqttvalve upstream is
-    open, or, without one, while media comes (until 5 s after the last buffer, or EOS). Each
-    session begins with metadata, sequence headers and a key frame; its time starts at zero
-    (media at 2 s, see start-offset); during its first two seconds a key frame is asked for
-    every 250 ms, because readers attach a moment after the publisher. A session that is no
-    longer wanted is unpublished and closed at once. Never synchronises to the clock, never
-    blocks what is upstream: what cannot be sent waits up to max-latency and is then dropped
-    up to a key frame.",
+    Publishes to an RTMP server while a session is wanted: while a mqttvalve upstream is open,
+    or, without one, while media comes (until 5 s after the last buffer, or EOS). Each session
+    begins with metadata, sequence headers and a key frame; its timestamps start at zero (media
+    at 2 s, see start-offset); during its first two seconds the sink requests a key frame every
+    250 ms, because readers attach a moment after the publisher. A session that is no longer
+    wanted is unpublished and closed at once. The sink never synchronises to the clock and never
+    blocks upstream: media that cannot be sent is queued up to max-latency, then dropped up to
+    the next key frame.",
     ),
     (
         "Weak-uplink",
         "
-    What waits is counted until the server's kernel has it, beyond the time that the line takes
-    by itself: bytes in the socket wait too. More than max-latency of it is dropped, and a key
-    frame is asked for as soon as half of that waits no longer.
-    adaptive-bitrate=true (off by default: the encoder belongs to the pipeline's author) leads
+    The queue is measured until the server's kernel has acknowledged the data, beyond the
+    link's own delay: bytes in the socket count too. More than max-latency is dropped, and a key
+    frame is requested as soon as the queue is below half of that.
+    adaptive-bitrate=true (off by default: the encoder belongs to the pipeline's author) controls
     the bitrate of the nearest video encoder upstream between min-bitrate and max-bitrate: down
-    to four fifths of what the line carries as soon as media waits for longer than 0.2 s and
-    ever longer, up by 8 % a second while nothing waits and the encoder uses what it has. A
-    limit that has shown is tried again after 5 to 20 s. A session begins with the bitrate of
-    the one before, if that ended within the last five minutes; while none is wanted the
-    encoder has its own.
+    to four fifths of the measured throughput when media is queued for longer than 0.2 s and the
+    queue grows, up by 8 % a second while the queue is empty and the encoder uses its target.
+    After a cut, the sink probes for more bandwidth after 5 to 20 s. A session begins with the
+    last bitrate of the previous one, if that ended within the last five minutes; while no
+    session is wanted, the encoder has the bitrate that it was configured with.
     Encoders: a `bitrate` in kbit/s (x264enc, x265enc, vah264enc, vaapih264enc, nvh264enc) or
     in bit/s (openh264enc, nvv4l2h264enc), or V4L2's control video_bitrate in `extra-controls`
     (v4l2h264enc; it begins with max-bitrate where it has none).",
@@ -35,20 +35,21 @@ pub const DOC: &[(&str, &str)] = &[
     (
         "Pads",
         "
-    sink   H.264 (avc or byte-stream), H.265 (Enhanced RTMP: the server must know it), or a
-           ready FLV stream. Buffers outside of a wanted session are dropped. EOS is posted
+    sink   H.264 (avc or byte-stream), H.265 (Enhanced RTMP: the server must support it), or a
+           muxed FLV stream. Buffers outside of a wanted session are dropped. EOS is posted
            when all pads have it.
-    audio  AAC (raw) or parsed MP3 (mpegaudioparse), on request. A session waits up to 0.5 s for the headers of both
-           tracks. New headers in the stream (another resolution) start a new session.",
+    audio  AAC (raw) or parsed MP3 (mpegaudioparse), on request. A session waits up to 0.5 s for
+           the headers of both tracks. New headers in the stream (another resolution) start a
+           new session.",
     ),
     (
         "Sessions",
         "
     One TCP connection each (TCP_NODELAY; addresses tried side by side as in RFC 8305), TLS
-    for rtmps. Commands, headers and the first key frame go out in one write behind the
-    handshake; a server that does not take that is asked step by step from then on. A session
-    that is lost is tried again after 0.25 s, doubling up to 30 s, with jitter; one that is
-    refused after 1 to 60 s.",
+    for rtmps. Commands, headers and the first key frame are sent in one write after the
+    handshake; with a server that does not accept that, the sink waits for each answer from then
+    on. A lost session is retried after 0.25 s, doubling up to 30 s, with jitter; a refused one
+    after 1 to 60 s.",
     ),
     (
         "Credentials",
@@ -58,26 +59,26 @@ pub const DOC: &[(&str, &str)] = &[
            on_publish callback gets them, but no more than 255 bytes of name and query).
     token  behind the stream name, ?token=PASSWORD.
     rtmp   the server rejects a connection with a challenge, and the next one answers it: the
-           logins of Adobe's and Limelight's servers (authmod=adobe, authmod=llnw), which also
-           others have. The password is not sent, only an MD5 digest; that protects it less
+           login of Adobe's and Limelight's servers (authmod=adobe, authmod=llnw), which other
+           servers have too. Only an MD5 digest of the password is sent; that protects it less
            than rtmps does. The first session takes three connections, later ones two.
     none   none.
-    In query and token every byte but A-Z a-z 0-9 - . _ ~ is percent-encoded, so that any UTF-8
-    text will do. password-file is read at each try, so that a new password needs no restart.
-    Credentials are in no property that can be read, message, log or dot file, nor in texts of
-    a server that repeats them. A location that holds some is set without them: on a command
-    line they are seen by every user of the machine all the same.",
+    In query and token every byte but A-Z a-z 0-9 - . _ ~ is percent-encoded, so any UTF-8
+    text works. password-file is read at each try, so a new password needs no restart.
+    Credentials appear in no readable property, message, log or dot file, nor in a server's texts
+    that repeat them. They are removed from a location that contains them; on a command line
+    every user of the machine sees them all the same.",
     ),
     (
         "TLS",
         "
     For rtmps, by default port 1936. The server's certificate must be signed by a CA that
     ca-file (else the system's trust store) holds, or be in ca-file itself; must be for the
-    location's host; and must be valid by this machine's clock. What is wrong and the remedy
-    stand in the state's reason; the next try is made by itself. tls-validation-flags names
-    what is checked: leaving out a flag forgives that fault and no other (as an exception, the
-    flags insecure and generic-error forgive something only where unknown-ca is left out too).
-    Each one that is left out lets somebody on the way pose as the server: for tests only.",
+    location's host; and must be valid by this machine's clock. The state's reason names the
+    fault and the remedy; the sink retries by itself. tls-validation-flags names the enforced
+    checks: leaving out a flag accepts that fault and no other (as an exception, insecure and
+    generic-error have an effect only where unknown-ca is left out too). Disabling a check
+    allows impersonation of the server: for tests only.",
     ),
     (
         "Messages",
@@ -95,8 +96,8 @@ pub const DOC: &[(&str, &str)] = &[
       the text names the value and the remedy.
     CORE/MISSING_PLUGIN: h264parse or h265parse is missing (gstreamer1.0-plugins-bad).
     RESOURCE/NOT_AUTHORIZED only with fail-fast=true: the server refuses the publisher.
-    A server that is not there, silent, lost or refuses is no error otherwise: state and
-    reason say what is wrong and the next try is made by itself.",
+    Otherwise a server that is absent, silent, lost or refuses is no error: state and reason
+    name the fault, and the sink retries by itself.",
     ),
     (
         "Example",
@@ -104,7 +105,7 @@ pub const DOC: &[(&str, &str)] = &[
     gst-launch-1.0 videotestsrc is-live=true ! x264enc tune=zerolatency key-int-max=30 !
       rtmpauthsink location=rtmp://localhost/live/stream user=mypublisher
       password-file=rtmp.pass
-    Publishes a test picture; stop the server and start it again, and it is back by itself.",
+    Publishes a test picture; after a restart of the server it publishes again by itself.",
     ),
     (
         "Source",

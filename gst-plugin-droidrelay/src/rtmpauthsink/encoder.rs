@@ -10,9 +10,9 @@ const PROPERTY: &str = "bitrate";
 /// Encoders whose `bitrate` is in bits per second. (The description does not always say so.)
 const BY_BIT: [&str; 3] = ["openh264enc", "nvv4l2h264enc", "nvv4l2h265enc"];
 
-/// How an encoder is told.
+/// What sets an encoder's bitrate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Setting {
     /// A property, in so many bits per second.
     Property(u64),
     /// A V4L2 control, in bits per second.
@@ -23,14 +23,14 @@ enum Way {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Encoder {
     element: glib::WeakRef<gst::Element>,
-    way: Way,
+    setting: Setting,
 }
 
 impl Encoder {
     /// The nearest one upstream of `pad`; the error says why there is none.
     pub fn upstream(pad: &gst::Pad) -> Result<Self, String> {
         let element = neighbours::video_encoder(pad).ok_or("there is no video encoder upstream")?;
-        let way = Way::of(&element).ok_or_else(|| {
+        let setting = Setting::of(&element).ok_or_else(|| {
             format!(
                 "{} has no bitrate that can be changed while it plays",
                 element.name()
@@ -38,16 +38,16 @@ impl Encoder {
         })?;
         Ok(Encoder {
             element: element.downgrade(),
-            way,
+            setting,
         })
     }
 
     /// Bits per second; None where it has not been told any.
     pub fn bitrate(&self) -> Option<u64> {
         let element = self.element.upgrade()?;
-        let bitrate = match self.way {
-            Way::Control => u64::try_from(controls::get(&element, controls::BITRATE)?).ok()?,
-            Way::Property(unit) => {
+        let bitrate = match self.setting {
+            Setting::Control => u64::try_from(controls::get(&element, controls::BITRATE)?).ok()?,
+            Setting::Property(unit) => {
                 let value = element.property_value(PROPERTY);
                 value.transform::<u64>().ok()?.get::<u64>().ok()? * unit
             }
@@ -59,12 +59,12 @@ impl Encoder {
         let Some(element) = self.element.upgrade() else {
             return;
         };
-        match self.way {
-            Way::Control => {
+        match self.setting {
+            Setting::Control => {
                 let bitrate = i32::try_from(bitrate).unwrap_or(i32::MAX);
                 controls::set(&element, controls::BITRATE, bitrate);
             }
-            Way::Property(unit) => {
+            Setting::Property(unit) => {
                 let Some(property) = element.find_property(PROPERTY) else {
                     return;
                 };
@@ -77,11 +77,11 @@ impl Encoder {
     }
 }
 
-impl Way {
+impl Setting {
     /// A property comes first: Jetson's encoders have one, whatever controls they show besides.
     fn of(element: &gst::Element) -> Option<Self> {
-        let by_control = || controls::has(element).then_some(Way::Control);
-        Way::by_property(element).or_else(by_control)
+        let by_control = || controls::has(element).then_some(Setting::Control);
+        Setting::by_property(element).or_else(by_control)
     }
 
     fn by_property(element: &gst::Element) -> Option<Self> {
@@ -93,9 +93,9 @@ impl Way {
         let name = element.factory()?.name();
         let blurb = property.blurb().unwrap_or_default();
         if BY_BIT.contains(&name.as_str()) {
-            Some(Way::Property(1))
+            Some(Setting::Property(1))
         } else if blurb.contains("kbit") || blurb.contains("kbps") {
-            Some(Way::Property(1000))
+            Some(Setting::Property(1000))
         } else {
             None
         }
@@ -146,50 +146,71 @@ mod tests {
         assert!(Encoder::upstream(&pad).unwrap_err().contains("vp8"));
     }
 
-    mod jetson {
-        use gst::{prelude::*, subclass::prelude::*};
-        use once_cell::sync::Lazy;
+    /// Defines an element with V4L2 controls, which it remembers, and other properties.
+    macro_rules! test_encoder {
+        ($module:ident, $name:literal, [$($spec:expr),*]) => {
+            mod $module {
+                use gst::{prelude::*, subclass::prelude::*};
+                use once_cell::sync::Lazy;
+                use parking_lot::Mutex;
 
-        /// Has controls and a bitrate.
-        #[derive(Default)]
-        pub struct Imp;
+                #[derive(Default)]
+                pub struct Imp(Mutex<Option<gst::Structure>>);
 
-        glib::wrapper! {
-            pub struct Encoder(ObjectSubclass<Imp>) @extends gst::Element, gst::Object;
-        }
+                glib::wrapper! {
+                    pub struct Encoder(ObjectSubclass<Imp>) @extends gst::Element, gst::Object;
+                }
 
-        #[glib::object_subclass]
-        impl ObjectSubclass for Imp {
-            const NAME: &'static str = "TestJetsonEncoder";
-            type Type = Encoder;
-            type ParentType = gst::Element;
-        }
+                #[glib::object_subclass]
+                impl ObjectSubclass for Imp {
+                    const NAME: &'static str = $name;
+                    type Type = Encoder;
+                    type ParentType = gst::Element;
+                }
 
-        impl ObjectImpl for Imp {
-            fn properties() -> &'static [glib::ParamSpec] {
-                static PROPERTIES: Lazy<Vec<glib::ParamSpec>> = Lazy::new(|| {
-                    vec![
-                        glib::ParamSpecBoxed::builder::<gst::Structure>("extra-controls").build(),
-                        glib::ParamSpecUInt::builder("bitrate")
-                            .blurb("In kbit/s")
-                            .build(),
-                    ]
-                });
-                &PROPERTIES
+                impl ObjectImpl for Imp {
+                    fn properties() -> &'static [glib::ParamSpec] {
+                        static PROPERTIES: Lazy<Vec<glib::ParamSpec>> = Lazy::new(|| {
+                            let controls = "extra-controls";
+                            vec![
+                                glib::ParamSpecBoxed::builder::<gst::Structure>(controls).build(),
+                                $($spec),*
+                            ]
+                        });
+                        &PROPERTIES
+                    }
+
+                    fn set_property(&self, _: usize, value: &glib::Value, _: &glib::ParamSpec) {
+                        *self.0.lock() = value.get().unwrap();
+                    }
+
+                    fn property(&self, _: usize, _: &glib::ParamSpec) -> glib::Value {
+                        self.0.lock().to_value()
+                    }
+                }
+
+                impl GstObjectImpl for Imp {}
+
+                impl ElementImpl for Imp {
+                    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+                        static METADATA: Lazy<gst::subclass::ElementMetadata> = Lazy::new(|| {
+                            gst::subclass::ElementMetadata::new("Encoder", "Test", "None", "Nobody")
+                        });
+                        Some(&METADATA)
+                    }
+                }
             }
-        }
-
-        impl GstObjectImpl for Imp {}
-
-        impl ElementImpl for Imp {
-            fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
-                static METADATA: Lazy<gst::subclass::ElementMetadata> = Lazy::new(|| {
-                    gst::subclass::ElementMetadata::new("Encoder", "Test", "None", "Nobody")
-                });
-                Some(&METADATA)
-            }
-        }
+        };
     }
+
+    test_encoder!(v4l2, "TestControlledEncoder", []);
+    test_encoder!(
+        jetson,
+        "TestJetsonEncoder",
+        [glib::ParamSpecUInt::builder("bitrate")
+            .blurb("In kbit/s")
+            .build()]
+    );
 
     #[test]
     fn a_bitrate_comes_before_controls() {
@@ -198,48 +219,7 @@ mod tests {
         gst::Element::register(None, "nvv4l2h264enc", gst::Rank::NONE, kind).unwrap();
         let element = gst::ElementFactory::make("nvv4l2h264enc").build().unwrap();
         assert!(controls::has(&element));
-        assert_eq!(Way::of(&element), Some(Way::Property(1)));
-    }
-
-    mod v4l2 {
-        use gst::{prelude::*, subclass::prelude::*};
-        use once_cell::sync::Lazy;
-        use std::sync::Mutex;
-
-        /// Has the property of `v4l2h264enc`, and remembers what it was set to.
-        #[derive(Default)]
-        pub struct Imp(pub Mutex<Vec<Option<gst::Structure>>>);
-
-        glib::wrapper! {
-            pub struct Encoder(ObjectSubclass<Imp>) @extends gst::Element, gst::Object;
-        }
-
-        #[glib::object_subclass]
-        impl ObjectSubclass for Imp {
-            const NAME: &'static str = "TestControlledEncoder";
-            type Type = Encoder;
-            type ParentType = gst::Element;
-        }
-
-        impl ObjectImpl for Imp {
-            fn properties() -> &'static [glib::ParamSpec] {
-                static PROPERTIES: Lazy<Vec<glib::ParamSpec>> = Lazy::new(|| {
-                    vec![glib::ParamSpecBoxed::builder::<gst::Structure>("extra-controls").build()]
-                });
-                &PROPERTIES
-            }
-
-            fn set_property(&self, _: usize, value: &glib::Value, _: &glib::ParamSpec) {
-                self.0.lock().unwrap().push(value.get().unwrap());
-            }
-
-            fn property(&self, _: usize, _: &glib::ParamSpec) -> glib::Value {
-                self.0.lock().unwrap().last().cloned().flatten().to_value()
-            }
-        }
-
-        impl GstObjectImpl for Imp {}
-        impl ElementImpl for Imp {}
+        assert_eq!(Setting::of(&element), Some(Setting::Property(1)));
     }
 
     #[test]
@@ -248,7 +228,7 @@ mod tests {
         let element: v4l2::Encoder = glib::Object::new();
         let encoder = Encoder {
             element: element.upcast_ref::<gst::Element>().downgrade(),
-            way: Way::of(element.upcast_ref()).unwrap(),
+            setting: Setting::of(element.upcast_ref()).unwrap(),
         };
         assert_eq!(encoder.bitrate(), None);
         let own = gst::Structure::builder("controls")

@@ -3,21 +3,16 @@
 //! What the streaming threads, the application and the session's task share: media that
 //! waits, whether a session is wanted, and what became of it.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use droidrelay_wire::PublishState;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{
-    State,
-    queue::{Frame, Queue, Track},
-};
+use super::queue::{Frame, Queue, Track};
 use droidrelay_rtmp::flv::{Metadata, VideoCodec};
 
-use crate::element::link::Session;
+use crate::element::link::SessionEvent;
 
 /// During its first seconds a session asks for a key frame this often: readers attach a
 /// moment after the publisher, and none of them should wait for a whole group of pictures.
@@ -68,36 +63,42 @@ impl Headers {
 
 /// What a valve upstream of one pad has said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wanted {
-    /// No valve spoke: media itself is the wish.
-    ByMedia,
+enum ValveState {
+    /// No valve spoke: a session is wanted while media comes.
+    Unknown,
     /// The session of this opening is wanted, its media has not begun.
-    Soon(u64),
+    Opening(u64),
     /// What comes is media of the session of this opening.
-    Yes(u64),
+    Open(u64),
     /// The session of this opening was the last one.
-    No(u64),
+    Closed(u64),
 }
 
-impl Wanted {
+impl ValveState {
     fn opening(self) -> u64 {
         match self {
-            Wanted::ByMedia => 0,
-            Wanted::Soon(opening) | Wanted::Yes(opening) | Wanted::No(opening) => opening,
+            ValveState::Unknown => 0,
+            ValveState::Opening(opening)
+            | ValveState::Open(opening)
+            | ValveState::Closed(opening) => opening,
         }
     }
 
     /// After what a valve said. What it said of an opening that has ended, or of an older one
     /// than ours, comes late; of ours, the stream may tell before the announcement.
-    fn after(self, session: Session) -> Self {
+    fn after(self, session: SessionEvent) -> Self {
         match session {
-            Session::Wanted(opening) if opening > self.opening() => Wanted::Soon(opening),
-            Session::Begins(opening, _)
-                if opening > self.opening() || self == Wanted::Soon(opening) =>
-            {
-                Wanted::Yes(opening)
+            SessionEvent::Wanted(opening) if opening > self.opening() => {
+                ValveState::Opening(opening)
             }
-            Session::Unwanted(opening) if opening >= self.opening() => Wanted::No(opening),
+            SessionEvent::Begins(opening, _)
+                if opening > self.opening() || self == ValveState::Opening(opening) =>
+            {
+                ValveState::Open(opening)
+            }
+            SessionEvent::Unwanted(opening) if opening >= self.opening() => {
+                ValveState::Closed(opening)
+            }
             _ => self,
         }
     }
@@ -118,7 +119,7 @@ pub struct Stats {
     pub last_error: Option<String>,
 }
 
-pub struct Publisher {
+pub struct MediaPublisher {
     inner: Mutex<Inner>,
     /// Wakes the session's task: media, a wish, or the end.
     pub changed: Notify,
@@ -128,7 +129,7 @@ struct Inner {
     running: bool,
     /// The session's task is to end once nothing is wanted.
     ended: bool,
-    wanted: [Wanted; 2],
+    valves: [ValveState; 2],
     expected: [bool; 2],
     headers: Headers,
     /// Counts changes of the headers: a session that began with others is replaced.
@@ -142,20 +143,13 @@ struct Inner {
     stats: Stats,
 }
 
-fn index(track: Track) -> usize {
-    match track {
-        Track::Video => 0,
-        Track::Audio => 1,
-    }
-}
-
-impl Publisher {
+impl MediaPublisher {
     pub fn new() -> Self {
-        Publisher {
+        MediaPublisher {
             inner: Mutex::new(Inner {
                 running: false,
                 ended: false,
-                wanted: [Wanted::ByMedia; 2],
+                valves: [ValveState::Unknown; 2],
                 expected: [true, false],
                 headers: Headers::default(),
                 headers_version: 0,
@@ -164,40 +158,33 @@ impl Publisher {
                 last_media: None,
                 published_at: None,
                 last_key_request: None,
-                publish: PublishState {
-                    state: State::Idle.as_str().into(),
-                    ..PublishState::default()
-                },
+                publish: PublishState::default(),
                 stats: Stats::default(),
             }),
             changed: Notify::new(),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     // ---- from the element -----------------------------------------------------------------
 
     /// The session's task starts.
     pub fn begin(&self) {
-        self.lock().ended = false;
+        self.inner.lock().ended = false;
     }
 
     /// Nothing is wanted any more, and the session's task ends when it has said so.
     pub fn end(&self) {
-        self.lock().ended = true;
+        self.inner.lock().ended = true;
         self.set_running(false);
     }
 
     pub fn has_ended(&self) -> bool {
-        self.lock().ended
+        self.inner.lock().ended
     }
 
     /// Between READY and NULL nothing is wanted.
     pub fn set_running(&self, running: bool) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         inner.running = running;
         inner.queue.clear();
         inner.waiting_since = None;
@@ -210,31 +197,32 @@ impl Publisher {
         self.changed.notify_one();
     }
 
-    pub fn set_max_latency(&self, nanoseconds: i64) {
-        self.lock().queue.set_max_latency(nanoseconds);
+    pub fn set_max_latency(&self, nanoseconds: u64) {
+        let most = i64::try_from(nanoseconds).unwrap_or(i64::MAX);
+        self.inner.lock().queue.set_max_latency(most);
     }
 
     /// Tells that the element has a pad for `track`: sessions wait a moment for its headers.
     pub fn expect(&self, track: Track, expected: bool) {
-        let mut inner = self.lock();
-        inner.expected[index(track)] = expected;
+        let mut inner = self.inner.lock();
+        inner.expected[track as usize] = expected;
         if !expected {
             match track {
                 Track::Video => inner.headers.video = None,
                 Track::Audio => inner.headers.audio = None,
             }
-            inner.wanted[index(track)] = Wanted::ByMedia;
+            inner.valves[track as usize] = ValveState::Unknown;
         }
     }
 
     /// A valve upstream of `track` has spoken.
-    pub fn valve(&self, track: Track, session: Session) {
-        let mut inner = self.lock();
-        let wanted = &mut inner.wanted[index(track)];
-        let before = std::mem::replace(wanted, wanted.after(session));
-        let begins = *wanted != before;
+    pub fn valve(&self, track: Track, session: SessionEvent) {
+        let mut inner = self.inner.lock();
+        let valve = &mut inner.valves[track as usize];
+        let before = std::mem::replace(valve, valve.after(session));
+        let begins = *valve != before;
         // Being sticky, it may come once more.
-        if let (true, Session::Begins(_, history)) = (begins, session) {
+        if let (true, SessionEvent::Begins(_, history)) = (begins, session) {
             inner.queue.expect_history(history.nseconds() as i64);
         }
         if !inner.is_wanted() {
@@ -247,14 +235,18 @@ impl Publisher {
 
     /// Whether media on `track` has a use: otherwise it need not even be parsed.
     pub fn accepts(&self, track: Track) -> bool {
-        let inner = self.lock();
-        inner.running && matches!(inner.wanted[index(track)], Wanted::Yes(_) | Wanted::ByMedia)
+        let inner = self.inner.lock();
+        inner.running
+            && matches!(
+                inner.valves[track as usize],
+                ValveState::Open(_) | ValveState::Unknown
+            )
     }
 
     /// The stream of `track` ended.
     pub fn end_of_stream(&self, track: Track) {
-        let mut inner = self.lock();
-        if inner.wanted[index(track)] == Wanted::ByMedia {
+        let mut inner = self.inner.lock();
+        if inner.valves[track as usize] == ValveState::Unknown {
             inner.last_media = None;
         }
         drop(inner);
@@ -264,7 +256,7 @@ impl Publisher {
     /// Changes what servers must know ahead of the media; a running session starts anew where
     /// that differs from what it has told.
     pub fn update_headers(&self, update: impl FnOnce(&mut Headers)) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let before = inner.headers.clone();
         update(&mut inner.headers);
         if inner.headers != before {
@@ -280,7 +272,7 @@ impl Publisher {
     /// Takes a frame; true where the encoder must be asked for a key frame.
     pub fn push(&self, frame: Frame<Body>) -> bool {
         let now = Instant::now();
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if !inner.running {
             return false;
         }
@@ -310,26 +302,22 @@ impl Publisher {
     // ---- from the session's task ----------------------------------------------------------
 
     pub fn is_wanted(&self) -> bool {
-        self.lock().is_wanted()
+        self.inner.lock().is_wanted()
     }
 
     /// When a session that only media asks for ends, if none comes.
     pub fn idle_deadline(&self) -> Option<Instant> {
-        let inner = self.lock();
-        let by_valve = inner
-            .wanted
-            .iter()
-            .any(|wanted| matches!(wanted, Wanted::Soon(_) | Wanted::Yes(_)));
+        let inner = self.inner.lock();
         inner
             .last_media
-            .filter(|_| !by_valve)
+            .filter(|_| !inner.is_wanted_by_valve())
             .map(|at| at + IDLE_TIMEOUT)
     }
 
     /// The headers with which a session can begin now, and their version; None while the
     /// first frame is missing, or another track's headers that may still come.
     pub fn opening(&self) -> Option<(Headers, u64)> {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         if inner.queue.is_empty() {
             return None;
         }
@@ -341,43 +329,46 @@ impl Publisher {
         (complete || waited).then(|| (inner.headers.clone(), inner.headers_version))
     }
 
-    /// When [`Publisher::opening`] stops waiting for the other track.
+    /// When [`MediaPublisher::opening`] stops waiting for the other track.
     pub fn opening_deadline(&self) -> Option<Instant> {
-        self.lock().waiting_since.map(|since| since + TRACK_TIMEOUT)
+        self.inner
+            .lock()
+            .waiting_since
+            .map(|since| since + TRACK_TIMEOUT)
     }
 
     /// Whether the server must be told to expect Enhanced RTMP.
     pub fn is_hevc(&self) -> bool {
-        self.lock().headers.metadata.video_codec == Some(VideoCodec::Hevc)
+        self.inner.lock().headers.metadata.video_codec == Some(VideoCodec::Hevc)
     }
 
     pub fn headers_version(&self) -> u64 {
-        self.lock().headers_version
+        self.inner.lock().headers_version
     }
 
     pub fn pop(&self) -> Option<Frame<Body>> {
-        self.lock().queue.pop()
+        self.inner.lock().queue.pop()
     }
 
     pub fn has_media(&self) -> bool {
-        !self.lock().queue.is_empty()
+        !self.inner.lock().queue.is_empty()
     }
 
     /// Time of the newest media; when the oldest that has not left came, and whether that is
     /// from before the opening.
     pub fn times(&self) -> (i64, Option<i64>, bool) {
-        let queue = &self.lock().queue;
+        let queue = &self.inner.lock().queue;
         (queue.newest(), queue.oldest(), queue.in_history())
     }
 
     /// Tells from when what has left the queue waits on its way.
     pub fn set_ahead(&self, ahead: Option<i64>) {
-        self.lock().queue.set_ahead(ahead);
+        self.inner.lock().queue.set_ahead(ahead);
     }
 
     /// A new session begins: at a key frame, without what is older.
     pub fn restart_queue(&self) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         inner.queue.restart();
         inner.published_at = None;
         inner.last_key_request = None;
@@ -385,12 +376,12 @@ impl Publisher {
 
     /// The server has accepted the session, or it ended.
     pub fn set_published(&self, published: bool) {
-        self.lock().published_at = published.then(Instant::now);
+        self.inner.lock().published_at = published.then(Instant::now);
     }
 
     /// Stores the state; false where nothing changed.
     pub fn set_publish_state(&self, publish: &PublishState) -> bool {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if inner.publish == *publish {
             return false;
         }
@@ -399,16 +390,16 @@ impl Publisher {
     }
 
     pub fn publish_state(&self) -> PublishState {
-        self.lock().publish.clone()
+        self.inner.lock().publish.clone()
     }
 
     pub fn count(&self, update: impl FnOnce(&mut Stats)) {
-        update(&mut self.lock().stats);
+        update(&mut self.inner.lock().stats);
     }
 
     /// Figures, dropped frames, and nanoseconds of media that wait.
     pub fn stats(&self) -> (Stats, u64, i64) {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         (
             inner.stats.clone(),
             inner.queue.dropped(),
@@ -418,23 +409,18 @@ impl Publisher {
 }
 
 impl Inner {
+    fn is_wanted_by_valve(&self) -> bool {
+        let mut valves = self.valves.iter();
+        valves.any(|valve| matches!(valve, ValveState::Opening(_) | ValveState::Open(_)))
+    }
+
     fn is_wanted(&self) -> bool {
-        if !self.running {
-            return false;
-        }
-        let by_valve = self
-            .wanted
-            .iter()
-            .any(|wanted| matches!(wanted, Wanted::Soon(_) | Wanted::Yes(_)));
-        let by_media = self.wanted.contains(&Wanted::ByMedia)
-            && self
-                .last_media
+        let has_media = || {
+            self.last_media
                 .is_some_and(|at| at.elapsed() < IDLE_TIMEOUT)
-            && !self
-                .wanted
-                .iter()
-                .any(|wanted| matches!(wanted, Wanted::No(_)));
-        by_valve || by_media
+        };
+        let no_valve = self.valves == [ValveState::Unknown; 2];
+        self.running && (self.is_wanted_by_valve() || (no_valve && has_media()))
     }
 }
 
@@ -454,8 +440,8 @@ mod tests {
         }
     }
 
-    fn running() -> Publisher {
-        let publisher = Publisher::new();
+    fn running() -> MediaPublisher {
+        let publisher = MediaPublisher::new();
         publisher.set_max_latency(1_000_000_000);
         publisher.set_running(true);
         publisher
@@ -476,13 +462,13 @@ mod tests {
     #[test]
     fn with_a_valve_only_media_of_the_wanted_session_counts() {
         let publisher = running();
-        publisher.valve(Track::Video, Session::Wanted(1));
+        publisher.valve(Track::Video, SessionEvent::Wanted(1));
         assert!(publisher.is_wanted());
         assert!(!publisher.accepts(Track::Video));
-        publisher.valve(Track::Video, Session::Begins(1, gst::ClockTime::ZERO));
+        publisher.valve(Track::Video, SessionEvent::Begins(1, gst::ClockTime::ZERO));
         assert!(publisher.accepts(Track::Video));
         publisher.push(frame(0, true));
-        publisher.valve(Track::Video, Session::Unwanted(1));
+        publisher.valve(Track::Video, SessionEvent::Unwanted(1));
         assert!(!publisher.is_wanted());
         assert!(!publisher.has_media());
     }
@@ -490,17 +476,17 @@ mod tests {
     #[test]
     fn announcements_that_the_stream_overtook_change_nothing() {
         let publisher = running();
-        publisher.valve(Track::Video, Session::Begins(5, gst::ClockTime::ZERO));
-        publisher.valve(Track::Video, Session::Wanted(5));
+        publisher.valve(Track::Video, SessionEvent::Begins(5, gst::ClockTime::ZERO));
+        publisher.valve(Track::Video, SessionEvent::Wanted(5));
         assert!(publisher.accepts(Track::Video));
-        publisher.valve(Track::Video, Session::Unwanted(5));
-        publisher.valve(Track::Video, Session::Begins(5, gst::ClockTime::ZERO));
-        publisher.valve(Track::Video, Session::Wanted(5));
+        publisher.valve(Track::Video, SessionEvent::Unwanted(5));
+        publisher.valve(Track::Video, SessionEvent::Begins(5, gst::ClockTime::ZERO));
+        publisher.valve(Track::Video, SessionEvent::Wanted(5));
         assert!(!publisher.is_wanted());
-        publisher.valve(Track::Video, Session::Begins(7, gst::ClockTime::ZERO));
-        publisher.valve(Track::Video, Session::Wanted(6));
-        publisher.valve(Track::Video, Session::Unwanted(6));
-        publisher.valve(Track::Video, Session::Wanted(7));
+        publisher.valve(Track::Video, SessionEvent::Begins(7, gst::ClockTime::ZERO));
+        publisher.valve(Track::Video, SessionEvent::Wanted(6));
+        publisher.valve(Track::Video, SessionEvent::Unwanted(6));
+        publisher.valve(Track::Video, SessionEvent::Wanted(7));
         assert!(publisher.accepts(Track::Video));
     }
 
@@ -542,8 +528,8 @@ mod tests {
 
     #[test]
     fn nothing_is_wanted_or_taken_before_the_element_runs() {
-        let publisher = Publisher::new();
-        publisher.valve(Track::Video, Session::Wanted(1));
+        let publisher = MediaPublisher::new();
+        publisher.valve(Track::Video, SessionEvent::Wanted(1));
         publisher.push(frame(0, true));
         assert!(!publisher.is_wanted());
         assert!(!publisher.has_media());

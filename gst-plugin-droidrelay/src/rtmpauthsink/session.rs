@@ -4,17 +4,18 @@
 
 use std::{future::Future, io, sync::Arc, time::Duration};
 
-use droidrelay_wire::{Backoff, PublishState, Secret, backoff::jitter, net::tls};
+use droidrelay_wire::{
+    Backoff, PublishState, Secret, backoff::jitter, net::tls, words::state::PublishPhase,
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     time::{Instant, sleep_until, timeout, timeout_at},
 };
 
 use super::{
-    Location, State,
-    bitrate::{Control, Range},
+    bitrate::{BitrateControl, Range},
     meter::Meter,
-    publisher::Publisher,
+    publisher::{Body, MediaPublisher},
     queue::{Frame, Track},
     socket::{Gauge, connect},
     uplink::Uplink,
@@ -22,6 +23,7 @@ use super::{
 use droidrelay_rtmp::{
     Event, Params, Progress, RefusalKind,
     auth::{Demand, Method},
+    location::Location,
 };
 
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
@@ -59,13 +61,13 @@ pub struct Login {
 /// What the element does for the task.
 pub trait Owner: Send + 'static {
     /// The settings for the next session.
-    fn target(&self) -> Result<Target, String>;
+    fn target(&mut self) -> Result<Target, String>;
     /// The state changed; called outside of every lock.
     fn state_changed(&self, publish: &PublishState);
     /// The bitrate changed, the state did not; called outside of every lock.
     fn bitrate_changed(&self, publish: &PublishState);
-    /// Between which bitrates the next session's encoder may be led, and where it begins; None
-    /// where it is left alone.
+    /// The bounds of the encoder's bitrate in the next session, and where it begins; None where
+    /// the encoder is left alone.
     fn bitrates(&self) -> Option<Range>;
     /// The encoder is to make so many bits per second from now on.
     fn set_bitrate(&self, bitrate: u64);
@@ -104,8 +106,8 @@ fn refused(reason: impl Into<String>) -> End {
 }
 
 /// Runs until the publisher has ended.
-pub async fn run(publisher: Arc<Publisher>, owner: impl Owner) {
-    let mut sessions = Sessions {
+pub async fn run(publisher: Arc<MediaPublisher>, owner: impl Owner) {
+    let mut sessions = SessionLoop {
         publisher,
         owner,
         backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
@@ -117,14 +119,14 @@ pub async fn run(publisher: Arc<Publisher>, owner: impl Owner) {
     loop {
         while !sessions.publisher.is_wanted() {
             sessions.reset();
-            sessions.say(State::Idle, None, None);
+            sessions.say(PublishPhase::Idle, None, None);
             if sessions.publisher.has_ended() {
                 return;
             }
             sessions.publisher.changed.notified().await;
         }
         sessions.attempt += 1;
-        sessions.say(State::Connecting, None, None);
+        sessions.say(PublishPhase::Connecting, None, None);
         let end = sessions.session().await;
         sessions.publisher.set_published(false);
         match end {
@@ -142,8 +144,8 @@ pub async fn run(publisher: Arc<Publisher>, owner: impl Owner) {
     }
 }
 
-struct Sessions<O> {
-    publisher: Arc<Publisher>,
+struct SessionLoop<O> {
+    publisher: Arc<MediaPublisher>,
     owner: O,
     backoff: Backoff,
     refused_backoff: Backoff,
@@ -154,16 +156,16 @@ struct Sessions<O> {
     login_method: Option<Method>,
 }
 
-impl<O: Owner> Sessions<O> {
+impl<O: Owner> SessionLoop<O> {
     fn reset(&mut self) {
         self.backoff.reset();
         self.refused_backoff.reset();
         self.attempt = 0;
     }
 
-    fn say(&self, state: State, reason: Option<String>, next_try: Option<Duration>) {
+    fn say(&self, state: PublishPhase, reason: Option<String>, next_try: Option<Duration>) {
         let publish = PublishState {
-            state: state.as_str().into(),
+            state,
             reason,
             attempt: self.attempt,
             next_try: next_try.map(|wait| (wait.as_secs_f64() * 1000.0).round() / 1000.0),
@@ -177,9 +179,9 @@ impl<O: Owner> Sessions<O> {
     /// Waits for the next try, or until nobody wants one.
     async fn wait(&mut self, failure: Failure) {
         let (state, wait) = if failure.refused {
-            (State::Refused, self.refused_backoff.next(jitter()))
+            (PublishPhase::Refused, self.refused_backoff.next(jitter()))
         } else {
-            (State::Backoff, self.backoff.next(jitter()))
+            (PublishPhase::Backoff, self.backoff.next(jitter()))
         };
         self.publisher
             .count(|stats| stats.last_error = Some(failure.reason.clone()));
@@ -225,7 +227,7 @@ impl<O: Owner> Sessions<O> {
                 Demand::User(method) => Secret::new(method.introduce(&login.user)),
                 Demand::Answer(challenge) => {
                     answered = true;
-                    let nonce = (jitter() * f64::from(u32::MAX)) as u32;
+                    let nonce = fastrand::u32(..);
                     challenge.answer(&location.app, &login.user, &login.password, nonce)
                 }
             });
@@ -242,17 +244,26 @@ impl<O: Owner> Sessions<O> {
         login: Option<Secret>,
         pipelined: bool,
     ) -> End {
-        let control = self.owner.bitrates().map(Control::new);
+        let control = self.owner.bitrates().map(BitrateControl::new);
         self.publisher.count(|stats| {
-            stats.target_bitrate = control.as_ref().map(Control::target);
+            stats.target_bitrate = control.as_ref().map(BitrateControl::target);
         });
-        let (stream, gauge) = match self.unless_unwanted(connect(target)).await {
+        let (stream, gauge) = match self
+            .unless_unwanted(connect(
+                &target.location,
+                target.tls.as_ref(),
+                target.timeout,
+            ))
+            .await
+        {
             None => return End::Unwanted,
             Some(Err(reason)) => return failed(reason),
             Some(Ok(connected)) => connected,
         };
         self.publisher.restart_queue();
-        let mut session = Session {
+        // Filler for the handshake, which asks for no more than variety (section 5.2.3).
+        let noise = [(); 64].map(|()| fastrand::u8(..));
+        let mut connection = Connection {
             publisher: self.publisher.clone(),
             rtmp: droidrelay_rtmp::Publisher::new(
                 Params {
@@ -263,7 +274,7 @@ impl<O: Owner> Sessions<O> {
                     pipelined,
                     hevc: self.publisher.is_hevc(),
                 },
-                &noise(),
+                &noise,
             ),
             target: target.clone(),
             base: None,
@@ -276,10 +287,10 @@ impl<O: Owner> Sessions<O> {
             audio_bytes: 0,
         };
         let (mut reader, mut writer) = tokio::io::split(stream);
-        let end = session.run(&mut reader, &mut writer, self).await;
+        let end = connection.run(&mut reader, &mut writer, self).await;
         self.publisher.set_ahead(None);
         if matches!(end, End::Unwanted | End::Renew) {
-            session.goodbye(&mut writer).await;
+            connection.goodbye(&mut writer).await;
         }
         end
     }
@@ -307,7 +318,7 @@ impl<O: Owner> Sessions<O> {
             stats.reconnects += u64::from(self.attempt > 1);
         });
         self.refused_backoff.reset();
-        self.say(State::Publishing, None, None);
+        self.say(PublishPhase::Publishing, None, None);
     }
 
     fn measured(&self, bitrate: u64, target: Option<u64>) {
@@ -324,8 +335,8 @@ impl<O: Owner> Sessions<O> {
 }
 
 /// A session on an open connection.
-struct Session {
-    publisher: Arc<Publisher>,
+struct Connection {
+    publisher: Arc<MediaPublisher>,
     rtmp: droidrelay_rtmp::Publisher,
     target: Arc<Target>,
     /// Time of the first frame, in nanoseconds of running time.
@@ -336,18 +347,18 @@ struct Session {
     headers_version: Option<u64>,
     gauge: Gauge,
     uplink: Uplink,
-    control: Option<Control>,
+    control: Option<BitrateControl>,
     begin: Instant,
     /// Handed to the socket.
     audio_bytes: u64,
 }
 
-impl Session {
+impl Connection {
     async fn run<O: Owner>(
         &mut self,
         reader: &mut (impl AsyncRead + Unpin),
         writer: &mut (impl AsyncWrite + Unpin),
-        sessions: &mut Sessions<O>,
+        sessions: &mut SessionLoop<O>,
     ) -> End {
         let mut input = vec![0; 8 * 1024];
         let mut needs_flush = false;
@@ -432,7 +443,7 @@ impl Session {
                             self.publisher.count(|stats| stats.bytes += n as u64);
                             if published_at.is_some()
                                 && let Some(bitrate) = meter.sent(n, begin.elapsed()) {
-                                    let target = self.control.as_ref().map(Control::target);
+                                    let target = self.control.as_ref().map(BitrateControl::target);
                                     sessions.measured(bitrate, target);
                                 }
                         }
@@ -519,7 +530,7 @@ impl Session {
         }
     }
 
-    fn send(&mut self, frame: &Frame<super::publisher::Body>) {
+    fn send(&mut self, frame: &Frame<Body>) {
         let (newest, ..) = self.publisher.times();
         self.uplink.handed(frame.time, newest, self.begin.elapsed());
         let base = *self.base.get_or_insert(frame.time);
@@ -600,14 +611,4 @@ async fn at(deadline: Option<Instant>) {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
     }
-}
-
-/// Filler for the handshake, which asks for no more than variety (section 5.2.3).
-fn noise() -> [u8; 64] {
-    let mut noise = [0; 64];
-    for bytes in noise.chunks_mut(8) {
-        let bits = (jitter() * (1u64 << 53) as f64) as u64;
-        bytes.copy_from_slice(&bits.to_le_bytes());
-    }
-    noise
 }

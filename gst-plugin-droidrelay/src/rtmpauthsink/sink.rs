@@ -3,18 +3,27 @@
 //! The bin's inner sink: turns one track's buffers into message bodies for the session.
 //! Never waits: what cannot be sent waits in the session's queue or is dropped there.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use gst::{prelude::*, subclass::prelude::*};
 use gst_base::{prelude::*, subclass::prelude::*};
 use once_cell::sync::Lazy;
+use parking_lot::Mutex;
 
 use super::{
-    imp::CAT,
-    publisher::{Body, Payload, Publisher},
+    cat::CAT,
+    publisher::{Body, MediaPublisher, Payload},
     queue::{Frame, Track},
 };
 use droidrelay_rtmp::flv::{self, AudioCodec, FlvReader, Tag, TagKind, VideoCodec};
+
+/// Audio that RTMP carries here.
+pub const AUDIO_CAPS: &str = "audio/mpeg, mpegversion=4, stream-format=raw; \
+    audio/mpeg, mpegversion=1, layer=3, parsed=true";
+/// Video as the session sends it.
+const VIDEO_CAPS: &str = "video/x-h264, stream-format=avc, alignment=au; \
+    video/x-h265, stream-format=hvc1, alignment=au; \
+    video/x-flv";
 
 /// What the caps say.
 #[derive(Default)]
@@ -31,9 +40,9 @@ enum Format {
     Flv(FlvReader),
 }
 
-/// What a sink belongs to.
-pub struct Link {
-    pub publisher: Arc<Publisher>,
+/// Where a track's frames go.
+pub struct TrackOutput {
+    pub publisher: Arc<MediaPublisher>,
     pub track: Track,
     /// Asks the encoder upstream for a key frame.
     pub ask_for_key_unit: Box<dyn Fn() + Send + Sync>,
@@ -41,7 +50,7 @@ pub struct Link {
 
 #[derive(Default)]
 pub struct MediaSinkImp {
-    link: OnceLock<Link>,
+    output: OnceLock<TrackOutput>,
     format: Mutex<Format>,
 }
 
@@ -51,7 +60,7 @@ glib::wrapper! {
 }
 
 impl MediaSink {
-    pub fn new(link: Link) -> Self {
+    pub fn new(output: TrackOutput) -> Self {
         let sink: MediaSink = glib::Object::builder()
             .property("async", false)
             .property("sync", false)
@@ -59,7 +68,7 @@ impl MediaSink {
             .property("qos", false)
             .build();
         // A new object has none yet.
-        let _ = sink.imp().link.set(link);
+        let _ = sink.imp().output.set(output);
         sink
     }
 }
@@ -89,27 +98,9 @@ impl ElementImpl for MediaSinkImp {
 
     fn pad_templates() -> &'static [gst::PadTemplate] {
         static TEMPLATES: Lazy<Vec<gst::PadTemplate>> = Lazy::new(|| {
-            let mut caps = gst::Caps::builder("video/x-h264")
-                .field("stream-format", "avc")
-                .field("alignment", "au")
-                .build();
-            caps.merge(
-                gst::Caps::builder("video/x-h265")
-                    .field("stream-format", "hvc1")
-                    .field("alignment", "au")
-                    .build(),
-            );
-            caps.merge(super::audio_caps());
-            caps.merge(gst::Caps::new_empty_simple("video/x-flv"));
-            vec![
-                gst::PadTemplate::new(
-                    "sink",
-                    gst::PadDirection::Sink,
-                    gst::PadPresence::Always,
-                    &caps,
-                )
-                .unwrap(),
-            ]
+            let caps: gst::Caps = format!("{VIDEO_CAPS}; {AUDIO_CAPS}").parse().unwrap();
+            let (direction, presence) = (gst::PadDirection::Sink, gst::PadPresence::Always);
+            vec![gst::PadTemplate::new("sink", direction, presence, &caps).unwrap()]
         });
         &TEMPLATES
     }
@@ -117,7 +108,7 @@ impl ElementImpl for MediaSinkImp {
 
 impl BaseSinkImpl for MediaSinkImp {
     fn set_caps(&self, caps: &gst::Caps) -> Result<(), gst::LoggableError> {
-        let link = self.link();
+        let output = self.output();
         let structure = caps
             .structure(0)
             .ok_or_else(|| gst::loggable_error!(CAT, "caps without structure"))?;
@@ -131,7 +122,7 @@ impl BaseSinkImpl for MediaSinkImp {
                 let codec_data = codec_data.ok_or_else(|| {
                     gst::loggable_error!(CAT, "video caps without codec_data: {caps}")
                 })?;
-                link.publisher.update_headers(|headers| {
+                output.publisher.update_headers(|headers| {
                     let size = |name| {
                         let size = structure.get::<i32>(name).ok()?;
                         u32::try_from(size).ok()
@@ -166,7 +157,7 @@ impl BaseSinkImpl for MediaSinkImp {
                         "AAC caps without codec_data: {caps}"
                     ));
                 }
-                link.publisher.update_headers(|headers| {
+                output.publisher.update_headers(|headers| {
                     headers.metadata.sample_rate = rate;
                     headers.metadata.channels = channels;
                     headers.metadata.audio_codec = Some(if mp3 {
@@ -196,12 +187,12 @@ impl BaseSinkImpl for MediaSinkImp {
                         }
                     }
                 }
-                self.take_tags(&mut reader)?;
+                self.take_tags(|| reader.next_tag())?;
                 Format::Flv(reader)
             }
             name => return Err(gst::loggable_error!(CAT, "cannot publish {name}")),
         };
-        *self.format() = format;
+        *self.format.lock() = format;
         Ok(())
     }
 
@@ -209,7 +200,7 @@ impl BaseSinkImpl for MediaSinkImp {
         let key = !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT);
         if buffer.flags().contains(gst::BufferFlags::HEADER) && buffer.pts().is_none() {
             // A header without a time is in the caps as well, but for FLV.
-            if !matches!(*self.format(), Format::Flv(_)) {
+            if !matches!(*self.format.lock(), Format::Flv(_)) {
                 return Ok(gst::FlowSuccess::Ok);
             }
         }
@@ -217,7 +208,7 @@ impl BaseSinkImpl for MediaSinkImp {
             gst::warning!(CAT, imp = self, "buffer cannot be read: dropped");
             return Ok(gst::FlowSuccess::Ok);
         };
-        let mut format = self.format();
+        let mut format = self.format.lock();
         let prefix: Vec<u8> = match &mut *format {
             Format::Unknown => return Err(gst::FlowError::NotNegotiated),
             Format::Avc => flv::avc_frame(key, self.composition_ms(buffer)).into(),
@@ -229,8 +220,13 @@ impl BaseSinkImpl for MediaSinkImp {
             Format::Mp3 { rate, channels } => flv::mp3_frame(*rate, *channels).into(),
             Format::Flv(reader) => {
                 reader.push(&payload);
-                if let Err(err) = self.take_tags(reader) {
-                    *reader = FlvReader::new();
+                drop(format);
+                let next = || match &mut *self.format.lock() {
+                    Format::Flv(reader) => reader.next_tag(),
+                    _ => Ok(None),
+                };
+                if let Err(err) = self.take_tags(next) {
+                    *self.format.lock() = Format::Flv(FlvReader::new());
                     gst::warning!(CAT, imp = self, "{err}");
                 }
                 return Ok(gst::FlowSuccess::Ok);
@@ -241,7 +237,7 @@ impl BaseSinkImpl for MediaSinkImp {
             .running_time(buffer.dts_or_pts())
             .unwrap_or_else(|| self.clock_time());
         self.push(Frame {
-            track: self.link().track,
+            track: self.output().track,
             time,
             key,
             body: Body {
@@ -254,35 +250,32 @@ impl BaseSinkImpl for MediaSinkImp {
 
     fn event(&self, event: gst::Event) -> bool {
         if event.type_() == gst::EventType::Eos {
-            let link = self.link();
-            link.publisher.end_of_stream(link.track);
+            let output = self.output();
+            output.publisher.end_of_stream(output.track);
         }
         self.parent_event(event)
     }
 }
 
 impl MediaSinkImp {
-    fn link(&self) -> &Link {
-        self.link.get().expect("set where the sink is made")
-    }
-
-    fn format(&self) -> std::sync::MutexGuard<'_, Format> {
-        self.format.lock().unwrap_or_else(PoisonError::into_inner)
+    fn output(&self) -> &TrackOutput {
+        self.output.get().expect("set where the sink is made")
     }
 
     fn push(&self, frame: Frame<Body>) {
-        let link = self.link();
-        if link.publisher.push(frame) {
-            (link.ask_for_key_unit)();
+        let output = self.output();
+        if output.publisher.push(frame) {
+            (output.ask_for_key_unit)();
         }
     }
 
-    /// Publishes the whole tags that `reader` holds.
-    fn take_tags(&self, reader: &mut FlvReader) -> Result<(), gst::LoggableError> {
-        while let Some(tag) = reader
-            .next_tag()
-            .map_err(|err| gst::loggable_error!(CAT, "not an FLV stream: {err}"))?
-        {
+    /// Publishes the tags that `next` gives.
+    fn take_tags(
+        &self,
+        mut next: impl FnMut() -> Result<Option<Tag>, droidrelay_rtmp::Error>,
+    ) -> Result<(), gst::LoggableError> {
+        let failed = |err| gst::loggable_error!(CAT, "not an FLV stream: {err}");
+        while let Some(tag) = next().map_err(failed)? {
             self.take_tag(tag);
         }
         Ok(())
@@ -294,7 +287,7 @@ impl MediaSinkImp {
             timestamp_ms,
             body,
         } = tag;
-        let publisher = &self.link().publisher;
+        let publisher = &self.output().publisher;
         let track = match kind {
             TagKind::Script => return,
             TagKind::Video if flv::is_video_sequence_header(&body) => {

@@ -4,7 +4,7 @@
 
 use std::{
     io::{self, IoSlice},
-    net::{Shutdown, SocketAddr},
+    net::Shutdown,
     os::fd::AsRawFd,
     pin::Pin,
     sync::{
@@ -15,18 +15,17 @@ use std::{
     time::Duration,
 };
 
+use droidrelay_rtmp::location::Location;
+use droidrelay_wire::net::{
+    connect::{ConnectError, connect as connect_tcp, look_up},
+    tls,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpStream, lookup_host},
-    task::JoinSet,
-    time::{Instant, sleep, timeout_at},
+    net::TcpStream,
+    time::{Instant, timeout_at},
 };
 
-use super::session::Target;
-
-/// An address that does not answer is given this long before the next one is tried beside it
-/// (RFC 8305, section 5).
-const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 /// Bytes that the kernel holds unsent: what waits should wait where it can be dropped. This
 /// much is sent in a tenth of a second at 640 kbit/s.
 const UNSENT_LIMIT: libc::c_int = 8 * 1024;
@@ -137,29 +136,25 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// Connects to the target's server within its timeout, with TLS where it asks for it; the error
+/// Connects to the location's server within `patience`, with `tls` where it is given; the error
 /// says what did not answer.
-pub async fn connect(target: &Target) -> Result<(Box<dyn Stream>, Gauge), String> {
-    let location = &target.location;
+pub async fn connect(
+    location: &Location,
+    tls: Option<&tls::Client>,
+    patience: Duration,
+) -> Result<(Box<dyn Stream>, Gauge), String> {
     let host = location.host.as_str();
-    let deadline = Instant::now() + target.timeout;
-    let seconds = target.timeout.as_secs_f64();
-    let addresses: Vec<SocketAddr> = timeout_at(deadline, lookup_host((host, location.port)))
+    let seconds = patience.as_secs_f64();
+    let deadline = Instant::now() + patience;
+    let addresses = look_up(host, location.port, patience).await?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    let tcp = connect_tcp(&addresses, left)
         .await
-        .map_err(|_| {
-            format!(
-                "cannot look up {host:?}: no name server (DNS) has answered within {seconds} s"
-            )
-        })?
-        .map_err(|err| {
-            format!("cannot look up {host:?}: {err}; check the name and this machine's name server (DNS)")
-        })?
-        .collect();
-    let tcp = timeout_at(deadline, connect_tcp(addresses))
-        .await
-        .map_err(|_| format!("{location} has not answered within {seconds} s"))?
-        .map_err(|err| format!("cannot connect to {location}: {err}"))?;
-    tune(&tcp, target.timeout).map_err(|err| format!("cannot set up the socket: {err}"))?;
+        .map_err(|err| match err {
+            ConnectError::Timeout(_) => format!("{location} has not answered within {seconds} s"),
+            failed => format!("cannot connect to {location}: {failed}"),
+        })?;
+    tune(&tcp, patience).map_err(|err| format!("cannot set up the socket: {err}"))?;
     let gauge = Gauge {
         tcp: Arc::new(tcp),
         written: Arc::default(),
@@ -168,7 +163,7 @@ pub async fn connect(target: &Target) -> Result<(Box<dyn Stream>, Gauge), String
         tcp: gauge.tcp.clone(),
         written: gauge.written.clone(),
     };
-    let Some(tls) = &target.tls else {
+    let Some(tls) = tls else {
         return Ok((Box::new(socket), gauge));
     };
     let stream = timeout_at(deadline, tls.connect(host, socket))
@@ -178,29 +173,7 @@ pub async fn connect(target: &Target) -> Result<(Box<dyn Stream>, Gauge), String
     Ok((Box::new(stream), gauge))
 }
 
-/// Tries the addresses in order, each a moment after the one before, and takes the first that
-/// answers.
-async fn connect_tcp(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
-    let mut attempts = JoinSet::new();
-    for (n, address) in (0u32..).zip(addresses) {
-        attempts.spawn(async move {
-            sleep(NEXT_ADDRESS * n).await;
-            TcpStream::connect(address).await
-        });
-    }
-    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    while let Some(attempt) = attempts.join_next().await {
-        match attempt {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(err)) => failure = err,
-            Err(err) => failure = io::Error::other(err),
-        }
-    }
-    Err(failure)
-}
-
 fn tune(tcp: &TcpStream, timeout: Duration) -> io::Result<()> {
-    tcp.set_nodelay(true)?;
     let socket = socket2::SockRef::from(tcp);
     socket.set_tcp_user_timeout(Some(timeout))?;
     let limit = UNSENT_LIMIT;

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use droidrelay_tests::{
+use droidrelay_testkit::{
     journal::DEADLINE,
     process::{Process, poll, program_of},
     secrets::write_private,

@@ -6,8 +6,11 @@ use std::{path::Path, time::Duration};
 
 use gst::prelude::*;
 
-use super::{Report, machine, server};
-use crate::{elements::Elements, launchfile::LaunchFile, pipeline};
+use super::{machine, report::Report, server};
+use crate::{
+    file::{launchfile::LaunchFile, pipeline},
+    run::elements::Elements,
+};
 
 /// How long opening a device may take.
 const OPEN_DEADLINE: Duration = Duration::from_secs(10);
@@ -110,7 +113,7 @@ pub fn pipeline(file: &LaunchFile, pipeline: &gst::Pipeline, publish: bool, repo
         }
     }
     let elements = Elements::of(pipeline);
-    if !elements.has_valves() {
+    if elements.valves().is_empty() {
         report.note(
             "valve",
             "there is no mqttvalve in the line",
@@ -124,10 +127,10 @@ pub fn pipeline(file: &LaunchFile, pipeline: &gst::Pipeline, publish: bool, repo
         Ok(runtime) => runtime,
         Err(err) => return report.missing("network", &err.to_string(), ""),
     };
-    for valve in elements.valve_elements() {
+    for valve in elements.valves() {
         runtime.block_on(server::broker(file, valve, report));
     }
-    for sink in elements.sink_elements() {
+    for sink in elements.sinks() {
         let reached = runtime.block_on(server::rtmp(sink, report));
         match (reached, publish) {
             (true, true) => server::publish(sink, report),

@@ -11,7 +11,7 @@ use std::{
 
 use gst::prelude::*;
 
-use super::Report;
+use super::report::Report;
 
 const ELEMENTS: [&str; 2] = ["mqttvalve", "rtmpauthsink"];
 

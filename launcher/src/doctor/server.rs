@@ -2,15 +2,20 @@
 
 //! The servers at the other end: name, TCP, TLS, login, rights.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
+use droidrelay_rtmp::location::Location;
 use droidrelay_wire::{
-    BrokerUrl, Secret,
-    mqtt::{
-        broker::split_port,
-        session::{Config, Event, RECEIVE_MAXIMUM, Session},
+    BrokerUrl, Fault, FaultKind, PublishPhase, Secret, exit,
+    mqtt::session::{Config, Event, RECEIVE_MAXIMUM, Session},
+    net::{
+        connect::{connect, look_up},
+        tls::{self, TlsFiles},
+        url::Authority,
     },
-    net::tls::TlsFiles,
 };
 use gst::prelude::*;
 use tokio::{
@@ -20,18 +25,15 @@ use tokio::{
     time::timeout,
 };
 
-use super::Report;
-use crate::{
-    cli::exit,
-    http::{connect, look_up},
-    launchfile::LaunchFile,
-    pipeline,
-};
+use super::report::Report;
+use crate::file::{launchfile::LaunchFile, pipeline};
 
+/// For the name, and for its addresses.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// For a login, a handshake, an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// For a publishing session, whose first try may be lost.
-const PUBLISH_PATIENCE: Duration = Duration::from_secs(20);
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(20);
 /// C0 and C1 of RTMP: the version, and as many bytes as the specification wants.
 const HELLO: usize = 1 + 1536;
 const VERSION: u8 = 3;
@@ -48,7 +50,7 @@ fn path(element: &gst::Element, property: &str) -> Option<PathBuf> {
 
 /// Name and TCP; what is connected.
 async fn reach(what: &str, host: &str, port: u16, report: &mut Report<'_>) -> Option<TcpStream> {
-    let addresses = match look_up(host, port).await {
+    let addresses = match look_up(host, port, CONNECT_TIMEOUT).await {
         Ok(addresses) => addresses,
         Err(text) => {
             report.missing(&format!("{what}: name"), &text, "");
@@ -60,13 +62,14 @@ async fn reach(what: &str, host: &str, port: u16, report: &mut Report<'_>) -> Op
         &format!("{what}: name"),
         &format!("{host} is {}", shown.join(", ")),
     );
-    match connect(host, port).await {
+    match connect(&addresses, CONNECT_TIMEOUT).await {
         Ok(stream) => {
             report.ok(&format!("{what}: TCP"), &format!("port {port} answers"));
             Some(stream)
         }
-        Err(text) => {
-            report.missing(&format!("{what}: TCP"), &text, "");
+        Err(err) => {
+            let saw = format!("cannot connect to {host}: {err}");
+            report.missing(&format!("{what}: TCP"), &saw, "");
             None
         }
     }
@@ -139,47 +142,56 @@ pub async fn broker(file: &LaunchFile, valve: &gst::Element, report: &mut Report
         will: None,
         subscriptions: vec![topic.clone()],
     };
-    let (sender, mut events) = mpsc::unbounded_channel();
-    let session = Session::spawn(&tokio::runtime::Handle::current(), config, move |event| {
-        let told = match event {
-            Event::Up => Ok(()),
-            Event::Down { reason } => Err(reason),
-            _ => return,
-        };
-        // Only the first one counts.
-        let _ = sender.send(told);
-    });
-    match timeout(PATIENCE, events.recv()).await {
-        Ok(Some(Ok(()))) => {
+    match log_in(config).await {
+        Some(Ok(())) => {
             report.ok(&format!("{what}: login"), &format!("as {who}"));
             report.ok(
                 &format!("{what}: commands"),
                 &format!("the broker lets {who} subscribe to {topic} (Mosquitto with an acl_file says so of any topic: to be sure, send a start)"),
             );
         }
-        Ok(Some(Err(reason))) if reason.contains("refuses") => {
-            report.forbidden(&format!("{what}: login as {who}"), &reason, "");
+        Some(Err(fault)) => {
+            let what = format!("{what}: login as {who}");
+            match fault.kind {
+                FaultKind::Refused => report.forbidden(&what, &fault.text, ""),
+                _ => report.missing(&what, &fault.text, ""),
+            }
         }
-        Ok(Some(Err(reason))) => report.missing(&format!("{what}: login as {who}"), &reason, ""),
-        Ok(None) | Err(_) => report.missing(
+        None => report.missing(
             &format!("{what}: login as {who}"),
-            &format!("no answer within {} s", PATIENCE.as_secs()),
+            &format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()),
             "is that a broker?",
         ),
     }
+}
+
+/// What comes of the first try of a session; None: nothing, within [`ANSWER_TIMEOUT`].
+async fn log_in(config: Config) -> Option<Result<(), Fault>> {
+    let (sender, mut outcomes) = mpsc::unbounded_channel();
+    let session = Session::spawn(&tokio::runtime::Handle::current(), config, move |event| {
+        let outcome = match event {
+            Event::Up => Ok(()),
+            Event::Down(fault) => Err(fault),
+            _ => return,
+        };
+        // Only the first one counts.
+        let _ = sender.send(outcome);
+    });
+    let outcome = timeout(ANSWER_TIMEOUT, outcomes.recv()).await;
     session.stop(Vec::new()).await;
+    outcome.ok().flatten()
 }
 
 /// A TLS session with what answers at `tcp`.
 async fn secure(
     what: &str,
-    tls: &droidrelay_wire::net::tls::Client,
+    tls: &tls::Client,
     host: &str,
     tcp: TcpStream,
     report: &mut Report<'_>,
 ) -> bool {
     let what = format!("{what}: TLS");
-    match timeout(PATIENCE, tls.connect(host, tcp)).await {
+    match timeout(ANSWER_TIMEOUT, tls.connect(host, tcp)).await {
         Ok(Ok(_)) => {
             report.ok(
                 &what,
@@ -210,21 +222,16 @@ pub async fn rtmp(sink: &gst::Element, report: &mut Report<'_>) -> bool {
         );
         return false;
     };
-    // Without credentials: so it reads back.
-    let (scheme, rest) = location.split_once("://").unwrap_or(("", &location));
-    let authority = rest.split('/').next().unwrap_or_default();
-    let is_tls = scheme == "rtmps";
-    let Ok((host, port)) = split_port(authority) else {
-        report.failed(
-            exit::DATA,
-            &what,
-            &location,
-            "write location=rtmp://host/app/stream",
-        );
-        return false;
+    let location = match Location::parse(&location) {
+        Ok((location, _)) => location,
+        Err(fault) => {
+            report.failed(exit::DATA, &what, &fault, "");
+            return false;
+        }
     };
-    let port = port.unwrap_or(if is_tls { 1936 } else { 1935 });
-    let what = format!("server {scheme}://{authority}");
+    let (host, port) = (location.host.as_str(), location.port);
+    let scheme = if location.tls { "rtmps" } else { "rtmp" };
+    let what = format!("server {scheme}://{}", Authority(host, port));
     if let Some(Err(fault)) = path(sink, "password-file").map(Secret::from_file) {
         report.failed(exit::CONFIG, &format!("{what}: password"), &fault, "");
         return false;
@@ -232,7 +239,7 @@ pub async fn rtmp(sink: &gst::Element, report: &mut Report<'_>) -> bool {
     let Some(mut tcp) = reach(&what, host, port, report).await else {
         return false;
     };
-    if !is_tls {
+    if !location.tls {
         return greet(&what, &mut tcp, report).await;
     }
     let flags = sink
@@ -274,7 +281,7 @@ async fn greet(what: &str, tcp: &mut TcpStream, report: &mut Report<'_>) -> bool
     let mut hello = [0; HELLO];
     hello[0] = VERSION;
     let mut answer = [0];
-    let greeted = timeout(PATIENCE, async {
+    let greeted = timeout(ANSWER_TIMEOUT, async {
         tcp.write_all(&hello).await?;
         tcp.read_exact(&mut answer).await
     });
@@ -316,6 +323,27 @@ pub fn publish(sink: &gst::Element, report: &mut Report) {
             "install gstreamer1.0-plugins-ugly",
         );
     };
+    let Some(pipeline) = test_pipeline(sink, encoder) else {
+        let saw = "not tried: the test picture does not fit the sink";
+        return report.warning(&what, saw, "");
+    };
+    let outcome = publish_until_answered(&pipeline);
+    // It cannot hang: these are elements of ours, and a test picture.
+    let _ = pipeline.set_state(gst::State::Null);
+    match outcome {
+        Outcome::Published => report.ok(&what, "the server has accepted a test picture"),
+        Outcome::Refused(reason) => report.forbidden(&what, &reason, ""),
+        Outcome::Failed(reason) => report.missing(&what, &reason, ""),
+        Outcome::Silent => report.missing(
+            &what,
+            &format!("no answer within {} s", PUBLISH_TIMEOUT.as_secs()),
+            "look at the server's log",
+        ),
+    }
+}
+
+/// A test picture, encoded by `encoder`, into the sink of a line.
+fn test_pipeline(sink: &gst::Element, encoder: &str) -> Option<gst::Pipeline> {
     if let Some(bin) = sink.parent().and_downcast::<gst::Bin>() {
         // A bin lets go of what is linked, too.
         let _ = bin.remove(sink);
@@ -323,64 +351,55 @@ pub fn publish(sink: &gst::Element, report: &mut Report) {
     let line = format!(
         "videotestsrc is-live=true ! video/x-raw,format=I420,width=320,height=240,framerate=10/1 ! {encoder} name=encoder"
     );
-    let built = gst::parse::launch(&line)
-        .ok()
-        .and_then(|pipeline| pipeline.downcast::<gst::Pipeline>().ok())
-        .filter(|pipeline| {
-            pipeline.add(sink).is_ok()
-                && pipeline
-                    .by_name("encoder")
-                    .is_some_and(|encoder| encoder.link(sink).is_ok())
-        });
-    let Some(pipeline) = built else {
-        return report.warning(
-            &what,
-            "not tried: the test picture does not fit the sink",
-            "",
-        );
+    let pipeline = gst::parse::launch(&line).ok()?;
+    let pipeline = pipeline.downcast::<gst::Pipeline>().ok()?;
+    pipeline.add(sink).ok()?;
+    pipeline.by_name("encoder")?.link(sink).ok()?;
+    Some(pipeline)
+}
+
+/// What a server has made of a publisher.
+enum Outcome {
+    Published,
+    Refused(String),
+    Failed(String),
+    /// Nothing, within [`PUBLISH_TIMEOUT`].
+    Silent,
+}
+
+fn publish_until_answered(pipeline: &gst::Pipeline) -> Outcome {
+    let failed = |reason: &str| match reason {
+        "" => Outcome::Silent,
+        reason => Outcome::Failed(reason.to_owned()),
     };
-    let Some(bus) = pipeline.bus() else { return };
-    let started = pipeline.set_state(gst::State::Playing).is_ok();
-    let deadline = std::time::Instant::now() + PUBLISH_PATIENCE;
-    let mut last = None;
-    if !started {
-        last = Some(("error".to_owned(), "the sink does not start".to_owned()));
+    if pipeline.set_state(gst::State::Playing).is_err() {
+        return failed("the sink does not start");
     }
-    while last.is_none() {
-        let left = deadline.saturating_duration_since(std::time::Instant::now());
+    let bus = pipeline.bus().expect("every pipeline has a bus");
+    let deadline = Instant::now() + PUBLISH_TIMEOUT;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
         let wait = gst::ClockTime::try_from(left).unwrap_or_default();
         let wanted = [gst::MessageType::Element, gst::MessageType::Error];
         let Some(message) = bus.timed_pop_filtered(wait, &wanted) else {
-            break;
+            return Outcome::Silent;
         };
-        let state = message
-            .structure()
-            .filter(|structure| structure.name() == "rtmpauthsink-state")
-            .and_then(|structure| {
-                let field = |name| structure.get::<Option<String>>(name).ok().flatten();
-                Some((field("state")?, field("reason").unwrap_or_default()))
-            });
-        if let Some((state, reason)) = state {
-            if matches!(state.as_str(), "publishing" | "refused" | "backoff") {
-                last = Some((state, reason));
-            }
-        } else if let gst::MessageView::Error(error) = message.view() {
-            last = Some(("error".into(), error.error().message().to_owned()));
+        if let gst::MessageView::Error(error) = message.view() {
+            return failed(error.error().message());
         }
-    }
-    // It cannot hang: these are elements of ours, and a test picture.
-    let _ = pipeline.set_state(gst::State::Null);
-    match last
-        .as_ref()
-        .map(|(state, reason)| (state.as_str(), reason))
-    {
-        Some(("publishing", _)) => report.ok(&what, "the server has accepted a test picture"),
-        Some(("refused", reason)) => report.forbidden(&what, reason, ""),
-        Some((_, reason)) if !reason.is_empty() => report.missing(&what, reason, ""),
-        _ => report.missing(
-            &what,
-            &format!("no answer within {} s", PUBLISH_PATIENCE.as_secs()),
-            "look at the server's log",
-        ),
+        let Some(structure) = message
+            .structure()
+            .filter(|s| s.name() == "rtmpauthsink-state")
+        else {
+            continue;
+        };
+        let field = |name| structure.get::<Option<String>>(name).ok().flatten();
+        let reason = field("reason").unwrap_or_default();
+        match PublishPhase::from(field("state").unwrap_or_default()) {
+            PublishPhase::Publishing => return Outcome::Published,
+            PublishPhase::Refused => return Outcome::Refused(reason),
+            PublishPhase::Backoff => return failed(&reason),
+            _ => {}
+        }
     }
 }

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use droidrelay_tests::process::artifact;
+use droidrelay_testkit::artifacts::{artifact, ensure_current};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Only ends a test that fails.
@@ -131,7 +131,7 @@ pub fn droidrelay_with_plugins() -> Command {
         let built = artifact("libgstdroidrelay.so").unwrap();
         let scripted = built.with_file_name("examples").join("libgstscripted.so");
         for plugin in [&built, &scripted] {
-            assert!(plugin.exists(), "{} is not built", plugin.display());
+            ensure_current(plugin).unwrap();
             let link = plugins.join(plugin.file_name().unwrap());
             if fs::read_link(&link).is_ok_and(|to| to != *plugin) {
                 // Of a target folder that was elsewhere.

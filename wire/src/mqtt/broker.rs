@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::secret::{Secret, percent_decode};
+use crate::net::url::{Authority, UserInfo, shown_scheme, split_port, split_userinfo};
 
 /// How the MQTT connection is carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,13 +58,6 @@ pub struct BrokerUrl {
     pub path: String,
 }
 
-/// Credentials that were written into the URL (`mqtt://user:password@host`).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct UserInfo {
-    pub username: Option<String>,
-    pub password: Option<Secret>,
-}
-
 impl BrokerUrl {
     /// Parses `url`; credentials in it come back beside it, percent-decoded.
     ///
@@ -86,10 +79,10 @@ impl BrokerUrl {
             }
         };
         // A password may contain slashes that nobody escaped.
-        let (userinfo, rest) = match rest.rsplit_once('@') {
-            Some((userinfo, rest)) => (parse_userinfo(userinfo)?, rest),
-            None => (UserInfo::default(), rest),
-        };
+        let (userinfo, rest) = split_userinfo(rest);
+        let userinfo = UserInfo::parse(userinfo).map_err(
+            |_| "the credentials in the broker URL are not UTF-8 after percent-decoding",
+        )?;
         let (address, path) = match rest.find('/') {
             Some(slash) => rest.split_at(slash),
             None => (rest, ""),
@@ -121,87 +114,13 @@ impl BrokerUrl {
 
 impl fmt::Display for BrokerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = self.scheme.as_str();
-        if self.host.contains(':') {
-            write!(f, "{scheme}://[{}]:{}", self.host, self.port)?;
-        } else {
-            write!(f, "{scheme}://{}:{}", self.host, self.port)?;
-        }
+        let authority = Authority(&self.host, self.port);
+        write!(f, "{}://{authority}", self.scheme.as_str())?;
         if self.scheme.is_websocket() {
             f.write_str(&self.path)?;
         }
         Ok(())
     }
-}
-
-fn parse_userinfo(userinfo: &str) -> Result<UserInfo, String> {
-    let (username, password) = match userinfo.split_once(':') {
-        Some((username, password)) => (username, Some(password)),
-        None => (userinfo, None),
-    };
-    let decode = |text: &str| {
-        percent_decode(text).map_err(|_| {
-            "the credentials in the broker URL are not UTF-8 after percent-decoding".to_owned()
-        })
-    };
-    Ok(UserInfo {
-        username: Some(decode(username)?).filter(|username| !username.is_empty()),
-        password: password.map(decode).transpose()?.map(Secret::new),
-    })
-}
-
-/// `scheme` for an error message, unless it may be something else, perhaps a password.
-pub fn shown_scheme(scheme: &str) -> String {
-    if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-        format!("{scheme:?}")
-    } else {
-        "in front of ://".to_owned()
-    }
-}
-
-/// Splits `host[:port]` or `[v6][:port]`.
-pub fn split_port(address: &str) -> Result<(&str, Option<u16>), String> {
-    if address.contains(|c: char| c.is_control() || c.is_whitespace()) {
-        return Err(format!(
-            "the address {address:?} contains white space or control characters: remove them"
-        ));
-    }
-    let (host, port) = if let Some(rest) = address.strip_prefix('[') {
-        let (host, after) = rest
-            .split_once(']')
-            .ok_or_else(|| format!("the address {address:?} lacks the closing bracket"))?;
-        let port = after.strip_prefix(':');
-        if port.is_none() && !after.is_empty() {
-            return Err(format!(
-                "the address {address:?} goes on behind its bracket: only a colon and the port may"
-            ));
-        }
-        (host, port)
-    } else {
-        match address.split_once(':') {
-            Some((_, port)) if port.contains(':') => {
-                return Err(format!(
-                    "the address {address:?} looks like IPv6: write it in brackets, [{address}]"
-                ));
-            }
-            Some((host, port)) => (host, Some(port)),
-            None => (address, None),
-        }
-    };
-    if host.contains(['[', ']']) {
-        return Err(format!(
-            "the address {address:?} has a bracket too many: write [address]:port for IPv6"
-        ));
-    }
-    let port = port
-        .map(|port| {
-            port.parse::<u16>()
-                .ok()
-                .filter(|port| *port != 0)
-                .ok_or_else(|| format!("the port {port:?} is not a number from 1 to 65535"))
-        })
-        .transpose()?;
-    Ok((host, port))
 }
 
 #[cfg(test)]
@@ -262,7 +181,7 @@ mod tests {
 #[cfg(test)]
 mod properties {
     use super::*;
-    use crate::secret::percent_encode;
+    use crate::{net::url::percent_encode, secret::Secret};
     use proptest::{option, prelude::*, sample::select};
 
     proptest! {

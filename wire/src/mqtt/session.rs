@@ -8,36 +8,41 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    fmt,
     hash::{DefaultHasher, Hash, Hasher},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use rumqttc::{
     NetworkOptions, Outgoing,
     v5::{
-        AsyncClient, ConnectionError, Event as MqttEvent, EventLoop, MqttOptions, Request,
-        StateError,
+        AsyncClient, Event as MqttEvent, EventLoop, MqttOptions, Request,
         mqttbytes::{
             QoS,
             v5::{
-                ConnectReturnCode, Filter, LastWill, Packet, PubAckReason, Publish,
-                PublishProperties, RetainForwardRule, SubscribeReasonCode,
+                Filter, LastWill, Packet, PubAckReason, Publish, PublishProperties,
+                RetainForwardRule, SubscribeReasonCode,
             },
         },
     },
 };
 use tokio::{
-    net::lookup_host,
     runtime::Handle,
     sync::oneshot,
     task::JoinHandle,
     time::{Instant, sleep, timeout, timeout_at},
 };
 
+use super::broker::BrokerUrl;
+use super::{
+    fault::{Fault, FaultKind},
+    transport::transport,
+};
 use crate::{
-    Backoff, BrokerUrl, Secret, backoff::jitter, mqtt::transport::transport, net::tls,
+    backoff::{Backoff, jitter},
+    net::{connect::look_up, tls},
+    secret::Secret,
     words::command::check_id,
 };
 
@@ -111,14 +116,14 @@ pub struct Config {
 pub enum Event {
     /// Connected and subscribed.
     Up,
-    /// Not connected: why, fit for logs. Comes for each failed try.
-    Down { reason: String },
+    /// Not connected: why. Comes for each failed try.
+    Down(Fault),
     /// A message; it is acknowledged when the handler returns, in a session that the broker
     /// keeps, so that none is lost with the connection.
     Message(Message),
     /// The broker does not take a retained value, or a subscription beside those that the
     /// session needs: which, and the remedy. Comes once for each in a connection.
-    Refused { reason: String },
+    Refused(Fault),
 }
 
 /// A message on a subscribed topic.
@@ -150,18 +155,6 @@ pub struct Properties {
     /// The broker keeps the message as the topic's value.
     pub retain: bool,
 }
-
-/// Why a publish was not acknowledged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PublishError(pub String);
-
-impl fmt::Display for PublishError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for PublishError {}
 
 /// One MQTT session; lives until [`Session::stop`] or until it is dropped (without a clean end).
 pub struct Session {
@@ -253,14 +246,14 @@ impl Session {
         topic: &str,
         payload: impl Into<Vec<u8>>,
         properties: Properties,
-    ) -> Result<(), PublishError> {
+    ) -> Result<(), Fault> {
         let answer =
             self.shared
                 .lock()
                 .publish(topic, payload.into(), properties, Waiter::caller)?;
         answer
             .await
-            .unwrap_or_else(|_| Err(PublishError("the MQTT session ended".into())))
+            .unwrap_or_else(|_| Err(Fault::new(FaultKind::Offline, "the MQTT session ended")))
     }
 
     /// Publishes `last` as retained values, disconnects (no last will) and ends the task;
@@ -294,7 +287,7 @@ struct Shared(Mutex<State>);
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -323,12 +316,12 @@ struct Retained {
 
 /// Who hears of a PUBACK.
 enum Waiter {
-    Caller(oneshot::Sender<Result<(), PublishError>>),
+    Caller(oneshot::Sender<Result<(), Fault>>),
     Retained(String),
 }
 
 impl Waiter {
-    fn caller() -> (Self, oneshot::Receiver<Result<(), PublishError>>) {
+    fn caller() -> (Self, oneshot::Receiver<Result<(), Fault>>) {
         let (sender, receiver) = oneshot::channel();
         (Waiter::Caller(sender), receiver)
     }
@@ -341,11 +334,11 @@ impl State {
         payload: Vec<u8>,
         properties: Properties,
         waiter: impl FnOnce() -> (Waiter, T),
-    ) -> Result<T, PublishError> {
+    ) -> Result<T, Fault> {
         let client = self
             .client
             .as_ref()
-            .ok_or_else(|| PublishError("no connection to the MQTT broker".into()))?;
+            .ok_or_else(|| Fault::new(FaultKind::Offline, "no connection to the MQTT broker"))?;
         let retain = properties.retain;
         let properties = PublishProperties {
             message_expiry_interval: properties
@@ -357,8 +350,9 @@ impl State {
         client
             .try_publish_with_properties(topic, QoS::AtLeastOnce, retain, payload, properties)
             .map_err(|_| {
-                PublishError(
-                    "the MQTT broker is too slow: too many messages wait for its answer".into(),
+                Fault::new(
+                    FaultKind::Overload,
+                    "the MQTT broker is too slow: too many messages wait for its answer",
                 )
             })?;
         let (waiter, rest) = waiter();
@@ -400,7 +394,7 @@ impl State {
     }
 
     /// Returns what a retained value was refused for, where nobody else hears of it.
-    fn acknowledged(&mut self, pkid: u16, reason: PubAckReason) -> Option<String> {
+    fn acknowledged(&mut self, pkid: u16, reason: PubAckReason) -> Option<Fault> {
         let taken = matches!(
             reason,
             PubAckReason::Success | PubAckReason::NoMatchingSubscribers
@@ -410,9 +404,10 @@ impl State {
                 let answer = if taken {
                     Ok(())
                 } else {
-                    Err(PublishError(format!(
-                        "the MQTT broker refused the message: {reason:?}"
-                    )))
+                    Err(Fault::new(
+                        FaultKind::Refused,
+                        format!("the MQTT broker refused the message: {reason:?}"),
+                    ))
                 };
                 // A caller that no longer waits does not care.
                 let _ = sender.send(answer);
@@ -424,9 +419,10 @@ impl State {
                 let first = !std::mem::replace(&mut slot.refused, !taken);
                 self.flush();
                 (!taken && first).then(|| {
-                    format!(
+                    let text = format!(
                         "the broker refuses messages on {topic:?} ({reason:?}): check its access rights"
-                    )
+                    );
+                    Fault::new(FaultKind::Refused, text)
                 })
             }
         }
@@ -462,7 +458,7 @@ impl State {
         self.flush();
     }
 
-    fn down(&mut self, reason: &str) {
+    fn down(&mut self, fault: &Fault) {
         self.client = None;
         let waiting = self
             .unnumbered
@@ -470,9 +466,8 @@ impl State {
             .chain(self.numbered.drain().map(|(_, waiter)| waiter));
         for waiter in waiting {
             if let Waiter::Caller(sender) = waiter {
-                let _ = sender.send(Err(PublishError(format!(
-                    "the connection to the MQTT broker was lost: {reason}"
-                ))));
+                let text = format!("the connection to the MQTT broker was lost: {fault}");
+                let _ = sender.send(Err(Fault::new(fault.kind, text)));
             }
         }
     }
@@ -508,8 +503,8 @@ async fn run(
         let connects = shared.lock().connects;
         tries += 1;
         let connect_timeout = connect_timeout(tries);
-        let reason = match options(&config, clean_start, connect_timeout) {
-            Err(reason) => reason,
+        let fault = match options(&config, clean_start, connect_timeout) {
+            Err(text) => Fault::new(FaultKind::Setup, text),
             Ok(options) => {
                 let (client, mut events) = AsyncClient::new(options, channel);
                 let driven = drive(
@@ -531,13 +526,13 @@ async fn run(
                     }
                     end = driven => match end {
                         End::Forgotten => continue,
-                        End::Lost(reason) => reason,
+                        End::Lost(fault) => fault,
                     },
                 }
             }
         };
-        shared.lock().down(&reason);
-        on_event(Event::Down { reason });
+        shared.lock().down(&fault);
+        on_event(Event::Down(fault));
         if shared.lock().connects != connects {
             tries = 0;
             if started.elapsed() >= STABLE {
@@ -588,7 +583,7 @@ impl Delivered {
 enum End {
     /// The broker has forgotten what it kept for an earlier life of this client.
     Forgotten,
-    Lost(String),
+    Lost(Fault),
 }
 
 fn connect_timeout(tries: u32) -> Duration {
@@ -636,8 +631,11 @@ async fn drive(
     delivered: &mut Delivered,
 ) -> End {
     let connect_timeout = Duration::from_secs(events.options.connection_timeout());
-    if let Err(reason) = look_up(&config.broker).await {
-        return End::Lost(reason);
+    let BrokerUrl { host, port, .. } = &config.broker;
+    // Whether the name has an address, told apart from whether that one answers. What is found
+    // is not used: rumqttc asks again, with the name that TLS and WebSocket need.
+    if let Err(text) = look_up(host, *port, LOOKUP_TIMEOUT).await {
+        return End::Lost(Fault::new(FaultKind::Unreachable, text));
     }
     let mut subscribed = config.subscriptions.is_empty();
     let mut ping_pause = Duration::ZERO;
@@ -652,11 +650,12 @@ async fn drive(
         let event = match timeout_at(patience.until, events.poll()).await {
             Err(_) => match patience.owed {
                 Some(what) => {
-                    return End::Lost(format!(
+                    let text = format!(
                         "{} has not answered {what} within {} s: the link is dead, or the broker hangs",
                         config.broker,
                         ANSWER_TIMEOUT.as_secs()
-                    ));
+                    );
+                    return End::Lost(Fault::new(FaultKind::Timeout, text));
                 }
                 None => {
                     // Dropping poll() loses nothing once it is connected.
@@ -665,7 +664,10 @@ async fn drive(
                     continue;
                 }
             },
-            Ok(Err(err)) => return End::Lost(describe(&err, &config.broker, connect_timeout)),
+            Ok(Err(err)) => {
+                let fault = Fault::of_connection(&err, &config.broker, connect_timeout);
+                return End::Lost(fault);
+            }
             Ok(Ok(event)) => event,
         };
         match &event {
@@ -718,16 +720,20 @@ async fn drive(
                     },
                 });
                 if client.try_subscribe_many(filters).is_err() {
-                    return End::Lost("cannot subscribe: the request queue is full".into());
+                    return End::Lost(Fault::new(
+                        FaultKind::Overload,
+                        "cannot subscribe: the request queue is full",
+                    ));
                 }
                 patience.owe("the subscription");
             }
             MqttEvent::Incoming(Packet::SubAck(answer)) if !subscribed => {
                 for (topic, code) in config.subscriptions.iter().zip(&answer.return_codes) {
                     if !matches!(code, SubscribeReasonCode::Success(_)) {
-                        return End::Lost(format!(
+                        let text = format!(
                             "the broker refuses the subscription to {topic:?} ({code:?}): check its access rights"
-                        ));
+                        );
+                        return End::Lost(Fault::new(FaultKind::Refused, text));
                     }
                 }
                 subscribed = true;
@@ -739,11 +745,10 @@ async fn drive(
                 let refused = |code: &&_| !matches!(code, SubscribeReasonCode::Success(_));
                 if let Some(code) = answer.return_codes.iter().find(refused) {
                     let extra = shared.lock().extra.join(", ");
-                    on_event(Event::Refused {
-                        reason: format!(
-                            "the broker refuses the subscription to {extra} ({code:?}): check its access rights"
-                        ),
-                    });
+                    let text = format!(
+                        "the broker refuses the subscription to {extra} ({code:?}): check its access rights"
+                    );
+                    on_event(Event::Refused(Fault::new(FaultKind::Refused, text)));
                 }
             }
             MqttEvent::Incoming(Packet::Publish(publish)) => {
@@ -766,34 +771,17 @@ async fn drive(
             }
             MqttEvent::Incoming(Packet::PubAck(answer)) => {
                 let refused = shared.lock().acknowledged(answer.pkid, answer.reason);
-                if let Some(reason) = refused {
-                    on_event(Event::Refused { reason });
+                if let Some(fault) = refused {
+                    on_event(Event::Refused(fault));
                 }
             }
             MqttEvent::Outgoing(Outgoing::PingReq) if subscribed => patience.owe("a ping"),
             MqttEvent::Outgoing(Outgoing::Publish(pkid)) => shared.lock().numbered(pkid),
             MqttEvent::Incoming(Packet::Disconnect(disconnect)) => {
-                let reason = disconnect.reason_code;
-                return End::Lost(format!("the broker disconnected: {reason:?}"));
+                return End::Lost(Fault::of_disconnect(disconnect.reason_code));
             }
             _ => {}
         }
-    }
-}
-
-/// Whether the broker's name has an address, told apart from whether that one answers. What is
-/// found is not used: rumqttc asks again, with the name that TLS and WebSocket need.
-async fn look_up(broker: &BrokerUrl) -> Result<(), String> {
-    let host = &broker.host;
-    match timeout(LOOKUP_TIMEOUT, lookup_host((host.as_str(), broker.port))).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(err)) => Err(format!(
-            "cannot look up {host:?}: {err}; check the name and this machine's name server (DNS)"
-        )),
-        Err(_) => Err(format!(
-            "cannot look up {host:?}: no name server (DNS) has answered within {} s",
-            LOOKUP_TIMEOUT.as_secs()
-        )),
     }
 }
 
@@ -881,38 +869,4 @@ fn options(
         ));
     }
     Ok(options)
-}
-
-/// The error in a user's words. rumqttc's errors hold no credentials; its options do and are
-/// never printed.
-fn describe(error: &ConnectionError, broker: &BrokerUrl, connect_timeout: Duration) -> String {
-    let cause: &(dyn std::error::Error + 'static) = match error {
-        // Its source, which it does not name.
-        ConnectionError::MqttState(StateError::Deserialization(cause)) => cause,
-        error => error,
-    };
-    if let Some(fault) = tls::fault(cause) {
-        return format!("{broker}: {fault}");
-    }
-    match error {
-        ConnectionError::ConnectionRefused(
-            ConnectReturnCode::NotAuthorized | ConnectReturnCode::BadUserNamePassword,
-        ) => format!(
-            "{broker} refuses the login: check username and password (or password-file) and the broker's access rights"
-        ),
-        ConnectionError::ConnectionRefused(code) => {
-            format!("{broker} refuses the connection: {code:?}")
-        }
-        ConnectionError::Timeout(_) => format!(
-            "{broker} has not answered within {} s: the link is dead, a firewall is in the way, or the broker hangs",
-            connect_timeout.as_secs()
-        ),
-        ConnectionError::MqttState(StateError::AwaitPingResp) => {
-            format!("{broker} has not answered a ping: the link is dead, or the broker hangs")
-        }
-        ConnectionError::MqttState(StateError::ConnectionAborted) => {
-            format!("{broker} closed the connection")
-        }
-        error => format!("{broker}: {error}"),
-    }
 }

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What reaches a server, whatever is spoken with it.
+//! The way to a server, whatever is spoken with it: its URL, its addresses, TCP, TLS, HTTP.
 
+pub mod connect;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod tls;
+pub mod url;

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::Command;
+use super::{command::Command, state::Cause};
 
 /// Holders that are counted; a `start` beyond them is refused.
 pub const MAX_HOLDERS: usize = 1000;
@@ -21,28 +21,6 @@ pub enum Origin {
     Mqtt,
     /// Action signal or property on the robot itself.
     Local,
-}
-
-/// Why the gate is as it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    Boot,
-    Mqtt,
-    Local,
-    Lease,
-    Offline,
-}
-
-impl Cause {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Cause::Boot => "boot",
-            Cause::Mqtt => "mqtt",
-            Cause::Local => "local",
-            Cause::Lease => "lease",
-            Cause::Offline => "offline",
-        }
-    }
 }
 
 impl From<Origin> for Cause {

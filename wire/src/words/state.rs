@@ -5,52 +5,36 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// What a viewer needs to know of the robot's stream, in one word.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum StreamState {
-    /// Closed: nothing flows.
-    #[default]
-    Idle,
-    /// Open, but the server has not accepted the publisher yet or no frame has passed.
-    Starting,
-    /// The server has accepted the publisher and frames flow.
-    Live,
-    /// Open, but the publishing session is lost: waiting for the next try.
-    Backoff,
-    /// Open, but the server refuses the publisher (wrong credentials, path taken).
-    Refused,
-    /// Open, but the robot cannot deliver, for example because the camera does not open.
-    Error,
+use super::word::words;
+
+words! {
+    /// What a viewer needs to know of the robot's stream, in one word.
+    #[derive(Default)]
+    pub enum StreamState {
+        /// Closed: nothing flows.
+        #[default]
+        Idle = "idle",
+        /// Open, but the server has not accepted the publisher yet or no frame has passed.
+        Starting = "starting",
+        /// The server has accepted the publisher and frames flow.
+        Live = "live",
+        /// Open, but the publishing session is lost: waiting for the next try.
+        Backoff = "backoff",
+        /// Open, but the server refuses the publisher (wrong credentials, path taken).
+        Refused = "refused",
+        /// Open, but the robot cannot deliver, for example because the camera does not open.
+        Error = "error",
+    }
 }
 
 impl StreamState {
-    pub const ALL: [StreamState; 6] = [
-        StreamState::Idle,
-        StreamState::Starting,
-        StreamState::Live,
-        StreamState::Backoff,
-        StreamState::Refused,
-        StreamState::Error,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            StreamState::Idle => "idle",
-            StreamState::Starting => "starting",
-            StreamState::Live => "live",
-            StreamState::Backoff => "backoff",
-            StreamState::Refused => "refused",
-            StreamState::Error => "error",
-        }
-    }
-
-    /// How far from well: of several streams that are told as one, the gravest speaks.
-    pub fn gravity(self) -> u8 {
+    /// How far from well.
+    fn severity(&self) -> u8 {
         match self {
             StreamState::Idle => 0,
             StreamState::Live => 1,
-            StreamState::Starting => 2,
+            // Not known to be well.
+            StreamState::Starting | StreamState::Other(_) => 2,
             StreamState::Backoff => 3,
             StreamState::Refused => 4,
             StreamState::Error => 5,
@@ -58,12 +42,67 @@ impl StreamState {
     }
 }
 
+words! {
+    /// State of the sink's publishing session.
+    pub enum PublishPhase {
+        /// No session is wanted.
+        Idle = "idle",
+        /// The server has not accepted the publisher yet.
+        Connecting = "connecting",
+        /// The server has accepted the publisher.
+        Publishing = "publishing",
+        /// The session failed, the next try waits.
+        Backoff = "backoff",
+        /// The server refuses the publisher, the next try waits longer.
+        Refused = "refused",
+    }
+}
+
+words! {
+    /// Why the valve is as it is.
+    pub enum Cause {
+        /// The robot has just started.
+        Boot = "boot",
+        /// A command by MQTT.
+        Mqtt = "mqtt",
+        /// An action signal or property on the robot itself.
+        Local = "local",
+        /// The last lease has run out.
+        Lease = "lease",
+        /// The broker was out of reach for too long.
+        Offline = "offline",
+    }
+}
+
+words! {
+    /// What keeps running while the valve is closed.
+    pub enum Standby {
+        /// Nothing: everything upstream is stopped, the device is released.
+        Cold = "cold",
+        /// Upstream runs, frames are dropped before the encoder.
+        Warm = "warm",
+        /// The encoder runs too.
+        Hot = "hot",
+    }
+}
+
+/// A field that is missing in a state is empty.
+macro_rules! empty_by_default {
+    ($($name:ident),+) => {$(
+        impl Default for $name {
+            fn default() -> Self {
+                $name::Other(String::new())
+            }
+        }
+    )+};
+}
+empty_by_default!(PublishPhase, Cause, Standby);
+
 /// What the sink says of its publishing session; part of the state as `publish`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PublishState {
-    /// `idle`, `connecting`, `publishing`, `backoff` or `refused`.
-    pub state: String,
+    pub state: PublishPhase,
     /// Why the state is what it is; absent while all is well.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -91,8 +130,8 @@ pub struct RobotState {
     pub state: StreamState,
     /// RFC 3339 UTC time at which `state` was entered, by the robot's clock.
     pub since: String,
-    /// What led to it: `boot`, `mqtt`, `lease`, `local`, `offline`, `publish`, `camera`.
-    pub cause: String,
+    /// What led to it.
+    pub cause: Cause,
     /// Ids that hold the stream open; a plain `start` counts as `*`, the local switch as `local`.
     pub viewers: Vec<String>,
     /// RFC 3339 time at which the last lease ends; null while one holds until `stop`, or none lives.
@@ -105,8 +144,7 @@ pub struct RobotState {
     /// What the sender of the last command that was obeyed knows it by: its MQTT 5 correlation
     /// data, where that is printable UTF-8 of at most 128 bytes, or else the id in it.
     pub last_command_id: Option<String>,
-    /// What runs while closed: `cold`, `warm` or `hot`.
-    pub standby: String,
+    pub standby: Standby,
     /// Commands refused since the element started.
     pub refused_commands: u64,
     /// Milliseconds from the last opening to the first buffer that passed.
@@ -116,6 +154,31 @@ pub struct RobotState {
     pub version: String,
     #[serde(flatten)]
     pub more: serde_json::Map<String, Value>,
+}
+
+impl RobotState {
+    /// The state that stays on the broker after a clean end.
+    pub fn into_ended(self) -> Self {
+        RobotState {
+            state: StreamState::Idle,
+            viewers: Vec::new(),
+            lease_until: None,
+            publish: None,
+            ..self
+        }
+    }
+}
+
+/// Of several streams that are told as one, the state that is furthest from well; of equals, the
+/// first.
+pub fn worst_state<'a>(states: impl IntoIterator<Item = &'a RobotState>) -> Option<&'a RobotState> {
+    states.into_iter().reduce(|worst, state| {
+        if state.state.severity() > worst.state.severity() {
+            state
+        } else {
+            worst
+        }
+    })
 }
 
 #[cfg(test)]
@@ -132,9 +195,61 @@ mod tests {
     }
 
     #[test]
+    fn a_word_of_a_newer_robot_is_handed_on_as_it_came() {
+        let text = r#"{"state":"dreaming","cause":"moon","standby":"lukewarm","publish":{"state":"queueing"}}"#;
+        let state: RobotState = serde_json::from_str(text).unwrap();
+        assert_eq!(state.state, StreamState::Other("dreaming".into()));
+        let written = serde_json::to_value(&state).unwrap();
+        for (at, word) in [
+            ("/state", "dreaming"),
+            ("/cause", "moon"),
+            ("/standby", "lukewarm"),
+            ("/publish/state", "queueing"),
+        ] {
+            assert_eq!(written.pointer(at).unwrap(), word);
+        }
+    }
+
+    #[test]
+    fn the_worst_state_speaks_and_of_equals_the_first() {
+        let state = |state, version: &str| RobotState {
+            state,
+            version: version.into(),
+            ..RobotState::default()
+        };
+        let states = [
+            state(StreamState::Live, "1"),
+            state(StreamState::Backoff, "2"),
+            state(StreamState::Backoff, "3"),
+            state(StreamState::Idle, "4"),
+        ];
+        assert_eq!(worst_state(&states), Some(&states[1]));
+        assert_eq!(worst_state(&[]), None);
+    }
+
+    #[test]
+    fn at_the_end_nothing_flows_and_the_last_error_stays() {
+        let ended = RobotState {
+            state: StreamState::Live,
+            viewers: vec!["phone".into()],
+            lease_until: Some("2026-11-27T12:00:00Z".into()),
+            publish: Some(PublishState::default()),
+            last_error: Some("no camera".into()),
+            ..RobotState::default()
+        }
+        .into_ended();
+        let expected = RobotState {
+            last_error: Some("no camera".into()),
+            ..RobotState::default()
+        };
+        assert_eq!(ended, expected);
+    }
+
+    #[test]
     fn states_are_written_in_lower_case() {
         for state in StreamState::ALL {
             assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
+            assert_eq!(StreamState::from(state.as_str()), *state);
         }
         let text = serde_json::to_string(&RobotState::default()).unwrap();
         assert!(text.starts_with(r#"{"state":"idle""#), "{text}");
@@ -169,9 +284,17 @@ mod properties {
         })
     }
 
+    /// A known word, or one of a newer robot.
+    fn word<T>(known: &'static [T]) -> impl Strategy<Value = T>
+    where
+        T: Clone + std::fmt::Debug + From<String>,
+    {
+        prop_oneof![select(known), any::<String>().prop_map(T::from)]
+    }
+
     prop_compose! {
         fn publish()(
-            state in any::<String>(),
+            state in word(PublishPhase::ALL),
             reason in any::<Option<String>>(),
             attempt in any::<u32>(),
             next_try in option::of(seconds()),
@@ -183,8 +306,9 @@ mod properties {
 
     prop_compose! {
         fn robot_state()(
-            state in select(&StreamState::ALL[..]),
-            [since, cause, standby, version] in any::<[String; 4]>(),
+            state in word(StreamState::ALL),
+            (cause, standby) in (word(Cause::ALL), word(Standby::ALL)),
+            [since, version] in any::<[String; 2]>(),
             [lease_until, last_error, last_command_id] in any::<[Option<String>; 3]>(),
             viewers in vec(any::<String>(), 0..4),
             publish in option::of(publish()),

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use super::TlsFiles;
+use super::files::TlsFiles;
 
 /// There is none in a build without the feature `tls`.
 #[derive(Clone)]

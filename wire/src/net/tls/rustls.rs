@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-use std::{error::Error, io, path::PathBuf, sync::Arc};
+use std::{error::Error, io, path::Path, sync::Arc};
 
 use rumqttc::TlsConfiguration;
 use rustls::{
@@ -10,7 +10,7 @@ use rustls::{
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{TlsFiles, verifier::Verifier};
+use super::{files::TlsFiles, verifier::Verifier};
 
 /// Speaks TLS 1.2 and 1.3 to servers.
 #[derive(Clone)]
@@ -30,12 +30,9 @@ impl Client {
         let config = match (&files.cert_file, &files.key_file) {
             (None, None) => builder.with_no_client_auth(),
             (Some(cert_file), Some(key_file)) => {
-                let chain = certificates(cert_file)?;
-                let key = PrivateKeyDer::from_pem_file(key_file).map_err(|err| {
-                    format!(
-                        "cannot read key-file {}: {err}; give the client's private key as PEM",
-                        key_file.display()
-                    )
+                let chain = read_certificates(cert_file)?;
+                let key = private_key(key_file).map_err(|err| {
+                    format!("cannot read key-file {err}; give the client's private key as PEM")
                 })?;
                 builder.with_client_auth_cert(chain, key).map_err(|err| {
                     format!(
@@ -123,7 +120,7 @@ fn unaccepted(fault: &CertificateError) -> String {
 fn roots(files: &TlsFiles) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), String> {
     let mut roots = RootCertStore::empty();
     if let Some(ca_file) = &files.ca_file {
-        let trusted = certificates(ca_file)?;
+        let trusted = read_certificates(ca_file)?;
         for certificate in &trusted {
             roots.add(certificate.clone()).map_err(|err| {
                 format!(
@@ -145,17 +142,25 @@ fn roots(files: &TlsFiles) -> Result<(RootCertStore, Vec<CertificateDer<'static>
     Ok((roots, Vec::new()))
 }
 
-fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, String> {
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    certificates(path)
+        .map_err(|err| format!("cannot read certificates from {err}; give a PEM file"))
+}
+
+/// The certificates of a PEM file, at least one. The error begins with the file.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let certificates = CertificateDer::pem_file_iter(path)
         .and_then(|found| found.collect::<Result<Vec<_>, _>>())
-        .map_err(|err| format!("cannot read certificates from {}: {err}", path.display()))?;
+        .map_err(|err| format!("{}: {err}", path.display()))?;
     if certificates.is_empty() {
-        return Err(format!(
-            "{} holds no certificate: give a PEM file",
-            path.display()
-        ));
+        return Err(format!("{}: it holds no certificate", path.display()));
     }
     Ok(certificates)
+}
+
+/// The first private key of a PEM file. The error begins with the file.
+pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_file(path).map_err(|err| format!("{}: {err}", path.display()))
 }
 
 #[cfg(test)]

@@ -1,5 +1,16 @@
 // SPDX-License-Identifier: MPL-2.0
 
+//! Verification of a server's certificate.
+//!
+//! By default: exactly what rustls and webpki accept, whatever else is set.
+//! With `ca-file`: also a certificate that stands in that file itself, byte by byte, though it is
+//! self-signed or a CA's; its name and its time are checked as any other's.
+//! With a check disabled by [`Checks`]: also the fault that it names, and no other one. Where the
+//! chain is not verified to its end because of such a fault, its signer is unknown: that is
+//! accepted only where `unknown_ca` is disabled as well. A certificate that cannot be parsed, or is
+//! revoked, is never accepted. The signature of the handshake, which proves that the server has the
+//! certificate's key, is always checked.
+
 use std::sync::Arc;
 
 use rustls::{
@@ -14,7 +25,7 @@ use rustls::{
     server::ParsedCertificate,
 };
 
-use super::Checks;
+use super::files::Checks;
 
 /// Says what rustls itself would, and takes what that refuses only for one of two reasons: the
 /// certificate is among the trusted ones, or its fault is not to be checked.

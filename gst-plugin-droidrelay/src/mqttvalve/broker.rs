@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The valve at its broker.
+
+use std::{sync::mpsc, time::Duration};
+
+use droidrelay_wire::{
+    RobotState,
+    mqtt::session::{Config, Event, Session},
+    words::topics::{OFFLINE, ONLINE},
+};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+
+use super::{
+    discovery::{self, Device},
+    group::Member,
+    topics::Topics,
+};
+
+/// The session and what it has published; ends with [`BrokerLink::leave`].
+pub struct BrokerLink {
+    session: Session,
+    member: Member,
+    topics: Topics,
+    device: Device,
+    discovery: Mutex<Discovery>,
+}
+
+/// What Home Assistant has been told.
+#[derive(Default)]
+struct Discovery {
+    /// The prefix below which the device is announced.
+    announced: Option<String>,
+    /// The prefix as it was set, good or not.
+    asked: Option<String>,
+    /// Home Assistant has come up.
+    again: bool,
+}
+
+impl BrokerLink {
+    /// Starts connecting, without waiting for it. `resume`: with the commands that the broker has
+    /// kept; `wake`: this valve has to publish for its group.
+    pub fn connect(
+        io: &Handle,
+        config: Config,
+        topics: Topics,
+        device: Device,
+        resume: bool,
+        wake: impl Fn() + Send + Sync + 'static,
+        on_event: impl FnMut(Event) + Send + 'static,
+    ) -> Self {
+        let broker = config.broker.to_string();
+        let session = if resume {
+            Session::resume(io, config, on_event)
+        } else {
+            Session::spawn(io, config, on_event)
+        };
+        session.set_retained(&topics.availability, ONLINE);
+        BrokerLink {
+            session,
+            member: Member::join(&broker, &topics.state, wake),
+            topics,
+            device,
+            discovery: Mutex::default(),
+        }
+    }
+
+    /// Sessions that were up after the first one.
+    pub fn reconnects(&self) -> u64 {
+        self.session.connects().saturating_sub(1)
+    }
+
+    /// Publishes the state of the valve's group, where it is this valve's to publish and new.
+    pub fn publish_state(&self, state: &RobotState) -> serde_json::Result<()> {
+        if let Some(state) = self.member.update(state) {
+            let payload = serde_json::to_vec(&state)?;
+            self.session.set_retained(&self.topics.state, payload);
+        }
+        Ok(())
+    }
+
+    /// Home Assistant has a status; true where it has come up and is to be told again.
+    pub fn home_assistant(&self, status: &[u8]) -> bool {
+        let up = status == discovery::BIRTH;
+        self.discovery.lock().again |= up;
+        up
+    }
+
+    /// Tells Home Assistant of the device, or takes it back, as `prefix` says; or says what is
+    /// wrong with it.
+    pub fn announce_device(&self, prefix: Option<String>) -> Result<(), String> {
+        let mut discovery = self.discovery.lock();
+        let again = std::mem::take(&mut discovery.again);
+        let mut checked = Ok(());
+        if discovery.asked != prefix {
+            discovery.asked.clone_from(&prefix);
+            if let Some(before) = discovery.announced.take() {
+                let status = discovery::status_topic(&before);
+                self.session.unsubscribe(&status);
+                self.session
+                    .set_retained(&self.device.config_topic(&before), "");
+            }
+            if let Some(prefix) = &prefix {
+                checked = self.device.check(prefix);
+            }
+            if checked.is_ok() {
+                discovery.announced = prefix;
+            }
+            if let Some(prefix) = &discovery.announced {
+                self.session.subscribe(&discovery::status_topic(prefix));
+            }
+        } else if !again {
+            return Ok(());
+        }
+        if let Some(prefix) = &discovery.announced {
+            let topic = self.device.config_topic(prefix);
+            self.session.set_retained(&topic, self.device.payload());
+        }
+        checked
+    }
+
+    /// Says goodbye, with `last_state` where no other valve goes on publishing on these topics.
+    /// False where that takes longer than `deadline`.
+    pub fn leave(
+        self,
+        io: &Handle,
+        last_state: impl FnOnce() -> String,
+        deadline: Duration,
+    ) -> bool {
+        let last = if self.member.leave() {
+            vec![
+                (self.topics.state, last_state()),
+                (self.topics.availability, OFFLINE.to_owned()),
+            ]
+        } else {
+            Vec::new()
+        };
+        let (done, finished) = mpsc::channel();
+        let session = self.session;
+        io.spawn(async move {
+            session.stop(last).await;
+            // The receiver may have given up.
+            let _ = done.send(());
+        });
+        finished.recv_timeout(deadline).is_ok()
+    }
+}

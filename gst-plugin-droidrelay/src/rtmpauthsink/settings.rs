@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The properties as they were set; nothing here connects, blocks or judges before
+//! [`Settings::target`].
+
+use std::{path::PathBuf, time::Duration};
+
+use droidrelay_rtmp::location::{self, Credentials, Location};
+use droidrelay_wire::{
+    Secret,
+    net::tls::{self, Checks, TlsFiles},
+    words::state::PublishPhase,
+};
+use gio::TlsCertificateFlags;
+use gst::prelude::*;
+
+use super::session::{Login, Target};
+use crate::element::property::{
+    path, path_value, seconds, seconds_value, secret_spec, text, text_spec, typed,
+};
+
+const DEFAULT_TLS_VALIDATION_FLAGS: TlsCertificateFlags = TlsCertificateFlags::VALIDATE_ALL;
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+const DEFAULT_MAX_LATENCY: gst::ClockTime = gst::ClockTime::from_seconds(1);
+/// Nobody expects an element to change the settings of another one unasked.
+const DEFAULT_ADAPTIVE_BITRATE: bool = false;
+/// What the encoder was set to.
+const DEFAULT_MAX_BITRATE: u32 = 0;
+/// A tenth of the most.
+const DEFAULT_MIN_BITRATE: u32 = 0;
+const DEFAULT_START_OFFSET: bool = true;
+const DEFAULT_FAIL_FAST: bool = false;
+
+/// How the publisher's credentials reach the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]
+#[enum_type(name = "GstRtmpAuthSinkCredentialMode")]
+pub enum CredentialMode {
+    #[default]
+    #[enum_value(
+        name = "Query: ?user=USER&pass=PASSWORD behind the stream name, as MediaMTX takes them",
+        nick = "query"
+    )]
+    Query,
+    #[enum_value(name = "Token: ?token=PASSWORD behind the stream name", nick = "token")]
+    Token,
+    #[enum_value(
+        name = "RTMP: the server's challenge at connect is answered (Adobe's and Limelight's login)",
+        nick = "rtmp"
+    )]
+    Rtmp,
+    #[enum_value(name = "None: no credentials are sent", nick = "none")]
+    None,
+}
+
+impl From<CredentialMode> for location::CredentialMode {
+    fn from(mode: CredentialMode) -> Self {
+        match mode {
+            CredentialMode::Query => location::CredentialMode::Query,
+            CredentialMode::Token => location::CredentialMode::Token,
+            CredentialMode::Rtmp => location::CredentialMode::Rtmp,
+            CredentialMode::None => location::CredentialMode::None,
+        }
+    }
+}
+
+/// State of the publishing session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]
+#[enum_type(name = "GstRtmpAuthSinkState")]
+pub enum State {
+    #[default]
+    #[enum_value(name = "Idle: no session is wanted", nick = "idle")]
+    Idle,
+    #[enum_value(
+        name = "Connecting: the server has not accepted the publisher yet",
+        nick = "connecting"
+    )]
+    Connecting,
+    #[enum_value(
+        name = "Publishing: the server has accepted the publisher",
+        nick = "publishing"
+    )]
+    Publishing,
+    #[enum_value(
+        name = "Back-off: the session failed, the next try waits",
+        nick = "backoff"
+    )]
+    Backoff,
+    #[enum_value(
+        name = "Refused: the server refuses the publisher, the next try waits longer",
+        nick = "refused"
+    )]
+    Refused,
+}
+
+impl From<&PublishPhase> for State {
+    fn from(phase: &PublishPhase) -> Self {
+        match phase {
+            PublishPhase::Idle | PublishPhase::Other(_) => State::Idle,
+            PublishPhase::Connecting => State::Connecting,
+            PublishPhase::Publishing => State::Publishing,
+            PublishPhase::Backoff => State::Backoff,
+            PublishPhase::Refused => State::Refused,
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// As parsed, without credentials; the error where it is no location.
+    location: Option<Result<Location, String>>,
+    url_credentials: Credentials,
+    user: Option<String>,
+    password: Option<Secret>,
+    password_file: Option<PathBuf>,
+    credential_mode: CredentialMode,
+    ca_file: Option<PathBuf>,
+    pub tls_validation_flags: TlsCertificateFlags,
+    timeout: Duration,
+    /// Nanoseconds.
+    pub max_latency: u64,
+    pub adaptive_bitrate: bool,
+    /// Kilobits per second; 0 where it is not set.
+    min_bitrate: u32,
+    max_bitrate: u32,
+    start_offset: bool,
+    pub fail_fast: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            location: None,
+            url_credentials: Credentials::default(),
+            user: None,
+            password: None,
+            password_file: None,
+            credential_mode: CredentialMode::default(),
+            ca_file: None,
+            tls_validation_flags: DEFAULT_TLS_VALIDATION_FLAGS,
+            timeout: DEFAULT_TIMEOUT,
+            max_latency: DEFAULT_MAX_LATENCY.nseconds(),
+            adaptive_bitrate: DEFAULT_ADAPTIVE_BITRATE,
+            min_bitrate: DEFAULT_MIN_BITRATE,
+            max_bitrate: DEFAULT_MAX_BITRATE,
+            start_offset: DEFAULT_START_OFFSET,
+            fail_fast: DEFAULT_FAIL_FAST,
+        }
+    }
+}
+
+/// Kept from session to session: the system's trust store takes its time to read.
+pub struct Tls {
+    files: TlsFiles,
+    client: tls::Client,
+}
+
+impl Settings {
+    pub fn specs() -> Vec<glib::ParamSpec> {
+        vec![
+            text_spec("location", "Location", "Where to publish: rtmp:// or rtmps://host[:port]/app/stream. Credentials in it (userinfo, user= and pass= in the query) are taken out at once; it reads back without them"),
+            text_spec("user", "User", "User name of the publisher. Unset: none, or the one from the location"),
+            secret_spec("password", "Password", "Password (or token) of the publisher; on a command line every user of the machine can read it, so prefer password-file"),
+            text_spec("password-file", "Password File", "File whose first line is the password (or token) of the publisher; read anew for each session. Wins over password"),
+            glib::ParamSpecEnum::builder_with_default("credential-mode", CredentialMode::default())
+                .nick("Credential Mode")
+                .blurb("How the credentials reach the server; rtmp needs user and password")
+                .mutable_ready()
+                .build(),
+            text_spec("ca-file", "CA File", "PEM file of the certificates to trust for rtmps: of CAs, or the server's own. Unset: the system's trust store"),
+            glib::ParamSpecFlags::builder("tls-validation-flags")
+                .nick("TLS Validation Flags")
+                .blurb("Enforced certificate checks for rtmps. Disabling one allows impersonation of the server, and so reading password and stream; to trust a certificate of one's own, set ca-file. Revocation is never checked")
+                .default_value(DEFAULT_TLS_VALIDATION_FLAGS)
+                .mutable_ready()
+                .build(),
+            glib::ParamSpecUInt::builder("timeout")
+                .nick("Timeout")
+                .blurb("Seconds for which a server may be silent while something is due from it, before the session is given up and retried")
+                .minimum(1)
+                .maximum(3600)
+                .default_value(DEFAULT_TIMEOUT.as_secs() as u32)
+                .mutable_ready()
+                .build(),
+            glib::ParamSpecUInt64::builder("max-latency")
+                .nick("Maximum Latency")
+                .blurb("Nanoseconds of media that may be queued for a slow uplink, in the socket too; older media is dropped up to a key frame, which is requested")
+                .default_value(DEFAULT_MAX_LATENCY.nseconds())
+                .mutable_playing()
+                .build(),
+            glib::ParamSpecBoolean::builder("adaptive-bitrate")
+                .nick("Adaptive Bitrate")
+                .blurb("Whether the bitrate of the encoder upstream follows the uplink's throughput. The encoder gets its own bitrate back when no session is wanted. Read when a session begins")
+                .default_value(DEFAULT_ADAPTIVE_BITRATE)
+                .mutable_playing()
+                .build(),
+            glib::ParamSpecUInt::builder("min-bitrate")
+                .nick("Minimum Bitrate")
+                .blurb("Kilobits per second below which adaptive-bitrate never goes. 0: a tenth of the maximum. Read when a session begins")
+                .default_value(DEFAULT_MIN_BITRATE)
+                .mutable_playing()
+                .build(),
+            glib::ParamSpecUInt::builder("max-bitrate")
+                .nick("Maximum Bitrate")
+                .blurb("Kilobits per second above which adaptive-bitrate never goes. 0: what the encoder is set to. Read when a session begins")
+                .default_value(DEFAULT_MAX_BITRATE)
+                .mutable_playing()
+                .build(),
+            glib::ParamSpecBoolean::builder("start-offset")
+                .nick("Start Offset")
+                .blurb("Whether media starts at 2 s of the session's time, which ends MediaMTX's analysis of the first two seconds with the first frame; harmless with other servers. Not done beside MP3, whose track the server would miss")
+                .default_value(DEFAULT_START_OFFSET)
+                .mutable_ready()
+                .build(),
+            glib::ParamSpecBoolean::builder("fail-fast")
+                .nick("Fail Fast")
+                .blurb("Whether a refusal by the server is an error of the pipeline instead of being retried")
+                .default_value(DEFAULT_FAIL_FAST)
+                .mutable_playing()
+                .build(),
+            glib::ParamSpecEnum::builder_with_default("state", State::default())
+                .nick("State")
+                .blurb("State of the publishing session; with notify")
+                .read_only()
+                .build(),
+            glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
+                .nick("Statistics")
+                .blurb("Structure application/x-rtmpauthsink-stats with sessions, reconnects, frames, bytes (sent), dropped (frames), queue-ms (milliseconds of queued media, in the socket too), acknowledged-bytes (by the server), bitrate (bits per second that the server took over the last seconds), target-bitrate (bits per second that the encoder is told to make; 0: it is left alone), attempt (tries since the last accepted session), last-error")
+                .read_only()
+                .build(),
+        ]
+    }
+
+    /// Stores the value of the property `name`.
+    pub fn set(&mut self, name: &str, value: &glib::Value) {
+        match name {
+            "location" => self.set_location(text(value).as_deref()),
+            "user" => self.user = text(value),
+            "password" => self.password = text(value).map(Secret::new),
+            "password-file" => self.password_file = path(value),
+            "credential-mode" => self.credential_mode = typed(value),
+            "ca-file" => self.ca_file = path(value),
+            "tls-validation-flags" => self.tls_validation_flags = typed(value),
+            "timeout" => self.timeout = seconds(value),
+            "max-latency" => self.max_latency = typed(value),
+            "adaptive-bitrate" => self.adaptive_bitrate = typed(value),
+            "min-bitrate" => self.min_bitrate = typed(value),
+            "max-bitrate" => self.max_bitrate = typed(value),
+            "start-offset" => self.start_offset = typed(value),
+            "fail-fast" => self.fail_fast = typed(value),
+            _ => unreachable!("GObject knows no property {name}"),
+        }
+    }
+
+    /// The value of the property `name`.
+    pub fn get(&self, name: &str) -> glib::Value {
+        match name {
+            "location" => {
+                let location = self.location().ok();
+                location.map(Location::to_string).to_value()
+            }
+            "user" => self.user.to_value(),
+            "password-file" => path_value(self.password_file.as_ref()),
+            "credential-mode" => self.credential_mode.to_value(),
+            "ca-file" => path_value(self.ca_file.as_ref()),
+            "tls-validation-flags" => self.tls_validation_flags.to_value(),
+            "timeout" => seconds_value(self.timeout),
+            "max-latency" => self.max_latency.to_value(),
+            "adaptive-bitrate" => self.adaptive_bitrate.to_value(),
+            "min-bitrate" => self.min_bitrate.to_value(),
+            "max-bitrate" => self.max_bitrate.to_value(),
+            "start-offset" => self.start_offset.to_value(),
+            "fail-fast" => self.fail_fast.to_value(),
+            _ => unreachable!("GObject knows no property {name}"),
+        }
+    }
+
+    fn set_location(&mut self, url: Option<&str>) {
+        self.url_credentials = Credentials::default();
+        self.location = url.filter(|url| !url.is_empty()).map(|url| {
+            let (location, credentials) = Location::parse(url)?;
+            self.url_credentials = credentials;
+            Ok(location)
+        });
+    }
+
+    fn location(&self) -> Result<&Location, String> {
+        match &self.location {
+            None => Err("location is not set: give rtmp://host/app/stream".into()),
+            Some(Err(error)) => Err(error.clone()),
+            Some(Ok(location)) => Ok(location),
+        }
+    }
+
+    /// Reads `password-file`, so that each session has the newest secret.
+    fn credentials(&self) -> Result<Credentials, String> {
+        let url = &self.url_credentials;
+        let password = match &self.password_file {
+            Some(path) => Some(Secret::from_file(path)?),
+            None => self.password.clone().or_else(|| url.password.clone()),
+        };
+        let user = self.user.clone().or_else(|| url.user.clone());
+        Ok(Credentials { user, password })
+    }
+
+    /// What is checked of a server's certificate.
+    pub fn checks(&self) -> Checks {
+        let checked = |flag| self.tls_validation_flags.contains(flag);
+        Checks {
+            unknown_ca: checked(TlsCertificateFlags::UNKNOWN_CA),
+            bad_identity: checked(TlsCertificateFlags::BAD_IDENTITY),
+            not_activated: checked(TlsCertificateFlags::NOT_ACTIVATED),
+            expired: checked(TlsCertificateFlags::EXPIRED),
+            insecure: checked(TlsCertificateFlags::INSECURE),
+            generic_error: checked(TlsCertificateFlags::GENERIC_ERROR),
+        }
+    }
+
+    /// The bounds for adaptive-bitrate that were set, in bits per second.
+    pub fn bitrates(&self) -> (Option<u64>, Option<u64>) {
+        let given = |kilobits: u32| (kilobits > 0).then(|| u64::from(kilobits) * 1000);
+        (given(self.min_bitrate), given(self.max_bitrate))
+    }
+
+    /// TLS as the files say; anew where `known` came from other ones.
+    fn tls(&self, known: &mut Option<Tls>) -> Result<tls::Client, String> {
+        let files = TlsFiles {
+            ca_file: self.ca_file.clone(),
+            checks: self.checks(),
+            ..TlsFiles::default()
+        };
+        if let Some(known) = known.as_ref().filter(|known| known.files == files) {
+            return Ok(known.client.clone());
+        }
+        let client = files.client()?;
+        *known = Some(Tls {
+            files,
+            client: client.clone(),
+        });
+        Ok(client)
+    }
+
+    /// Checks everything that can be checked without the network, and reads the files.
+    pub fn target(&self, tls: &mut Option<Tls>) -> Result<Target, String> {
+        let location = self.location()?;
+        let tls = location
+            .tls
+            .then(|| self.tls(tls))
+            .transpose()
+            .map_err(|err| format!("{location}: {err}"))?;
+        let credentials = self.credentials()?;
+        let login = match (self.credential_mode, &credentials) {
+            (
+                CredentialMode::Rtmp,
+                Credentials {
+                    user: Some(user),
+                    password: Some(password),
+                },
+            ) => Some(Login {
+                user: user.clone(),
+                password: password.clone(),
+            }),
+            (CredentialMode::Rtmp, _) => {
+                return Err(
+                    "credential-mode=rtmp needs both: set user, and password-file or password"
+                        .into(),
+                );
+            }
+            _ => None,
+        };
+        Ok(Target {
+            stream: location.stream_name(&credentials, self.credential_mode.into()),
+            login,
+            location: location.clone(),
+            tls,
+            timeout: self.timeout,
+            start_offset: self.start_offset,
+        })
+    }
+}

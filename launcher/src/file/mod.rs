@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Launch files: read, their variables replaced, their pipelines built.
+
+pub mod launchfile;
+pub mod mask;
+pub(crate) mod pipeline;
+pub(crate) mod source;
+pub(crate) mod variables;

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The valves and sinks of a pipeline, as far as the launcher deals with them: by factory name,
+//! properties and action signals.
+
+use std::time::Duration;
+
+use droidrelay_wire::Command;
+use gst::prelude::*;
+
+use super::snapshot::{Sink, Snapshot, Valve};
+
+const VALVE: &str = "mqttvalve";
+const SINK: &str = "rtmpauthsink";
+const LEASES: &str = "application/x-mqttvalve-leases";
+
+#[derive(Default)]
+pub struct Elements {
+    valves: Vec<gst::Element>,
+    sinks: Vec<gst::Element>,
+}
+
+/// One holder's lease, as a valve gives and takes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ValveLease {
+    /// Name of the valve.
+    pub valve: String,
+    pub id: String,
+    /// Who opened it: `mqtt` or `local`.
+    pub origin: String,
+    /// None: until a stop.
+    pub left: Option<Duration>,
+}
+
+impl ValveLease {
+    fn read(valve: &gst::Element, value: &glib::SendValue) -> Option<Self> {
+        let lease = value.get::<gst::Structure>().ok()?;
+        Some(ValveLease {
+            valve: valve.name().into(),
+            id: lease.get("id").ok()?,
+            origin: lease.get("origin").ok()?,
+            left: lease
+                .get_optional::<u64>("left")
+                .ok()?
+                .map(Duration::from_nanos),
+        })
+    }
+
+    fn to_value(&self) -> glib::SendValue {
+        let left = self.left.map(|left| left.as_nanos() as u64);
+        gst::Structure::builder("lease")
+            .field("id", &self.id)
+            .field("origin", &self.origin)
+            .field_if_some("left", left)
+            .build()
+            .to_send_value()
+    }
+}
+
+impl Elements {
+    pub fn of(pipeline: &gst::Pipeline) -> Self {
+        let made_by = |factory: &str| {
+            let mut found: Vec<gst::Element> = pipeline
+                .iterate_recurse()
+                .into_iter()
+                .flatten()
+                .filter(|element| {
+                    element
+                        .factory()
+                        .is_some_and(|made_by| made_by.name() == factory)
+                })
+                .collect();
+            found.sort_by_key(|element| element.name());
+            found
+        };
+        Elements {
+            valves: made_by(VALVE),
+            sinks: made_by(SINK),
+        }
+    }
+
+    /// Makes the valves of `successors` go on with these valves' leases, and with the commands that
+    /// come for them meanwhile. A successor has its predecessor's name, or both are the only ones.
+    pub fn hand_over(&self, successors: &Elements) {
+        for successor in &successors.valves {
+            let named = |old: &&gst::Element| old.name() == successor.name();
+            let old = match (&self.valves[..], &successors.valves[..]) {
+                ([only], [_]) => Some(only),
+                (valves, _) => valves.iter().find(named),
+            };
+            if let Some(old) = old {
+                successor.set_property_from_value("leases", &old.property_value("leases"));
+            }
+        }
+    }
+
+    /// Who holds which valve open.
+    pub fn leases(&self) -> Vec<ValveLease> {
+        let mut all = Vec::new();
+        for valve in &self.valves {
+            let held = valve.property::<gst::Structure>("leases");
+            let leases = held.get::<gst::Array>("leases").unwrap_or_default();
+            all.extend(
+                leases
+                    .iter()
+                    .filter_map(|lease| ValveLease::read(valve, lease)),
+            );
+        }
+        all
+    }
+
+    /// Makes the valves go on with leases that [`Elements::leases`] gave.
+    pub fn set_leases(&self, leases: &[ValveLease]) {
+        for valve in &self.valves {
+            let leases = leases.iter().filter(|lease| valve.name() == lease.valve);
+            let held = gst::Structure::builder(LEASES)
+                .field(
+                    "leases",
+                    gst::Array::from_values(leases.map(ValveLease::to_value)),
+                )
+                .build();
+            valve.set_property("leases", held);
+        }
+    }
+
+    /// Makes all valves obey. A start without a lease holds as long as each valve's `lease` says.
+    pub fn apply(&self, command: &Command) {
+        for valve in &self.valves {
+            let _: bool = match command {
+                Command::Start { id, lease } => {
+                    let lease = lease.map_or(0, |lease| lease.as_secs() as u32);
+                    valve.emit_by_name("start", &[id, &lease])
+                }
+                Command::Stop { id } => valve.emit_by_name("stop", &[id]),
+                Command::Keyframe => valve.emit_by_name("keyframe", &[]),
+            };
+        }
+    }
+
+    pub fn valves(&self) -> &[gst::Element] {
+        &self.valves
+    }
+
+    pub fn sinks(&self) -> &[gst::Element] {
+        &self.sinks
+    }
+
+    /// Whether a valve takes commands by MQTT.
+    pub fn has_broker(&self) -> bool {
+        self.valves.iter().any(has_broker)
+    }
+
+    /// What all of them say of themselves at this moment.
+    pub fn snapshot(&self) -> Snapshot {
+        let valve = |valve: &gst::Element| Valve {
+            name: valve.name().into(),
+            open: !valve.property::<bool>("drop"),
+            broker: has_broker(valve),
+            connected: valve.property("connected"),
+            state: valve
+                .property::<Option<String>>("state")
+                .and_then(|state| serde_json::from_str(&state).ok())
+                .unwrap_or_default(),
+            stats: valve.property("stats"),
+        };
+        let sink = |sink: &gst::Element| Sink {
+            name: sink.name().into(),
+            state: nick(&sink.property_value("state")).into(),
+            stats: sink.property("stats"),
+        };
+        Snapshot {
+            valves: self.valves.iter().map(valve).collect(),
+            sinks: self.sinks.iter().map(sink).collect(),
+        }
+    }
+}
+
+fn has_broker(valve: &gst::Element) -> bool {
+    valve.property::<Option<String>>("broker").is_some()
+}
+
+fn nick(value: &glib::Value) -> String {
+    glib::EnumValue::from_value(value)
+        .map(|(_, value)| value.nick().to_owned())
+        .unwrap_or_default()
+}

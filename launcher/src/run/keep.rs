@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Leases on the disk: a process that dies leaves them to the one that systemd starts in its
+//! place. They lie in `$RUNTIME_DIRECTORY` (`RuntimeDirectory=`), in memory, and go with it when
+//! the service is stopped; a clean end removes them.
+
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use droidrelay_wire::boot;
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+
+use super::elements::{Elements, ValveLease};
+
+const FILE: &str = "leases.json";
+/// Ends that differ by less are the same: each reading takes its time.
+const SAME: Duration = Duration::from_millis(500);
+
+pub struct Keeper {
+    path: PathBuf,
+    boot: String,
+    /// What the file says.
+    kept: Vec<Kept>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct File {
+    /// Id of the boot that the ends of leases count from.
+    boot: String,
+    leases: Vec<Kept>,
+}
+
+/// One lease of one valve.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Kept {
+    valve: String,
+    id: String,
+    origin: String,
+    /// On the clock that goes on while processes come and go; None: until a stop.
+    until: Option<Duration>,
+}
+
+impl Keeper {
+    /// None where systemd has given no folder.
+    pub fn new() -> Option<Self> {
+        // systemd lists several, separated by colons: the first is ours.
+        let folders = env::var("RUNTIME_DIRECTORY").ok()?;
+        let folder = folders.split(':').next().filter(|one| !one.is_empty())?;
+        Some(Keeper {
+            path: Path::new(folder).join(FILE),
+            boot: boot::id(),
+            kept: Vec::new(),
+        })
+    }
+
+    /// Gives the valves what an earlier process has left; how many leases.
+    pub fn restore(&self, elements: &Elements) -> Result<usize, String> {
+        let text = match fs::read_to_string(&self.path) {
+            Ok(text) => text,
+            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(0),
+            Err(err) => return Err(format!("cannot read {}: {err}", self.path.display())),
+        };
+        let now = now();
+        let leases: Vec<ValveLease> = parse(&text, &self.boot)
+            .into_iter()
+            .map(|kept| ValveLease {
+                valve: kept.valve,
+                id: kept.id,
+                origin: kept.origin,
+                left: kept.until.map(|until| until.saturating_sub(now)),
+            })
+            .filter(|lease| lease.left.is_none_or(|left| !left.is_zero()))
+            .collect();
+        elements.set_leases(&leases);
+        Ok(leases.len())
+    }
+
+    /// Writes down who holds the valves open, where that has changed.
+    pub fn keep(&mut self, elements: &Elements) -> Result<(), String> {
+        let now = now();
+        let held: Vec<Kept> = elements
+            .leases()
+            .into_iter()
+            .map(|lease| Kept {
+                valve: lease.valve,
+                id: lease.id,
+                origin: lease.origin,
+                until: lease.left.map(|left| now + left),
+            })
+            .collect();
+        if is_same(&held, &self.kept) {
+            return Ok(());
+        }
+        // In one step: a process that dies meanwhile leaves the old or the new.
+        let fresh = self.path.with_extension("new");
+        fs::write(&fresh, write(&held, &self.boot))
+            .and_then(|()| fs::rename(&fresh, &self.path))
+            .map_err(|err| format!("cannot write {}: {err}", self.path.display()))?;
+        self.kept = held;
+        Ok(())
+    }
+
+    /// A clean end: the next process begins closed.
+    pub fn forget(&self) {
+        // It may not be there.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn is_same(held: &[Kept], kept: &[Kept]) -> bool {
+    let alike = |a: &Kept, b: &Kept| {
+        let same_end = match (a.until, b.until) {
+            (Some(a), Some(b)) => a.abs_diff(b) < SAME,
+            (a, b) => a == b,
+        };
+        same_end && (&a.valve, &a.id, &a.origin) == (&b.valve, &b.id, &b.origin)
+    };
+    held.len() == kept.len() && held.iter().zip(kept).all(|(a, b)| alike(a, b))
+}
+
+fn write(held: &[Kept], boot: &str) -> String {
+    let file = File {
+        boot: boot.to_owned(),
+        leases: held.to_vec(),
+    };
+    serde_json::to_string(&file).unwrap_or_default()
+}
+
+/// What is of another boot, or not written by [`write`], is nothing.
+fn parse(text: &str, boot: &str) -> Vec<Kept> {
+    let file: File = serde_json::from_str(text).unwrap_or_default();
+    if file.boot == boot {
+        file.leases
+    } else {
+        Vec::new()
+    }
+}
+/// Since the machine was started, sleep included.
+fn now() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    Duration::new(
+        now.tv_sec.try_into().unwrap_or_default(),
+        now.tv_nsec.try_into().unwrap_or_default(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(id: &str, until: Option<u64>) -> Kept {
+        Kept {
+            valve: "valve".into(),
+            id: id.into(),
+            origin: "mqtt".into(),
+            until: until.map(Duration::from_secs),
+        }
+    }
+
+    #[test]
+    fn leases_read_back_in_the_same_boot_alone() {
+        let leases = [kept("phone-7", Some(30)), kept("*", None)];
+        let text = write(&leases, "boot-1");
+        assert_eq!(parse(&text, "boot-1"), leases);
+        assert_eq!(parse(&text, "boot-2"), []);
+        for text in [
+            "",
+            "[]",
+            r#"{"boot":"boot-1"}"#,
+            r#"{"boot":"boot-1","leases":[7]}"#,
+        ] {
+            assert_eq!(parse(text, "boot-1"), [], "{text}");
+        }
+    }
+
+    #[test]
+    fn what_differs_by_the_time_of_reading_is_no_change() {
+        let (a, b) = (kept("a", Some(30)), kept("b", None));
+        let mut later = a.clone();
+        later.until = later.until.map(|until| until + SAME / 2);
+        assert!(is_same(&[a.clone(), b.clone()], &[later, b.clone()]));
+        let renewed = kept("a", Some(31));
+        let one = std::slice::from_ref(&a);
+        assert!(!is_same(one, &[renewed]));
+        assert!(!is_same(one, &[a.clone(), b]));
+    }
+}

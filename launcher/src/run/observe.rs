@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Observes the elements, and tells the log, the bridge, the next process and systemd's watchdog.
+
+use std::time::{Duration, Instant};
+
+use droidrelay_wire::{Command, PublishPhase};
+
+use super::{
+    elements::Elements,
+    follow::BridgeLink,
+    health::Health,
+    keep::Keeper,
+    snapshot::Snapshot,
+    statistics::{self, Counters},
+    trigger::{Trigger, Triggers},
+};
+use crate::{
+    log::{Log, Repeats},
+    remote::{metrics::Page, poll::PollEvent},
+};
+
+pub struct Observer {
+    log: Log,
+    logged: Repeats,
+    health: Health,
+    triggers: Triggers,
+    /// Where somebody keeps leases for the next process.
+    keeper: Option<Keeper>,
+    bridge: Option<BridgeLink>,
+}
+
+impl Observer {
+    pub fn new(
+        triggers: Vec<Trigger>,
+        keeper: Option<Keeper>,
+        bridge: Option<BridgeLink>,
+        log: Log,
+    ) -> Self {
+        Observer {
+            log,
+            logged: Repeats::default(),
+            health: Health::default(),
+            triggers: Triggers::new(triggers),
+            keeper,
+            bridge,
+        }
+    }
+
+    /// Gives the valves the leases of the process before.
+    pub fn restore_leases(&self, elements: &Elements) {
+        match self.keeper.as_ref().map(|keeper| keeper.restore(elements)) {
+            None | Some(Ok(0)) => {}
+            Some(Ok(count)) => self
+                .log
+                .info(&format!("leases of the process before: {count}")),
+            Some(Err(text)) => self.log.warning(&text),
+        }
+    }
+
+    pub fn keep_leases(&mut self, elements: &Elements) {
+        if let Some(keeper) = &mut self.keeper
+            && let Err(text) = keeper.keep(elements)
+            && self.logged.is_new("leases", &text)
+        {
+            self.log.warning(&text);
+        }
+    }
+
+    /// A clean end: the next process begins closed.
+    pub fn forget_leases(&self) {
+        if let Some(keeper) = &self.keeper {
+            keeper.forget();
+        }
+    }
+
+    /// Opens the valves where the message is one of a trigger, and logs what a valve or a sink says
+    /// of itself. True: it is worth a look at all of them.
+    pub fn element_message(
+        &mut self,
+        source: &str,
+        message: &gst::StructureRef,
+        elements: &Elements,
+    ) -> bool {
+        for (id, lease, first) in self.triggers.fired(message, Instant::now()) {
+            if first {
+                self.log
+                    .info(&format!("{source}: {id}: opens for {lease} s"));
+            }
+            elements.apply(&Command::Start {
+                id: Some(id),
+                lease: Some(Duration::from_secs(lease.into())),
+            });
+        }
+        let field = |name| message.get::<Option<String>>(name).ok().flatten();
+        let state = field("state").unwrap_or_default();
+        let (reason, is_bad) = match message.name().as_str() {
+            "mqttvalve-state" => (field("last-error"), false),
+            "rtmpauthsink-state" => {
+                let phase = PublishPhase::from(state.as_str());
+                let is_bad = matches!(phase, PublishPhase::Backoff | PublishPhase::Refused);
+                (field("reason"), is_bad)
+            }
+            _ => return false,
+        };
+        let mut text = format!("{source}: {state}");
+        if let Some(cause) = field("cause") {
+            text.push_str(&format!(" ({cause})"));
+        }
+        if let Some(reason) = reason.filter(|reason| !reason.is_empty()) {
+            text.push_str(": ");
+            text.push_str(&reason);
+        }
+        match (self.logged.is_new(source, &text), is_bad) {
+            (true, true) => self.log.warning(&text),
+            (true, false) => self.log.info(&text),
+            (false, _) => {}
+        }
+        true
+    }
+
+    /// Tells the bridge of the robot; `fault`: why its pipeline does not play.
+    pub fn report(&self, seen: &Snapshot, fault: Option<&str>) {
+        if let (Some(bridge), Some(state)) = (&self.bridge, seen.robot_state(fault)) {
+            bridge.report(state);
+        }
+    }
+
+    /// Tells the bridge what stays behind at the end.
+    pub fn report_end(&self, seen: &Snapshot) {
+        if let (Some(bridge), Some(state)) = (&self.bridge, seen.robot_state(None)) {
+            bridge.report(state.into_ended());
+        }
+    }
+
+    pub fn poll(&mut self, event: PollEvent, elements: &Elements) {
+        if let Some(bridge) = &mut self.bridge {
+            bridge.handle(event, elements);
+        }
+    }
+
+    /// Where media is due, but has not moved for `limit`.
+    pub fn stalled(&mut self, seen: &Snapshot, limit: Duration) -> Option<String> {
+        let now = Instant::now();
+        self.health.look(seen.passages(), now);
+        let what = self.health.stalled(limit, now)?;
+        Some(format!("{what} for {} s", limit.as_secs()))
+    }
+
+    /// The pipeline does not play: media is due nowhere.
+    pub fn pause(&mut self) {
+        self.health.forget();
+    }
+
+    /// Whether frames have left within `limit` wherever they should, for systemd's watchdog.
+    pub fn is_healthy(&mut self, limit: Duration) -> bool {
+        let is_healthy = self.health.leaves(limit, Instant::now());
+        if is_healthy {
+            self.logged.forget("watchdog");
+        } else if self.logged.is_new("watchdog", "") {
+            self.log.error("the watchdog is not fed: no frame leaves");
+        }
+        is_healthy
+    }
+
+    /// The page for Prometheus.
+    pub fn metrics(&self, playing: bool, counters: &Counters, seen: &Snapshot) -> String {
+        let mut page = Page::default();
+        statistics::launcher(&mut page, playing, counters);
+        if let Some(bridge) = &self.bridge {
+            statistics::poll(&mut page, bridge.counters());
+        }
+        statistics::triggers(&mut page, self.triggers.counts());
+        statistics::elements(&mut page, seen);
+        page.add_process();
+        page.text()
+    }
+}

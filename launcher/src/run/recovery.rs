@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! What follows on a failure of the pipeline: the same one again after a back-off, then a new one,
+//! then the end of the process, for systemd to start it anew. Pure: random numbers are arguments.
+
+use std::time::Duration;
+
+use droidrelay_wire::Backoff;
+
+/// Every so many failures in a row the pipeline is built anew.
+const REBUILD_AFTER: u32 = 3;
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+pub struct Recovery {
+    /// Give up after this many failures in a row; 0 = never.
+    give_up_after: u32,
+    failures: u32,
+    backoff: Backoff,
+    /// An element is of no more use: the next start needs a new pipeline.
+    broken: bool,
+    /// Why the pipeline does not play.
+    reason: Option<String>,
+}
+
+impl Recovery {
+    pub fn new(give_up_after: u32) -> Self {
+        Recovery {
+            give_up_after,
+            failures: 0,
+            backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
+            broken: false,
+            reason: None,
+        }
+    }
+
+    /// One more failure: how long to wait before the next start; None: give up.
+    pub fn fail(&mut self, reason: &str, random: f64) -> Option<Duration> {
+        self.failures += 1;
+        self.reason = Some(reason.to_owned());
+        let gives_up = self.give_up_after > 0 && self.failures >= self.give_up_after;
+        (!gives_up).then(|| self.backoff.next(random))
+    }
+
+    /// A wait for a pipeline that ended too soon, but has not failed.
+    pub fn pause(&mut self, random: f64) -> Duration {
+        self.backoff.next(random)
+    }
+
+    /// An element has failed for good.
+    pub fn mark_broken(&mut self) {
+        self.broken = true;
+    }
+
+    /// Whether the next start needs a new pipeline.
+    pub fn needs_rebuild(&self) -> bool {
+        self.broken || self.failures > 0 && self.failures.is_multiple_of(REBUILD_AFTER)
+    }
+
+    pub fn rebuilt(&mut self) {
+        self.broken = false;
+    }
+
+    pub fn playing(&mut self) {
+        self.reason = None;
+    }
+
+    /// Earlier failures do not count any more.
+    pub fn reset(&mut self) {
+        self.failures = 0;
+        self.backoff.reset();
+    }
+
+    /// Failures in a row.
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// Why the pipeline does not play.
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_in_a_row_lead_to_a_new_pipeline_and_to_the_end() {
+        let mut recovery = Recovery::new(4);
+        assert!(!recovery.needs_rebuild());
+        let mut waits = Vec::new();
+        let mut rebuilds = Vec::new();
+        while let Some(wait) = recovery.fail("no camera", 1.0) {
+            waits.push(wait.as_millis());
+            rebuilds.push(recovery.needs_rebuild());
+        }
+        assert_eq!(waits, [500, 1000, 2000]);
+        assert_eq!(rebuilds, [false, false, true]);
+        assert_eq!(recovery.reason(), Some("no camera"));
+        recovery.reset();
+        assert!(recovery.fail("no camera", 1.0).is_some());
+        recovery.mark_broken();
+        assert!(recovery.needs_rebuild());
+        recovery.rebuilt();
+        assert!(!recovery.needs_rebuild());
+    }
+
+    #[test]
+    fn without_a_limit_it_never_gives_up() {
+        let mut recovery = Recovery::new(0);
+        assert!((0..100).all(|_| recovery.fail("no camera", 0.0).is_some()));
+    }
+}

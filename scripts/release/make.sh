@@ -1,0 +1,17 @@
+#!/bin/bash
+# SPDX-License-Identifier: MPL-2.0
+# Makes all files of a release in FOLDER: packages, images, apt repository, changelog, checksums.
+#   scripts/release/make.sh ROOTS FOLDER [vX.Y.Z]
+# ROOTS: where tests/packages.sh has its fresh roots of Debian. As root, on amd64; about an hour.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+roots=$1 folder=$2
+version=$("$here/version.sh" "${@:3}")
+rm -rf "$folder"
+mkdir -p "$folder"
+"$here/../../tests/packages.sh" "$roots"
+cp "$roots"/builder/src/target/debian/*_"$version"_*.deb "$folder"
+"$here/server-image.sh" "$folder" "$folder/droidrelay-bridge_$version"_*.deb
+"$here/changelog-section.sh" "$version" >"$folder/changelog.txt"
+"$here/apt-repository.sh" "$folder/apt" "$folder"/*.deb
+"$here/checksums.sh" "$folder"

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! What cargo has built: the plugin and the programs, and whether they are what the sources say.
+//! `cargo test` builds tests and their crates anew, but not what stands in `target/debug`.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, ensure};
+
+const BUILD: &str = "run `cargo build --workspace` with the profile of the tests";
+
+/// The built file `name` beside this program, or one folder up (tests run in `deps`); refused
+/// where one of its sources is younger.
+pub fn artifact(name: &str) -> Result<PathBuf> {
+    let program = env::current_exe()?;
+    let built = program
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .filter(|folder| !folder.ends_with("deps"))
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
+        .with_context(|| format!("{name} is not built for {}: {BUILD}", program.display()))?;
+    ensure_current(&built)?;
+    Ok(built)
+}
+
+/// Fails where `built` is older than one of the sources that cargo names in the file `.d` beside
+/// it: those of all crates of this workspace that went into it.
+pub fn ensure_current(built: &Path) -> Result<()> {
+    let list = built.with_extension("d");
+    let text = fs::read_to_string(&list).with_context(|| format!("{}: {BUILD}", list.display()))?;
+    let made = modified(built)?;
+    for source in sources(&text) {
+        let current = modified(&source).is_ok_and(|changed| changed <= made);
+        ensure!(
+            current,
+            "{} is older than {}: {BUILD}",
+            built.display(),
+            source.display()
+        );
+    }
+    Ok(())
+}
+
+fn modified(path: &Path) -> Result<std::time::SystemTime> {
+    let metadata = fs::metadata(path).with_context(|| path.display().to_string())?;
+    Ok(metadata.modified()?)
+}
+
+/// The files behind the colon of a rule of make; a space in a name has a backslash before it.
+fn sources(rule: &str) -> Vec<PathBuf> {
+    const SPACE: &str = "\0";
+    let (_, files) = rule.split_once(": ").unwrap_or_default();
+    let files = files.lines().next().unwrap_or_default();
+    let files = files.replace("\\ ", SPACE);
+    let files = files.split_whitespace();
+    files.map(|file| file.replace(SPACE, " ").into()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_read_from_a_rule_of_make() {
+        let expected = ["/a b/c.rs", "/d.rs"].map(PathBuf::from);
+        assert_eq!(sources("/x/y.so: /a\\ b/c.rs /d.rs\n"), expected);
+        assert_eq!(sources("/x/y.so:\n"), Vec::<PathBuf>::new());
+    }
+}
