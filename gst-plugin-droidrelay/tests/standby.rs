@@ -4,7 +4,10 @@
 
 mod common;
 
-use std::sync::atomic::Ordering;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use gst::prelude::*;
 
@@ -116,11 +119,32 @@ fn a_hot_valve_in_front_of_the_encoder_says_so_and_is_warm() {
 fn the_end_of_stream_of_a_camera_that_fails_ends_nothing() {
     let pipeline = launch(
         "videotestsrc is-live=true ! video/x-raw,width=64,height=64,framerate=30/1 \
-         ! identity name=camera error-after=5 ! mqttvalve name=valve drop=false \
-         ! fakesink name=end async=false",
+         ! identity name=camera error-after=5 ! identity name=near \
+         ! mqttvalve name=valve drop=false ! fakesink name=end async=false",
     );
     let camera = pipeline.by_name("camera").unwrap();
     let (ends, ended) = std::sync::mpsc::channel();
+    let came = Arc::new(AtomicU64::new(0));
+    // The valve stops the nearest element first: held up there, it cannot be done before the
+    // stream has ended.
+    let bus = pipeline.bus().unwrap();
+    let (seen, weak) = (came.clone(), camera.downgrade());
+    let stops = AtomicU64::new(0);
+    bus.set_sync_handler(move |_, message| {
+        if let gst::MessageView::StateChanged(change) = message.view()
+            && change.old() == gst::State::Playing
+            && message.src().is_some_and(|src| src.name() == "near")
+            && weak
+                .upgrade()
+                .is_some_and(|camera| camera.is_locked_state())
+        {
+            let stop = stops.fetch_add(1, Ordering::SeqCst);
+            until("the camera's end of stream", || {
+                seen.load(Ordering::SeqCst) > stop
+            });
+        }
+        gst::BusSyncReply::Pass
+    });
     let weak = camera.downgrade();
     let is_eos = |info: &gst::PadProbeInfo| {
         info.event()
@@ -134,6 +158,7 @@ fn the_end_of_stream_of_a_camera_that_fails_ends_nothing() {
                 until("the valve stops the camera", || {
                     weak.upgrade().is_none_or(|camera| camera.is_locked_state())
                 });
+                came.fetch_add(1, Ordering::SeqCst);
                 let _ = ends.send(());
             }
             gst::PadProbeReturn::Ok
@@ -148,7 +173,6 @@ fn the_end_of_stream_of_a_camera_that_fails_ends_nothing() {
     until("pictures after the failures", || {
         passed.load(Ordering::SeqCst) > before
     });
-    let bus = pipeline.bus().unwrap();
     let mut states = Vec::new();
     // An error, and with the next picture all is well again.
     while !states.ends_with(&["live".to_owned(), "error".into(), "live".into()]) {
@@ -164,7 +188,8 @@ fn the_end_of_stream_of_a_camera_that_fails_ends_nothing() {
             states.push(state);
         }
     }
-    drop(camera);
+    bus.unset_sync_handler();
+    drop((bus, camera));
     end(pipeline);
 }
 

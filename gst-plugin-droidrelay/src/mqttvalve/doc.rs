@@ -16,7 +16,7 @@ pub const DOC: &[(&str, &str)] = &[
     opening. (Not so a sink that is made only later, as splitmuxsink makes its own.) A
     pipeline-wide EOS passes also while upstream is stopped.
     Needs a live source; put the valve in front of the encoder, so that nothing is encoded
-    for nobody.",
+    while nobody watches.",
     ),
     (
         "Standby",
@@ -48,16 +48,17 @@ pub const DOC: &[(&str, &str)] = &[
     Case and surrounding white space do not matter; unknown JSON fields are ignored. The
     valve is open while any lease lives (up to 1000 ids of up to 128 bytes). Retained
     commands, and whatever else comes, are refused: logged, counted, named in the state.
-    Commands sent while the robot is away come when it is back, unless the sender gave them
+    Commands sent while the robot is offline are delivered when it is back, unless the sender gave them
     an MQTT 5 message expiry that has run out; commands from before the element was started
-    do not (see `leases` for one that goes on where another has ended). The same commands are given on the robot itself by `drop` and the action signals
+    are not (see `leases` for one that goes on where another has ended). The same commands are
+    given on the robot itself by `drop` and the action signals
     start(id: string or NULL, lease: uint, seconds, 0 = the property) -> boolean, is open, and
     stop(id: string or NULL = all) -> boolean, is closed; keyframe() -> boolean, is open. The
     last command wins.
     Encoders are asked by a force-key-unit event (x264enc, openh264enc and all others of
     GstVideoEncoder) and, where one is a V4L2 device, by its control force_key_frame.
     Valves on the same `topic` open and close together; valves of one process on the same
-    `state-topic` publish one state, that of the valve that is furthest from live.",
+    `state-topic` publish one state: the worst one among them.",
     ),
     (
         "State",
@@ -92,14 +93,14 @@ pub const DOC: &[(&str, &str)] = &[
         "Messages",
         "
     Element message `mqttvalve-state` on each change, also of the last error alone (why there is
-    no MQTT session, for one): state, open (boolean), cause, who, viewers (uint), lease-until,
+    no MQTT session, for example): state, open (boolean), cause, who, viewers (uint), lease-until,
     last-error. Latency message after upstream was started.",
     ),
     (
         "Errors",
         "
     RESOURCE/SETTINGS, NULL to READY fails: broker, topic, keep-alive-interval, password-file
-      or certificate files do not serve; the text names the value and the remedy.
+      or certificate files are not usable; the text names the value and the remedy.
     RESOURCE/SETTINGS as a warning: standby=cold is not possible here; it is warm instead.
     A broker that is down, slow, lost or refuses the login is no error: it is tried again every
     0.25 to 3 s, named in the log; the stream goes on (see offline-timeout).",
@@ -119,7 +120,7 @@ pub const DOC: &[(&str, &str)] = &[
       t. ! queue ! x264enc ! splitmuxsink location=day%05d.mp4
       t. ! queue leaky=downstream ! mqttvalve standby=warm broker=mqtt://localhost ! queue !
       x264enc tune=zerolatency key-int-max=30 ! rtmpauthsink location=rtmp://localhost/live/s
-    Records all day, and shows its newest frame at once to who asks for it.",
+    Records all day, and shows its newest frame at once when a viewer starts the stream.",
     ),
     (
         "Example-hot",
@@ -132,7 +133,7 @@ pub const DOC: &[(&str, &str)] = &[
     (
         "Example-local",
         "
-    Whatever sees something on the robot opens the stream for 30 s, broker or not (Python):
+    A detector on the robot opens the stream for 30 s, with or without a broker (Python):
       valve = Gst.parse_launch(line).get_by_name('valve')
       valve.emit('start', 'motion', 30)    # again while it goes on
       valve.emit('stop', 'motion')         # or let the 30 s pass

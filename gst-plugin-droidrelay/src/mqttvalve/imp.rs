@@ -34,7 +34,12 @@ use super::{
     settings::{Settings, Standby},
     upstream::{Inputs, Status, Upstream, UpstreamState},
 };
-use crate::element::{io::Io, link, property::text, worker::Worker};
+use crate::element::{
+    io::Io,
+    link,
+    property::{text, typed},
+    worker::Worker,
+};
 
 /// How long READY to NULL waits for a job of ours.
 const JOIN_TIMEOUT: Duration = Duration::from_millis(500);
@@ -226,6 +231,13 @@ impl MqttValve {
         self.running.lock().as_ref()?.link.clone()
     }
 
+    fn upstream(&self) -> Arc<Status> {
+        let running = self.running.lock();
+        running
+            .as_ref()
+            .map_or_else(Arc::default, |running| running.upstream.clone())
+    }
+
     // ---- announcing -----------------------------------------------------------------------
 
     /// Tells the world what has changed; returns when something is due by itself.
@@ -268,17 +280,10 @@ impl MqttValve {
     fn real_standby(&self) -> Standby {
         let asked = self.settings.lock().standby;
         match asked {
-            Standby::Cold if self.upstream_state() != UpstreamState::Untouched => Standby::Cold,
+            Standby::Cold if self.upstream().state() != UpstreamState::Untouched => Standby::Cold,
             Standby::Hot if !self.flow.is_raw() => Standby::Hot,
             _ => Standby::Warm,
         }
-    }
-
-    fn upstream_state(&self) -> UpstreamState {
-        let running = self.running.lock();
-        running
-            .as_ref()
-            .map_or(UpstreamState::Inactive, |running| running.upstream.state())
     }
 
     /// Something that does not work as it was asked for, and what is done instead.
@@ -370,7 +375,7 @@ impl MqttValve {
             }
             EventView::FlushStop(_) | EventView::Segment(_) => self.flow.forget(),
             // A source that fails ends its stream; ours goes on with the next try.
-            EventView::Eos(_) if self.asks_upstream(Status::has_failed) => return false,
+            EventView::Eos(_) if self.upstream().has_failed() => return false,
             EventView::Eos(_) => {}
             _ if event.is_serialized() && !event.is_sticky() && self.flow.is_closed() => {
                 return true;
@@ -388,13 +393,6 @@ impl MqttValve {
             return true;
         }
         gst::Pad::event_default(pad, Some(&*self.obj()), event)
-    }
-
-    fn asks_upstream(&self, question: impl FnOnce(&Status) -> bool) -> bool {
-        let running = self.running.lock();
-        running
-            .as_ref()
-            .is_some_and(|running| question(&running.upstream))
     }
 
     // ---- states ---------------------------------------------------------------------------
@@ -575,8 +573,11 @@ impl ObjectSubclass for MqttValve {
     type ParentType = gst::Element;
 
     fn with_class(klass: &Self::Class) -> Self {
-        let flags = gst::PadFlags::PROXY_CAPS | gst::PadFlags::PROXY_ALLOCATION;
-        let sinkpad = gst::Pad::builder_from_template(&klass.pad_template("sink").unwrap())
+        let pad = |name| {
+            gst::Pad::builder_from_template(&klass.pad_template(name).unwrap())
+                .flags(gst::PadFlags::PROXY_CAPS | gst::PadFlags::PROXY_ALLOCATION)
+        };
+        let sinkpad = pad("sink")
             .chain_function(|_, parent, buffer| {
                 // What an open valve does cannot panic: it needs no guard, which costs more.
                 match parent.and_then(|parent| parent.downcast_ref::<super::MqttValve>()) {
@@ -595,9 +596,8 @@ impl ObjectSubclass for MqttValve {
                     |valve| valve.sink_event(pad, event),
                 )
             })
-            .flags(flags)
             .build();
-        let srcpad = gst::Pad::builder_from_template(&klass.pad_template("src").unwrap())
+        let srcpad = pad("src")
             .event_function(|pad, parent, event| {
                 MqttValve::catch_panic_pad_function(
                     parent,
@@ -605,7 +605,6 @@ impl ObjectSubclass for MqttValve {
                     |valve| valve.src_event(pad, event),
                 )
             })
-            .flags(flags)
             .build();
         MqttValve {
             epoch: Instant::now(),
@@ -670,7 +669,7 @@ impl ObjectImpl for MqttValve {
             gst::info!(CAT, imp = self, "{name}: {:?}", value.transform::<String>());
         }
         match name {
-            "drop" => self.set_drop(value.get().expect("checked by GObject")),
+            "drop" => self.set_drop(typed(value)),
             "leases" => match leases::read(value) {
                 Ok(given) => self.take_up(given),
                 Err(reason) => gst::warning!(CAT, imp = self, "leases not taken up: {reason}"),
@@ -746,7 +745,7 @@ impl ElementImpl for MqttValve {
     fn send_event(&self, event: gst::Event) -> bool {
         // While upstream is stopped no source can send it. The caller holds the pipeline's state
         // lock, and a sink that prerolls with the EOS would wait for that in this very thread.
-        if event.type_() == gst::EventType::Eos && self.asks_upstream(Status::want_eos) {
+        if event.type_() == gst::EventType::Eos && self.upstream().want_eos() {
             self.standing_by.wake();
             return true;
         }

@@ -15,7 +15,7 @@ use droidrelay_wire::{
 };
 
 use super::{discovery::Device, kept::Keep, topics::Topics};
-use crate::element::property::{path, path_value, text};
+use crate::element::property::{path, path_value, seconds, seconds_value, text, typed};
 
 pub const DEFAULT_KEEP_ALIVE: Duration = Duration::from_secs(10);
 pub const DEFAULT_PREROLL_TIME: Duration = Duration::from_secs(5);
@@ -117,10 +117,6 @@ impl Default for Settings {
 impl Settings {
     /// Stores what was set for the property `name`.
     pub fn set(&mut self, name: &str, value: &glib::Value) {
-        let seconds = || {
-            let seconds = value.get::<u32>().expect("checked by GObject");
-            Duration::from_secs(seconds.into())
-        };
         let filled = || text(value).filter(|text| !text.is_empty());
         match name {
             "broker" => self.set_broker(filled()),
@@ -132,13 +128,13 @@ impl Settings {
             "cert-file" => self.tls.cert_file = path(value),
             "key-file" => self.tls.key_file = path(value),
             "client-id" => self.client_id = text(value),
-            "keep-alive-interval" => self.keep_alive = seconds(),
-            "standby" => self.standby = value.get().expect("checked by GObject"),
-            "preroll-time" => self.preroll_time = seconds(),
-            "lease" => self.lease = seconds(),
-            "offline-timeout" => self.offline_timeout = seconds(),
+            "keep-alive-interval" => self.keep_alive = seconds(value),
+            "standby" => self.standby = typed(value),
+            "preroll-time" => self.preroll_time = seconds(value),
+            "lease" => self.lease = seconds(value),
+            "offline-timeout" => self.offline_timeout = seconds(value),
             "accept-retained" => {
-                self.accept_retained = value.get().expect("checked by GObject");
+                self.accept_retained = typed(value);
             }
             "state-topic" => self.state_topic = filled(),
             "availability-topic" => self.availability_topic = filled(),
@@ -149,7 +145,6 @@ impl Settings {
 
     /// What the property `name` reads as.
     pub fn get(&self, name: &str) -> glib::Value {
-        let seconds = |duration: Duration| (duration.as_secs() as u32).to_value();
         match name {
             "broker" => self.broker.to_value(),
             "topic" => self.topic.to_value(),
@@ -159,11 +154,11 @@ impl Settings {
             "cert-file" => path_value(self.tls.cert_file.as_ref()),
             "key-file" => path_value(self.tls.key_file.as_ref()),
             "client-id" => self.client_id.to_value(),
-            "keep-alive-interval" => seconds(self.keep_alive),
+            "keep-alive-interval" => seconds_value(self.keep_alive),
             "standby" => self.standby.to_value(),
-            "preroll-time" => seconds(self.preroll_time),
-            "lease" => seconds(self.lease),
-            "offline-timeout" => seconds(self.offline_timeout),
+            "preroll-time" => seconds_value(self.preroll_time),
+            "lease" => seconds_value(self.lease),
+            "offline-timeout" => seconds_value(self.offline_timeout),
             "accept-retained" => self.accept_retained.to_value(),
             "state-topic" => self.topics().state.to_value(),
             "availability-topic" => self.topics().availability.to_value(),

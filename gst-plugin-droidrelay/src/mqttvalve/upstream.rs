@@ -198,22 +198,6 @@ impl Seen {
     }
 }
 
-/// When a camera that failed is tried again, on the element's clock.
-#[derive(Debug)]
-struct Retry {
-    backoff: Backoff,
-    at: Duration,
-}
-
-impl Default for Retry {
-    fn default() -> Self {
-        Retry {
-            backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
-            at: Duration::ZERO,
-        }
-    }
-}
-
 /// What came of following the valve.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -228,7 +212,9 @@ pub struct Outcome {
 pub struct Upstream {
     status: Arc<Status>,
     elements: Option<Elements>,
-    retry: Retry,
+    backoff: Backoff,
+    /// When a camera that has failed is tried again, on the element's clock.
+    retry_at: Duration,
     seen: Seen,
 }
 
@@ -249,7 +235,8 @@ impl Upstream {
         let mut upstream = Upstream {
             status,
             elements,
-            retry: Retry::default(),
+            backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
+            retry_at: Duration::ZERO,
             seen: Seen::now(valve, sinkpad, inputs.standby),
         };
         upstream.apply(event, valve, sinkpad, &|| inputs.now);
@@ -270,31 +257,23 @@ impl Upstream {
         inputs: impl Fn() -> Inputs,
     ) -> Outcome {
         let now = || inputs().now;
+        let mut fault = None;
         for _ in 0..MAX_EVENTS {
             let inputs = inputs();
             let Some(event) = self.next_event(&Seen::now(valve, sinkpad, inputs.standby), inputs)
             else {
                 let waits = self.status.state() == UpstreamState::Failed;
-                return Outcome {
-                    due: waits.then_some(self.retry.at),
-                    fault: None,
-                };
+                let due = waits.then_some(self.retry_at);
+                return Outcome { due, fault };
             };
-            if let Some(fault) = self.apply(event, valve, sinkpad, &now) {
-                return Outcome {
-                    due: Some(self.retry.at),
-                    fault: Some(fault),
-                };
-            }
+            fault = self.apply(event, valve, sinkpad, &now).or(fault);
             if let Some(violation) = self.violation(valve) {
                 gst::debug!(CAT, obj = valve, "after {event:?}: {violation}");
             }
         }
         // Somebody toggles faster than the camera follows: look again after the others.
-        Outcome {
-            due: Some(now() + Duration::from_millis(1)),
-            fault: None,
-        }
+        let due = Some(now() + Duration::from_millis(1));
+        Outcome { due, fault }
     }
 
     /// What has happened and was not followed yet.
@@ -305,7 +284,7 @@ impl Upstream {
             Running | Failed if !inputs.open => return Some(Event::Close),
             Running if self.status.has_failed() => return Some(Event::Error),
             Stopped if inputs.open => return Some(Event::Open),
-            Failed if self.retry.at <= inputs.now => return Some(Event::RetryDue),
+            Failed if self.retry_at <= inputs.now => return Some(Event::RetryDue),
             _ => {}
         }
         let event = if self.seen.target != seen.target {
@@ -338,7 +317,7 @@ impl Upstream {
         gst::debug!(CAT, obj = valve, "upstream: {event:?}, {action:?}");
         match action {
             Action::Nothing => {}
-            Action::CancelRetry => self.retry = Retry::default(),
+            Action::CancelRetry => self.backoff.reset(),
             Action::Release => self.elements = None,
             Action::Hold => {
                 elements.lock();
@@ -346,7 +325,7 @@ impl Upstream {
             }
             Action::Stop => {
                 stop(elements, valve, sinkpad);
-                self.retry = Retry::default();
+                self.backoff.reset();
             }
             Action::Run => {
                 // What an earlier life posted says nothing about this one.
@@ -369,8 +348,8 @@ impl Upstream {
                 // just be on its way, is known as such.
                 stop(elements, valve, sinkpad);
                 let error = self.status.take_error().unwrap_or_default();
-                let wait = self.retry.backoff.next(jitter());
-                self.retry.at = now() + wait;
+                let wait = self.backoff.next(jitter());
+                self.retry_at = now() + wait;
                 gst::warning!(
                     CAT,
                     obj = valve,
