@@ -4,10 +4,9 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use droidrelay_wire::net::http::Client;
 use parking_lot::Mutex;
 use tokio::time::Instant;
-
-use crate::client::{Client, Url};
 
 /// How long a demand holds where the configuration does not say.
 pub const LEASE: Duration = Duration::from_secs(20);
@@ -20,7 +19,7 @@ pub struct Settings {
     /// How long a demand holds.
     pub lease: Duration,
     /// Who is asked whether somebody looks, where no hook tells it.
-    pub api: Option<(Client, Url)>,
+    pub api: Option<Client>,
 }
 
 /// What a hook tells of a stream.

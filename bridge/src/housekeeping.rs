@@ -4,9 +4,10 @@
 
 use std::{future, sync::Arc, time::Duration};
 
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::http::StatusCode;
 use droidrelay_wire::{
     Command,
+    net::http::{Client, Query},
     words::topics::{OFFLINE, ONLINE},
 };
 use serde::{Deserialize, de::IgnoredAny};
@@ -18,7 +19,6 @@ use tracing::{info, warn};
 
 use crate::{
     bridge::Bridge,
-    client::{Client, Url},
     demand::Settings,
     failure::Failure,
     fleet::BrokerLink,
@@ -142,10 +142,10 @@ pub async fn follow(bridge: &Bridge, robot: &Robot, by: &str, settings: &Setting
             () = sleep(settings.lease / 3) => {}
             _ = closing.wait_for(|closing| *closing) => return,
         }
-        let Some((client, api)) = &settings.api else {
+        let Some(api) = &settings.api else {
             continue;
         };
-        match has_readers(client, api, &robot.path).await {
+        match has_readers(api, &robot.path).await {
             Ok(true) => {
                 bridge.demands.seen(&robot.name, by);
                 demand(bridge, robot, by, settings.lease).await;
@@ -156,20 +156,18 @@ pub async fn follow(bridge: &Bridge, robot: &Robot, by: &str, settings: &Setting
     }
 }
 
-async fn has_readers(client: &Client, api: &Url, path: &str) -> Result<bool, String> {
+async fn has_readers(api: &Client, path: &str) -> Result<bool, String> {
     #[derive(Deserialize)]
     struct Path {
         readers: Vec<IgnoredAny>,
     }
-    let url = api.join(&format!("/v3/paths/get/{path}"))?;
-    let (status, body) = client
-        .send(Method::GET, &url, HeaderMap::new(), "", API_TIMEOUT)
-        .await?;
-    match status {
-        StatusCode::OK => serde_json::from_slice(&body)
+    let query = Query::get(format!("/v3/paths/get/{path}"));
+    let answer = api.send(&query, API_TIMEOUT).await?;
+    match answer.status {
+        StatusCode::OK => serde_json::from_slice(&answer.body)
             .map(|path: Path| !path.readers.is_empty())
             .map_err(|err| err.to_string()),
         StatusCode::NOT_FOUND => Ok(false),
-        status => Err(format!("{url}: {status}")),
+        status => Err(format!("{}: {status}", api.url())),
     }
 }

@@ -8,7 +8,6 @@
 pub mod auth;
 mod bridge;
 pub mod cli;
-mod client;
 mod clock;
 pub mod config;
 mod demand;

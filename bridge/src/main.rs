@@ -29,8 +29,6 @@ use tokio::{
 use tracing::{Level, error, info, warn};
 use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
-/// EX_CONFIG of sysexits.h.
-const EXIT_CONFIG: u8 = 78;
 /// Requests in progress get this long at the end.
 const DRAIN: Duration = Duration::from_millis(500);
 /// How often the certificate's files are looked at.
@@ -115,7 +113,12 @@ fn main() -> ExitCode {
     }
     let config = match Config::load(&arguments.config) {
         Ok(config) => config,
-        Err(err) => return report(Err(err.to_string()), ExitCode::from(EXIT_CONFIG)),
+        Err(err) => {
+            return report(
+                Err(err.to_string()),
+                ExitCode::from(droidrelay_wire::exit::CONFIG),
+            );
+        }
     };
     if arguments.check {
         return ExitCode::SUCCESS;

@@ -7,6 +7,9 @@ use std::{net::IpAddr, str::FromStr};
 use ipnet::IpNet;
 use serde::Deserialize;
 
+/// By which name the bridge asks other servers.
+pub const USER_AGENT: &str = concat!("droidrelay-bridge/", env!("CARGO_PKG_VERSION"));
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Network(IpNet);

@@ -14,8 +14,8 @@ use std::{
 use droidrelay_wire::{
     Command,
     words::{
-        gate::{ANYBODY, Gate, Origin, Outcome},
-        poll::{Lease, Wanted},
+        gate::{Gate, Origin, Outcome},
+        poll::{Answer, Lease, Wanted},
     },
 };
 use parking_lot::Mutex;
@@ -47,14 +47,6 @@ pub enum Delivery {
     Retained,
     /// Written just now.
     Live,
-}
-
-/// What a poll is answered.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
-    pub version: u64,
-    pub keyframe: u64,
-    pub wanted: Wanted,
 }
 
 /// All robots of which something is wanted, and all that poll.
@@ -135,21 +127,22 @@ impl Entry {
         self.gate.link(is_there, now.monotonic);
     }
 
-    fn answer(&self, now: Now) -> Answer {
+    fn answer(&self, name: &str, now: Now) -> Answer {
         let left = |until: Duration| {
             (until.saturating_sub(now.monotonic).as_secs_f64() * 1e3).round() / 1e3
         };
-        let leases = self.gate.leases().map(|(id, until)| Lease {
-            id: (id != ANYBODY).then(|| id.to_owned()),
-            lease: until.map(left),
-        });
+        let leases = self.gate.leases();
+        let leases = leases.map(|(holder, until)| Lease::of(holder, until.map(left)));
         Answer {
+            robot: name.to_owned(),
             version: self.version(),
             keyframe: self.keyframe,
             wanted: Wanted {
                 open: self.gate.is_open(),
                 leases: leases.collect(),
             },
+            online: false,
+            state: None,
         }
     }
 }
@@ -325,15 +318,15 @@ impl LeaseTable {
         }
     }
 
-    /// What is wanted of the robot now.
+    /// What is wanted of the robot now; of itself the robot tells elsewhere.
     pub fn answer(&self, name: &str, now: Now) -> Answer {
         self.update(name, |entry, _| {
             entry.gate.expire(OFFLINE_TIMEOUT, now.monotonic);
         });
         let inner = self.inner.lock();
         match inner.robots.get(name) {
-            Some(entry) => entry.answer(now),
-            None => Entry::new(inner.version).answer(now),
+            Some(entry) => entry.answer(name, now),
+            None => Entry::new(inner.version).answer(name, now),
         }
     }
 

@@ -6,7 +6,11 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use droidrelay_wire::{Backoff, Cause, RobotState, Secret, StreamState, backoff::jitter};
+use droidrelay_wire::{
+    Backoff, Cause, RobotState, Secret, StreamState,
+    backoff::jitter,
+    net::http::{Client, Query},
+};
 use parking_lot::Mutex;
 use ring::hmac;
 use serde::Deserialize;
@@ -15,7 +19,6 @@ use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 use tracing::{info, warn};
 
 use crate::{
-    client::{Client, Url},
     clock::{since_1970, utc},
     metrics::Metrics,
     view::{Availability, RobotView},
@@ -86,7 +89,6 @@ impl RobotEvent {
 
 /// One receiver, as the configuration names it.
 pub struct Webhook {
-    pub url: Url,
     pub client: Client,
     /// Signs; None: nothing is signed.
     pub key: Option<hmac::Key>,
@@ -151,10 +153,10 @@ impl Webhooks {
                 events: webhook.events,
                 robots: webhook.robots,
                 queue,
-                name: webhook.url.to_string(),
+                name: webhook.client.url().to_string(),
             };
-            let (url, client, key) = (webhook.url, webhook.client, webhook.key);
-            tasks.spawn_on(deliver(url, client, key, calls, metrics.clone()), runtime);
+            let (client, key) = (webhook.client, webhook.key);
+            tasks.spawn_on(deliver(client, key, calls, metrics.clone()), runtime);
             receiver
         };
         Webhooks {
@@ -260,15 +262,15 @@ fn id(event: RobotEvent, robot: &str, since: &str, now: Duration) -> String {
 }
 
 async fn deliver(
-    url: Url,
     client: Client,
     key: Option<hmac::Key>,
     mut calls: mpsc::Receiver<Call>,
     metrics: Arc<Metrics>,
 ) {
+    let url = client.url();
     while let Some(call) = calls.recv().await {
         let event = call.event.as_str();
-        let result = try_again_and_again(&url, &client, key.as_ref(), &call).await;
+        let result = try_again_and_again(&client, key.as_ref(), &call).await;
         metrics.webhook(event, &result);
         match result {
             Ok(()) => info!(robot = call.robot, event, "webhook {url}: delivered"),
@@ -278,7 +280,6 @@ async fn deliver(
 }
 
 async fn try_again_and_again(
-    url: &Url,
     client: &Client,
     key: Option<&hmac::Key>,
     call: &Call,
@@ -289,15 +290,18 @@ async fn try_again_and_again(
         if attempt > 0 {
             sleep(backoff.next(jitter())).await;
         }
-        let headers = headers(key, call, since_1970().as_secs());
-        let body = call.body.clone();
+        let query = Query {
+            headers: headers(key, call, since_1970().as_secs()),
+            ..Query::with_json(Method::POST, "", call.body.clone())
+        };
         match client
-            .send(Method::POST, url, headers, body, PATIENCE)
+            .send(&query, PATIENCE)
             .await
+            .map(|answer| answer.status)
         {
-            Ok((status, _)) if status.is_success() => return Ok(()),
-            Ok((status, _)) => {
-                last = format!("{url}: {status}");
+            Ok(status) if status.is_success() => return Ok(()),
+            Ok(status) => {
+                last = format!("{}: {status}", client.url());
                 let may_pass = matches!(
                     status,
                     StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS

@@ -4,31 +4,23 @@
 
 use std::{env, fs, path::PathBuf, time::Duration};
 
-use axum::http::{HeaderMap, Method};
-use clap::{Args, ValueEnum};
-use droidrelay_wire::{Secret, net::tls::TlsFiles};
-use serde_json::{Value, json};
+use clap::Args;
+use droidrelay_wire::{
+    boot,
+    net::{
+        http::{Client, Login, Method, Policy, Query, Url},
+        tls::TlsFiles,
+    },
+    words::hook::{self, Hook, HookEvent, Reader},
+};
+use serde_json::Value;
 
-use crate::client::{Client, Url, basic, bearer};
+use crate::network::USER_AGENT;
 
 /// For the whole of it: MediaMTX waits for its hooks when it ends.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// Between two tries while the bridge does not answer.
 const PAUSE: Duration = Duration::from_millis(300);
-
-/// What has happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum HookEvent {
-    /// runOnDemand: a viewer waits for a stream that is not there. With runOnDemandRestart, again
-    /// every five seconds for as long as it is wanted.
-    Demand,
-    /// runOnUnDemand: nobody wants it any more.
-    Undemand,
-    /// runOnRead: a viewer begins to get the stream.
-    Read,
-    /// runOnUnread: the viewer has left.
-    Unread,
-}
 
 /// Tells the bridge what MediaMTX's variables (MTX_PATH and others) say.
 #[derive(Debug, Args)]
@@ -74,48 +66,50 @@ pub async fn run(options: &Options) -> Result<(), String> {
     if path.is_empty() {
         return Err("MTX_PATH is not set: this is for MediaMTX to run, as runOnDemand: droidrelay-bridge hook demand".into());
     }
-    let reader = match options.event {
-        HookEvent::Read | HookEvent::Unread => {
-            json!({ "type": variable("MTX_READER_TYPE"), "id": variable("MTX_READER_ID") })
-        }
-        HookEvent::Demand | HookEvent::Undemand => Value::Null,
+    let reader = matches!(options.event, HookEvent::Read | HookEvent::Unread).then(|| Reader {
+        r#type: variable("MTX_READER_TYPE"),
+        id: variable("MTX_READER_ID"),
+    });
+    let hook = Hook {
+        event: options.event,
+        path,
+        at: started(),
+        clock: boot::id(),
+        reader,
     };
-    let event = options.event.to_possible_value();
-    let event = event.as_ref().map_or("", |event| event.get_name());
-    let body = json!({ "event": event, "path": path, "at": started(), "clock": clock(), "reader": reader });
-    let authorization = match (&options.token_file, &options.password_file) {
-        (Some(file), _) => Some(bearer(&Secret::from_file(file)?)),
-        (None, Some(file)) => Some(basic(&options.user, &Secret::from_file(file)?)),
-        (None, None) => None,
+    let login = match (&options.token_file, &options.password_file) {
+        (Some(file), _) => Login::Bearer {
+            token_file: file.clone(),
+        },
+        (None, Some(file)) => Login::Basic {
+            user: options.user.clone(),
+            password_file: file.clone(),
+        },
+        (None, None) => Login::None,
     };
-    let url = Url::parse(&options.bridge)
-        .map_err(|err| format!("--bridge: {err}"))?
-        .join("/mediamtx/demand")?
-        .or_authorize(authorization);
     let trust = TlsFiles {
         ca_file: options.ca_file.clone(),
         ..TlsFiles::default()
     };
-    let client = Client::new(url.is_tls(), &trust)?;
+    let url =
+        Url::parse(&options.bridge, Policy::Secret).map_err(|err| format!("--bridge: {err}"))?;
+    let client = Client::new(url, login, &trust, USER_AGENT)?;
+    client.check()?;
+    let body = serde_json::to_vec(&hook).map_err(|err| err.to_string())?;
+    let query = Query::with_json(Method::POST, hook::PATH, body);
+    let url = client.url();
     let mut last = String::new();
     let tries = async {
         loop {
-            let sent = client
-                .send(
-                    Method::POST,
-                    &url,
-                    HeaderMap::new(),
-                    body.to_string(),
-                    PATIENCE,
-                )
-                .await;
-            match sent {
-                Ok((status, _)) if status.is_success() => return Ok(()),
-                // It will not be otherwise by waiting.
-                Ok((status, answer)) if status.is_client_error() => {
-                    return Err(format!("{url}: {status}: {}", reason(&answer)));
+            match client.send(&query, PATIENCE).await {
+                Ok(answer) if answer.status.is_success() => return Ok(()),
+                Ok(answer) => {
+                    last = format!("{url}: {}: {}", answer.status, reason(&answer.body));
+                    // It will not be otherwise by waiting.
+                    if answer.status.is_client_error() {
+                        return Err(std::mem::take(&mut last));
+                    }
                 }
-                Ok((status, answer)) => last = format!("{url}: {status}: {}", reason(&answer)),
                 Err(err) => last = err,
             }
             tokio::time::sleep(PAUSE).await;
@@ -123,7 +117,7 @@ pub async fn run(options: &Options) -> Result<(), String> {
     };
     let done = tokio::time::timeout(PATIENCE, tries).await;
     let result = done.unwrap_or(Err(last));
-    result.map_err(|err| format!("{event} of {path} not told: {err}"))
+    result.map_err(|err| format!("{} of {} not told: {err}", hook.event, hook.path))
 }
 
 fn reason(answer: &[u8]) -> String {
@@ -141,12 +135,6 @@ fn started() -> Option<f64> {
     let (_, fields) = stat.rsplit_once(") ")?;
     let ticks: f64 = fields.split(' ').nth(22 - 3)?.parse().ok()?;
     Some(ticks / TICKS_PER_SECOND)
-}
-
-/// Names the clock of [`started`]: it begins anew with each boot.
-fn clock() -> String {
-    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    id.trim().to_owned()
 }
 
 #[cfg(test)]

@@ -4,13 +4,19 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use droidrelay_wire::{BrokerUrl, Secret, mqtt::broker::Scheme, net::url::UserInfo};
+use droidrelay_wire::{
+    BrokerUrl, Secret,
+    mqtt::broker::Scheme,
+    net::{
+        http::{Policy, Url},
+        url::UserInfo,
+    },
+};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
 use crate::{
     auth::{Hash, Role},
-    client::Url,
     demand::LEASE,
     network::Network,
     robots::PLACEHOLDER,
@@ -252,7 +258,7 @@ pub struct UrlText(pub Url);
 impl<'de> Deserialize<'de> for UrlText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = secret_text(deserializer)?;
-        Url::parse(text.expose())
+        Url::parse(text.expose(), Policy::Secret)
             .map(UrlText)
             .map_err(D::Error::custom)
     }

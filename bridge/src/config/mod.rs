@@ -15,7 +15,10 @@ use std::{
 use droidrelay_wire::{
     Secret,
     mqtt::session::{self, MIN_KEEP_ALIVE},
-    net::tls::TlsFiles,
+    net::{
+        http::{Client, Login, Policy, Url},
+        tls::TlsFiles,
+    },
     words::topics::{DEFAULT_TOPIC, check_topic},
 };
 use ring::{
@@ -30,9 +33,8 @@ use self::file::{
 };
 use crate::{
     auth::{FailureLimit, Hash, Role, User},
-    client::{Client, Url, basic},
     demand,
-    network::Network,
+    network::{Network, USER_AGENT},
     robots::{self, Directory, PLACEHOLDER, Robot, TopicTemplate},
     serve::Tls,
     share,
@@ -235,17 +237,22 @@ impl File {
 
 impl MediaMtxTable {
     fn check(self, folder: &Path) -> Result<demand::Settings, Refusal> {
-        let authorization = match (&self.api, &self.api_user, &self.api_password_file) {
-            (Some(_), Some(user), Some(file)) => Some(basic(user, &secret(folder, file)?)),
-            (None, _, _) | (_, None, None) => None,
+        let login = match (&self.api, &self.api_user, &self.api_password_file) {
+            (Some(_), Some(user), Some(file)) => {
+                secret(folder, file)?;
+                Login::Basic {
+                    user: user.clone(),
+                    password_file: folder.join(file.get_ref()),
+                }
+            }
+            (None, _, _) | (_, None, None) => Login::None,
             (Some(api), _, _) => {
                 return refuse(api, "api-user and api-password-file need each other");
             }
         };
         let api = |api: Spanned<UrlText>| {
             let UrlText(url) = api.get_ref();
-            let client = Client::new(url.is_tls(), &TlsFiles::default()).at(&api)?;
-            Ok((client, url.clone().or_authorize(authorization)))
+            Client::new(url.clone(), login, &TlsFiles::default(), USER_AGENT).at(&api)
         };
         Ok(demand::Settings {
             read_starts: self.read_starts,
@@ -260,7 +267,7 @@ impl WebhookTable {
         let (url, span) = match (&self.url, &self.url_file) {
             (Some(url), None) => (url.get_ref().0.clone(), url.span()),
             (None, Some(file)) => {
-                let url = Url::parse(secret(folder, file)?.expose()).at(file)?;
+                let url = Url::parse(secret(folder, file)?.expose(), Policy::Secret).at(file)?;
                 (url, file.span())
             }
             (url, file) => {
@@ -280,12 +287,12 @@ impl WebhookTable {
             ..TlsFiles::default()
         };
         let place = ca_file.map_or(span, Spanned::span);
-        let client = Client::new(url.is_tls(), &trust).map_err(|err| (Some(place), err))?;
+        let client =
+            Client::new(url, Login::None, &trust, USER_AGENT).map_err(|err| (Some(place), err))?;
         if let Some(robots) = &self.robots {
             check_robots(robots, directory)?;
         }
         Ok(Webhook {
-            url,
             client,
             key,
             events: self.events.unwrap_or_else(|| {

@@ -14,7 +14,11 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use droidrelay_wire::{Command, Secret, net::url::percent_decode};
+use droidrelay_wire::{
+    Command, Secret,
+    net::url::percent_decode,
+    words::hook::{Hook, HookEvent},
+};
 use serde::Deserialize;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
@@ -289,33 +293,6 @@ fn admitted(bridge: &Arc<Bridge>, caller: &User, question: &Question, who: &Who,
     });
 }
 
-/// Hook request body.
-#[derive(Deserialize)]
-struct Told {
-    event: HookEvent,
-    path: String,
-    at: Option<f64>,
-    #[serde(default)]
-    clock: String,
-    reader: Option<Reader>,
-}
-
-#[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-enum HookEvent {
-    Demand,
-    Undemand,
-    Read,
-    Unread,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Reader {
-    r#type: String,
-    id: String,
-}
-
 /// Handles a hook.
 pub async fn hook(
     State(bridge): Shared,
@@ -323,7 +300,7 @@ pub async fn hook(
     body: Payload,
 ) -> Result<StatusCode, Failure> {
     check_caller(&caller)?;
-    let told: Told = json(body)?;
+    let told: Hook = json(body)?;
     let robot = bridge
         .fleet
         .robot_at(&told.path)

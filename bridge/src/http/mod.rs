@@ -26,6 +26,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, delete, get, post, put},
 };
+use droidrelay_wire::words::hook;
 use serde_json::{Value, json};
 use tower_http::{limit::RequestBodyLimitLayer, timeout::RequestBodyTimeoutLayer};
 
@@ -59,7 +60,7 @@ fn routes() -> Routes {
         ),
         ("/robots/{robot}/share/{id}", delete(share::revoke)),
         ("/mediamtx/auth", post(mediamtx::auth)),
-        ("/mediamtx/demand", post(mediamtx::hook)),
+        (hook::PATH, post(mediamtx::hook)),
         ("/events", get(events::events)),
         ("/metrics", get(metrics::metrics)),
     ]

@@ -13,12 +13,10 @@ use axum::{
 use droidrelay_wire::{
     RobotState,
     words::{
-        poll::MAX_STATE,
+        poll::{Answer, MAX_STATE, Query},
         topics::{ONLINE, state_topic},
     },
 };
-use serde::Deserialize;
-use serde_json::{Value, json};
 use tokio::{
     select,
     time::{Instant, timeout_at},
@@ -33,21 +31,14 @@ use crate::{
     robots::Robot,
 };
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PollQuery {
-    since: Option<u64>,
-    wait: Option<f64>,
-}
-
 /// What is wanted of the robot, and what it said last: at once, or when what is wanted is not
 /// `since` any more.
 pub async fn poll(
     State(bridge): Shared,
     Extension(user): Caller,
     Path(name): Path<String>,
-    query: Parameters<PollQuery>,
-) -> Result<Json<Value>, Failure> {
+    query: Parameters<Query>,
+) -> Result<Json<Answer>, Failure> {
     let is_robot = user.role == Role::Robot;
     let right = if is_robot { Right::Be } else { Right::Look };
     let robot = bridge.robot(&user, right, &name)?;
@@ -77,16 +68,15 @@ pub async fn poll(
         let _ = timeout_at(deadline, changed).await;
         bridge.check_link(Instant::now()).await?;
     }
-    let answer = bridge.fleet.wanted.answer(&name, bridge.fleet.now());
     let view = bridge.fleet.view(&name);
-    Ok(Json(json!({
-        "robot": name,
-        "version": answer.version,
-        "wanted": answer.wanted,
-        "keyframe": answer.keyframe,
-        "online": view.availability.is_online(),
-        "state": view.state.as_deref(),
-    })))
+    Ok(Json(Answer {
+        online: view.availability.is_online(),
+        state: view
+            .state
+            .as_deref()
+            .and_then(|state| serde_json::to_value(state).ok()),
+        ..bridge.fleet.wanted.answer(&name, bridge.fleet.now())
+    }))
 }
 
 /// The robot's state, as it would say it on its state topic.
