@@ -1,18 +1,31 @@
 #!/bin/bash
 # SPDX-License-Identifier: MPL-2.0
-# All checks and tests. The last line is "N passed, N failed"; exits 1 when anything failed.
+# All checks and tests, or only those of some stages. The last line is "N passed, N failed"; exits 1
+# when anything failed.
+#   tests/run.sh [STAGE]...
+# Stages: format clippy build no-tls documents tests inspect launch-files fuzz faults packages
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
+stages=(format clippy build no-tls documents tests inspect launch-files fuzz faults packages)
+for stage in "$@"; do
+    [[ " ${stages[*]} " == *" $stage "* ]] || {
+        echo "$0: no stage $stage: there are ${stages[*]}" >&2
+        exit 64
+    }
+done
+[ $# = 0 ] || stages=("$@")
 scripts/install-deps.sh tests || exit 1
 . scripts/env.sh
 rust_is_new_enough || exit 1
 
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+export GST_PLUGIN_PATH=$target/debug
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
 passed=0
 failed=0
-log=$scratch/log
+failures=()
+times=()
 
 # A check counts as one; of `cargo test`, each test does.
 check() {
@@ -26,7 +39,6 @@ check() {
         failures+=("$name")
     fi
 }
-failures=()
 
 no_crate_of() {
     local found
@@ -34,44 +46,73 @@ no_crate_of() {
     ! grep -E "^($1) " <<<"$found"
 }
 
-check "format" cargo fmt --all --check
-check "clippy" cargo clippy --workspace --all-targets --locked -- -D warnings
-check "build" cargo build --workspace --locked
+stage_format() { check "format" cargo fmt --all --check; }
+
+stage_clippy() { check "clippy" cargo clippy --workspace --all-targets --locked -- -D warnings; }
+
+# With the tests: their stage and the faults run what is made here.
+stage_build() { check "build" cargo build --workspace --all-targets --locked; }
+
 # The plugin alone: with the workspace's other crates it would get their features.
-check "clippy without TLS" \
-    cargo clippy -p gst-plugin-droidrelay --no-default-features --locked -- -D warnings
-check "tests without TLS" cargo test -q -p droidrelay-wire --no-default-features --locked
-check "no TLS without TLS" \
-    no_crate_of "rustls|ring|tokio-rustls|rustls-native-certs" -p gst-plugin-droidrelay --no-default-features
+stage_no_tls() {
+    check "clippy without TLS" \
+        cargo clippy -p gst-plugin-droidrelay --no-default-features --locked -- -D warnings
+    check "tests without TLS" cargo test -q -p droidrelay-wire --no-default-features --locked
+    check "no TLS without TLS" no_crate_of "rustls|ring|tokio-rustls|rustls-native-certs" \
+        -p gst-plugin-droidrelay --no-default-features
+}
 
-if [ -z "${MEDIAMTX:-}" ] && ! command -v mediamtx >/dev/null; then
-    echo "== NOTE: no MediaMTX here (neither \$MEDIAMTX nor in PATH): the tests against it do not run" >&2
-fi
-echo "== tests"
-cargo test --workspace --locked --no-fail-fast 2>&1 | tee "$log"
-test_status=${PIPESTATUS[0]}
-read -r tests_passed tests_failed < <(
-    awk '/^test result:/ { passed += $4; failed += $6 } END { print passed + 0, failed + 0 }' "$log"
-)
-passed=$((passed + tests_passed))
-failed=$((failed + tests_failed))
-# A test program that does not build or dies has no result line of its own.
-if [ "$test_status" != 0 ] && [ "$tests_failed" = 0 ]; then
-    failed=$((failed + 1))
-    failures+=("cargo test (exit $test_status)")
-elif [ "$tests_failed" != 0 ]; then
-    failures+=("$tests_failed of cargo test's")
-fi
+stage_documents() {
+    check "links in documents" scripts/check-links.py
+    check "one minimum Rust version" scripts/check-msrv.sh
+    check "licence headers" scripts/check-spdx.sh
+}
 
-export GST_PLUGIN_PATH=$target/debug
-check "docs/ as gst-inspect-1.0 says it" scripts/inspect-docs.sh
-for file in pipelines/*.launch; do
-    check "$file in gst-launch-1.0" scripts/try-launch.sh "$file"
+stage_tests() {
+    if [ -z "${MEDIAMTX:-}" ] && ! command -v mediamtx >/dev/null; then
+        echo "== NOTE: no MediaMTX here (neither \$MEDIAMTX nor in PATH): the tests against it do not run" >&2
+    fi
+    echo "== tests"
+    local status tests_passed tests_failed
+    cargo test --workspace --locked --no-fail-fast 2>&1 | tee "$log"
+    status=${PIPESTATUS[0]}
+    read -r tests_passed tests_failed < <(
+        awk '/^test result:/ { passed += $4; failed += $6 } END { print passed + 0, failed + 0 }' "$log"
+    )
+    passed=$((passed + tests_passed))
+    failed=$((failed + tests_failed))
+    # A test program that does not build or dies has no result line of its own.
+    if [ "$status" != 0 ] && [ "$tests_failed" = 0 ]; then
+        failed=$((failed + 1))
+        failures+=("cargo test (exit $status)")
+    elif [ "$tests_failed" != 0 ]; then
+        failures+=("$tests_failed of cargo test's")
+    fi
+}
+
+stage_inspect() { check "docs/4-reference as gst-inspect-1.0 says it" scripts/inspect-docs.sh; }
+
+stage_launch_files() {
+    local file
+    for file in pipelines/*.launch; do
+        check "$file in gst-launch-1.0" scripts/try-launch.sh "$file"
+    done
+}
+
+stage_fuzz() { check "fuzzing, in its short form" tests/fuzz.sh 5; }
+
+stage_faults() { check "every fault, in its short form" tests/faults.sh --short --jobs 4; }
+
+stage_packages() { check "packages, and their units" tests/packages.sh; }
+
+for stage in "${stages[@]}"; do
+    began=$SECONDS
+    "stage_${stage//-/_}"
+    times+=("$(printf '%-13s %2d min %02d s' "$stage" $(((SECONDS - began) / 60)) $(((SECONDS - began) % 60)))")
 done
-check "fuzzing, in its short form" tests/fuzz.sh 5
-check "every fault, in its short form" tests/faults.sh --short --jobs 4
-check "packages, and their units" tests/packages.sh
 
+echo "== time of each stage"
+printf '%s\n' "${times[@]}"
 for failure in ${failures+"${failures[@]}"}; do
     echo "FAILED: $failure"
 done
