@@ -508,7 +508,7 @@ fn where_no_hook_can_run_the_question_itself_starts_the_robot_and_its_lease_stop
     assert_eq!(start(&robot.next()).unwrap()["lease"], 10);
     let _publisher = server.publish("r1", ROBOT_PASSWORD);
     robot.say("state", r#"{"state":"live"}"#);
-    // For as long as he looks: well beyond the first lease.
+    // For as long as they look: well beyond the first lease.
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(14) {
         let heard = robot.next();

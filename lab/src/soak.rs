@@ -201,7 +201,7 @@ impl Life {
         Ok(())
     }
 
-    /// Waits for pictures at a viewer who comes now, and again where he is sent away; gives how
+    /// Waits for pictures at a viewer who comes now, and again where they are sent away; gives how
     /// long it took.
     fn wait_pictures(&mut self) -> Result<Duration> {
         let began = Instant::now();

@@ -17,6 +17,7 @@ use super::{
     amf0::{self, Value},
     auth::{Challenge, Method},
     chunk::{ChunkReader, ChunkWriter, Message, message_type},
+    flv::is_video_sequence_header,
 };
 
 const HANDSHAKE_SIZE: usize = 1536;
@@ -91,6 +92,8 @@ pub enum Seen {
     /// The stream name as it came.
     Publish(String),
     Video,
+    /// The first frame, at this time of the session in milliseconds; headers have come before it.
+    FirstFrame(u32),
     /// Something went wrong as it should.
     Failed,
 }
@@ -140,6 +143,7 @@ struct Connection {
     faults: Faults,
     reader: ChunkReader,
     writer: ChunkWriter,
+    has_frames: bool,
 }
 
 impl Connection {
@@ -151,6 +155,7 @@ impl Connection {
             faults,
             reader: ChunkReader::new(),
             writer: ChunkWriter::new(),
+            has_frames: false,
         }
     }
 
@@ -204,6 +209,10 @@ impl Connection {
         match message.type_id {
             message_type::VIDEO => {
                 self.seen.push(Seen::Video);
+                if !self.has_frames && !is_video_sequence_header(&message.body) {
+                    self.has_frames = true;
+                    self.seen.push(Seen::FirstFrame(message.timestamp));
+                }
                 self.reach(Step::Media)?;
             }
             message_type::COMMAND_AMF0 => self.command(&amf0::decode(&message.body))?,

@@ -93,7 +93,7 @@ impl UplinkTestbed {
         })
     }
 
-    /// The viewer begins anew where he was sent away.
+    /// The viewer begins anew where it was sent away.
     pub fn keep_reading(&mut self) -> Result<()> {
         if self.reader.has_ended() {
             let arrivals = self.reader.arrivals().clone();

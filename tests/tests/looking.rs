@@ -72,7 +72,7 @@ fn who_opens_rtsp_sees_the_robot_and_when_he_leaves_its_camera_is_off() {
         );
         let mut second = cloud.view().unwrap();
         second.first_picture().unwrap();
-        // His program crashed: nothing is said.
+        // Their program crashed: nothing is said.
         drop(viewer);
         assert!(second.gets_media(DEADLINE).unwrap(), "one still looks");
         drop(second);

@@ -77,7 +77,7 @@ fn a_click_shows_the_robot_and_stop_ends_it(media: Media, way: &str) {
     .unwrap();
 
     page.click("#go").unwrap();
-    // Who watches by HLS is not seen to leave: the media server forgets him after a while.
+    // Who watches by HLS is not seen to leave: the media server forgets them after a while.
     let ready = "document.getElementById('state-word').textContent === 'Ready'";
     assert!(page.try_wait(ready, 3 * DEADLINE));
     page.wait(&format!(

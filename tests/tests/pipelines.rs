@@ -239,7 +239,7 @@ fn launch(testbed: &Testbed, line: &Line, settings: &[(&str, &str)], options: &s
     Robot::run(arguments, &environment).unwrap()
 }
 
-/// Somebody sees it, and what he sees is what browsers play.
+/// Somebody sees it, and what they see is what browsers play.
 fn assert_seen(testbed: &Testbed, url: &str) {
     let reader = Reader::start(url, None).unwrap();
     if let Err(err) = reader.wait_frames(20) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Past one machine, on engines that exist: a cluster of brokers, bridges behind a load balancer,
+//! Scaling out, on engines that exist: a cluster of brokers, bridges behind a load balancer,
 //! a media server that reads from another. docs/2-guides/scaling-out.md tells how to lay that out.
 
 use std::{
@@ -30,7 +30,7 @@ use droidrelay_testkit::{
 use droidrelay_wire::StreamState;
 use serde_json::Value;
 
-/// A cluster agrees on who has left before it lets him in elsewhere.
+/// A cluster agrees on who has left before it lets them in elsewhere.
 const FAILOVER: Duration = Duration::from_secs(120);
 
 const FLEET: [Known; 3] = [
@@ -192,7 +192,7 @@ fn a_cluster_that_loses_a_node_loses_no_command_and_both_bridges_know_every_robo
         assert!(since.is_string());
         grown.cluster.kill(node);
         let killed = Instant::now();
-        // A stop and viewers without end, in the time in which nobody is where he was.
+        // A stop and viewers without end, in the time in which nobody is where they were.
         grown.post(0, "/robots/r2/stream/stop");
         let (mut taken, mut refused) = (0, 0);
         // Up to the first word that a robot which had to move says elsewhere.

@@ -502,7 +502,7 @@ fn a_path_that_another_publisher_has(kind: Kind) {
             ..relay::Options::default()
         },
     );
-    // MediaMTX says that he may publish, and hangs up two seconds later.
+    // MediaMTX says that it may publish, and hangs up two seconds later.
     let (state, reason) = match kind {
         Kind::Nginx => (StreamState::Refused, "another publisher"),
         Kind::MediaMtx => (StreamState::Backoff, "closed the connection"),

@@ -160,6 +160,69 @@ fn a_challenge_that_comes_at_once_is_answered() {
 }
 
 #[test]
+fn media_starts_at_two_seconds_unless_start_offset_says_otherwise() {
+    let server = Server::start(Access::Everybody);
+    for (more, expected) in [("", 2000), ("start-offset=false", 0)] {
+        let mark = server.seen().mark();
+        let _line = line(&server, more);
+        let first = |seen: &Seen| matches!(seen, Seen::FirstFrame(_));
+        server.seen().wait(mark, "a frame", first).unwrap();
+        let seen = server.seen().since(mark);
+        assert!(seen.contains(&Seen::FirstFrame(expected)), "{seen:?}");
+    }
+}
+
+#[test]
+fn a_session_begins_with_the_largest_bitrate_and_gives_the_encoder_its_own_back() {
+    let server = Server::start(Access::Everybody);
+    let line = line(&server, "adaptive-bitrate=true max-bitrate=700");
+    let encoders = line.pipeline.iterate_all_by_element_factory_name("x264enc");
+    let encoder = encoders.into_iter().flatten().next().unwrap();
+    let bitrate = || encoder.property::<u32>("bitrate");
+    line.wait(State::Publishing);
+    let set = poll(DEADLINE, || (bitrate() == 700).then_some(()));
+    assert!(set.is_some(), "{}", bitrate());
+    let stats = line.sink.property::<gst::Structure>("stats");
+    assert_eq!(stats.get::<u64>("target-bitrate"), Ok(700_000));
+    line.pipeline.set_state(gst::State::Null).unwrap();
+    assert_eq!(bitrate(), 2048);
+}
+
+#[test]
+fn a_refusal_is_an_error_of_the_pipeline_with_fail_fast_alone() {
+    let server = Server::start(Access::Nobody("[ authmod=other ] : ?reason=needauth"));
+    for (more, is_error) in [("", false), ("fail-fast=true", true)] {
+        let line = line(&server, &format!("credential-mode=rtmp password=x {more}"));
+        line.wait(State::Refused);
+        let bus = line.pipeline.bus().unwrap();
+        // The refusal's own message comes ahead of the error.
+        let deadline = gst::ClockTime::from_seconds(DEADLINE.as_secs());
+        let wanted = [gst::MessageType::Error, gst::MessageType::Progress];
+        let mut error = None;
+        while let Some(message) = bus.timed_pop_filtered(deadline, &wanted) {
+            match message.view() {
+                gst::MessageView::Error(found) => error = Some(found.error()),
+                // The next try begins: nothing more is said of the last one.
+                gst::MessageView::Progress(progress)
+                    if progress.get().0 == gst::ProgressType::Start && attempt(&line) > 1 => {}
+                _ => continue,
+            }
+            break;
+        }
+        assert_eq!(error.is_some(), is_error, "{more}: {error:?}");
+        if let Some(error) = error {
+            assert!(error.matches(gst::ResourceError::NotAuthorized), "{error}");
+        }
+    }
+}
+
+/// Tries since the last accepted session.
+fn attempt(line: &Line) -> u32 {
+    let stats = line.sink.property::<gst::Structure>("stats");
+    stats.get("attempt").unwrap_or_default()
+}
+
+#[test]
 fn a_server_without_a_login_is_published_to_all_the_same() {
     let server = Server::start(Access::Everybody);
     line(&server, "credential-mode=rtmp password=x").wait(State::Publishing);

@@ -240,7 +240,7 @@ fn millis(time: Duration) -> String {
 fn requests(options: &Options, runtime: &Runtime) -> Result<()> {
     let libraries = tempfile::Builder::new().prefix("libraries-").tempdir()?;
     install(libraries.path())?;
-    println!("### Start requests");
+    println!("## Bridge: start requests");
     println!();
     println!(
         "`POST /stream/start` for {} s by so many clients, each on a connection of its own, all on \
@@ -439,7 +439,7 @@ impl Deliveries {
 }
 
 fn fleet(options: &Options, runtime: &Runtime) -> Result<()> {
-    println!("### {} robots", options.robots);
+    println!("## Bridge: {} robots", options.robots);
     println!();
     let broker = Mosquitto::start_with(unkept())?;
     let robots = "[robots]\ntopic = \"robot/{robot}/stream\"";

@@ -193,7 +193,9 @@ fn idle(options: &Options, id: u32) -> Result<Idle> {
 fn report(options: &Options, rows: &[Row]) -> Result<()> {
     let Options { seconds, rounds } = options;
     let python = rows.last().context("nothing measured")?;
-    println!("### Closed for {seconds} s, before the first session and after session {rounds}");
+    println!(
+        "## CPU and memory while idle: {seconds} s closed, before the first session and after session {rounds}"
+    );
     println!();
     println!(
         "`{TEST_PICTURE} ! mqttvalve ! queue ! {ENCODER} ! rtmpauthsink`, CPU time in ms (clock \

@@ -60,7 +60,7 @@ pub fn run(options: &Options, common: &Common) -> Result<()> {
         if kind.notice_if_absent() {
             continue;
         }
-        println!("### From the camera to the decoded picture at {kind}, ms");
+        println!("## Camera-to-screen latency at {kind}, ms");
         println!();
         println!(
             "The time at which it was taken is drawn into each picture (640x360, 25 a second) and \

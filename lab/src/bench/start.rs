@@ -93,7 +93,7 @@ pub fn run(options: &Options, common: &Common) -> Result<()> {
         if kind.notice_if_absent() {
             continue;
         }
-        println!("### From the command to what comes of it, at {kind}, ms");
+        println!("## Start and stop latency at {kind}, ms");
         println!();
         println!(
             "{} starts and stops of each: median, fastest to slowest; in brackets the median's ratio \

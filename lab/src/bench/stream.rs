@@ -72,7 +72,7 @@ pub fn run(options: &Options, common: &Common) -> Result<()> {
     let camera = common.camera()?;
     let installed = Installed::new()?;
     let testbed = Testbed::start(Kind::Nginx)?;
-    println!("### While streaming");
+    println!("## CPU and memory while streaming");
     println!();
     println!(
         "CPU time in ms for each second of video, memory in KiB, threads; children included. {} \

@@ -77,7 +77,7 @@ const GROUPS: [Group; 3] = [
 pub fn run(options: &Options) -> Result<()> {
     let installed = Installed::new()?;
     let (few, many) = (FEW, FEW + options.buffers);
-    println!("### Instructions per buffer");
+    println!("## Instructions per buffer");
     println!();
     println!(
         "callgrind, `fakesrc num-buffers=N sizetype=empty ! X ! fakesink`: the difference of N = \

@@ -117,7 +117,7 @@ fn measure(
 }
 
 fn report(count: usize, rows: &[Row; 4]) -> Result<()> {
-    println!("### {count} valves in one process, one broker");
+    println!("## {count} valves in one process");
     println!();
     println!(
         "One live camera, a tee, and behind it so many times X, a funnel, a fakesink; PSS in KiB. Per valve: \

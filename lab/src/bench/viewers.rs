@@ -91,7 +91,7 @@ pub fn run(options: &Options) -> Result<()> {
             each(seen.bytes as f64 * 8.0 / 1e6 / options.seconds as f64),
         ]);
     }
-    println!("### A viewer at MediaMTX");
+    println!("## MediaMTX: cost per viewer");
     println!();
     println!(
         "One robot publishes by RTMP, viewers read by RTSP over TCP for {} s. CPU time of the server \

@@ -42,11 +42,8 @@ pub struct Options {
 
 /// The tables, in their order.
 const TABLES: [(&str, &[Case]); 2] = [
-    ("Faults of the parts", parts::CASES),
-    (
-        "Faults of the network, for MQTT and RTMP at once",
-        network::CASES,
-    ),
+    ("Component faults", parts::CASES),
+    ("Network faults, for MQTT and RTMP at once", network::CASES),
 ];
 
 pub fn run(options: &Options) -> Result<()> {

@@ -317,7 +317,7 @@ impl System {
     }
 
     /// Waits for a picture that was taken after `since`, in the reader's milliseconds, and is as
-    /// fresh as in a good stream; the viewer begins anew by `read` where he is sent away.
+    /// fresh as in a good stream; the viewer begins anew by `read` where they are sent away.
     pub fn wait_fresh(
         &self,
         reader: &mut StampReader,
@@ -367,7 +367,7 @@ impl System {
         }
     }
 
-    /// Waits until the server's last word of the publisher is that he publishes.
+    /// Waits until the server's last word of the publisher is that it publishes.
     pub fn wait_published_now(&self, mark: Mark) -> Result<()> {
         let last = || {
             let events = self.testbed.relay.events().since(mark.events);

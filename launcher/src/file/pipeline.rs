@@ -163,7 +163,7 @@ fn explain(file: &LaunchFile, err: &glib::Error) -> Fault {
         Some(gst::ParseError::NoSuchElement) => complaint.no_such_element(),
         Some(gst::ParseError::NoSuchProperty) => complaint.no_such_property(),
         Some(gst::ParseError::CouldNotSetProperty) => complaint.could_not_set_property(),
-        _ if message.starts_with("could not parse caps") => complaint.bad_caps(),
+        Some(gst::ParseError::Link) if complaint.caps().is_some() => complaint.bad_caps(),
         Some(gst::ParseError::Link) => complaint.no_link(),
         Some(gst::ParseError::Syntax) => complaint.bad_syntax(file),
         _ => {
@@ -191,7 +191,11 @@ impl Complaint<'_> {
             .find(|word| word.text.trim_matches(['(', ')', '!']) == first)
             .or_else(|| find_reference(words, first))
             .or_else(|| words.iter().find(|word| word.text.contains(first)));
-        let text = match (message.starts_with("no element"), first) {
+        let is_element = words
+            .iter()
+            .any(|word| word.text.trim_matches(['(', ')', '!']) == first)
+            && gst::ElementFactory::find(first).is_none();
+        let text = match (is_element, first) {
             (true, "mqttvalve" | "rtmpauthsink") => format!(
                 "no element \"{first}\": install gstreamer1.0-droidrelay, or set GST_PLUGIN_PATH to the folder of libgstdroidrelay.so"
             ),
@@ -259,13 +263,18 @@ impl Complaint<'_> {
         )
     }
 
-    fn bad_caps(&self) -> Fault {
+    /// The caps in the file that are complained of, which nobody can read.
+    fn caps(&self) -> Option<&Word> {
         let is_meant =
             |word: &&Word| word.text.contains('/') && self.first.starts_with(word.text.as_str());
         let word = self.words.iter().find(is_meant);
+        word.filter(|_| self.first.parse::<gst::Caps>().is_err())
+    }
+
+    fn bad_caps(&self) -> Fault {
         let message = self.message;
         Fault::data(
-            word.map(|word| word.place),
+            self.caps().map(|word| word.place),
             format!("{message}: caps are media/type,name=value,… and stand between two !"),
         )
     }

@@ -147,7 +147,7 @@ impl StampedCamera {
             .name("camera".into())
             .spawn(move || {
                 while !ended.load(Ordering::Relaxed) {
-                    // Until somebody opens it, and again when he has gone.
+                    // Until somebody opens it, and again when they have gone.
                     play(&pipe, zero, &taken, &ended);
                 }
             })?;

@@ -31,7 +31,7 @@ pub(super) struct Ports {
 #[derive(Clone, Default)]
 pub struct Options {
     /// nginx-rtmp alone: let every publisher in at once and hand out frames as they come, also
-    /// before the first key frame. (While it asks whether a publisher may, it drops his frames.)
+    /// before the first key frame. (While it asks whether a publisher may, it drops the frames.)
     pub raw: bool,
     /// Listens on all addresses, for a network of a test's own; nginx-rtmp forgets a publisher
     /// that has been silent for five seconds.
@@ -40,7 +40,7 @@ pub struct Options {
     pub tls: Option<Identity>,
     /// The publisher's, in place of a random one.
     pub password: Option<String>,
-    /// MediaMTX alone: a publisher keeps the path until he goes, as with nginx-rtmp.
+    /// MediaMTX alone: a publisher keeps the path until it goes, as with nginx-rtmp.
     pub exclusive: bool,
 }
 

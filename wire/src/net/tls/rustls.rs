@@ -108,7 +108,9 @@ fn unaccepted(fault: &CertificateError) -> String {
             "; reach the server by a name in it, or give it one with this name"
         }
         // As tools make them that sign a key with itself.
-        CertificateError::Other(error) if error.to_string().contains("CaUsedAsEndEntity") => {
+        CertificateError::Other(error)
+            if error.0.downcast_ref() == Some(&webpki::Error::CaUsedAsEndEntity) =>
+        {
             "; it is a CA's: set ca-file to this very certificate"
         }
         _ => "",
