@@ -73,6 +73,8 @@ stage_tests() {
         echo "== NOTE: no MediaMTX here (neither \$MEDIAMTX nor in PATH): the tests against it do not run" >&2
     fi
     echo "== tests"
+    # They wait more than they compute: for servers, leases and time-outs.
+    export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
     local status tests_passed tests_failed
     cargo test --workspace --locked --no-fail-fast 2>&1 | tee "$log"
     status=${PIPESTATUS[0]}
