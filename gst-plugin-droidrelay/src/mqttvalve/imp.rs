@@ -441,7 +441,6 @@ impl MqttValve {
                 config,
                 topics.clone(),
                 settings.device(&obj.name()),
-                settings.resume,
                 move || announcing.wake(),
                 self.on_event(topics.command),
             ))

@@ -138,6 +138,7 @@ pub async fn broker(file: &LaunchFile, valve: &gst::Element, report: &mut Report
         tls,
         keep_alive: Duration::from_secs(10),
         session_expiry: Duration::ZERO,
+        resumes: false,
         receive_maximum: RECEIVE_MAXIMUM,
         will: None,
         subscriptions: vec![topic.clone()],
