@@ -109,7 +109,7 @@ fn run(options: Run, log: &Log) -> Result<u8, Failure> {
     let listener = options.metrics.map(|at| listen(at, log)).transpose()?;
     let clients = clients(options.poll)?;
     let elements = Elements::of(&loaded.1);
-    if elements.valves().is_empty() && (!options.trigger.is_empty() || clients.is_some()) {
+    if elements.valves.is_empty() && (!options.trigger.is_empty() || clients.is_some()) {
         log.warning("there is no mqttvalve in the line: --trigger and --poll open nothing");
     }
     if elements.has_broker() && clients.is_some() {

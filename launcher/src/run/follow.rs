@@ -22,7 +22,7 @@ pub struct BridgeLink {
     log: Log,
     logged: Repeats,
     follower: Follower,
-    counters: PollCounters,
+    pub counters: PollCounters,
     /// The robot's state on its way to the bridge.
     states: watch::Sender<Option<String>>,
 }
@@ -41,10 +41,6 @@ impl BridgeLink {
     /// The robot's state, the newest one, for the bridge.
     pub fn states(&self) -> watch::Receiver<Option<String>> {
         self.states.subscribe()
-    }
-
-    pub fn counters(&self) -> &PollCounters {
-        &self.counters
     }
 
     pub fn report(&self, mut state: RobotState) {
