@@ -23,4 +23,4 @@ if [ -z "${RMQTTD:-}" ]; then
 fi
 export RMQTTD
 cargo build --locked -q -p gst-plugin-droidrelay -p droidrelay-bridge
-exec cargo test --locked -q -p droidrelay-tests --test scaling cluster -- --nocapture
+exec cargo test --locked -q -p droidrelay-tests --test end-to-end scaling::cluster -- --nocapture

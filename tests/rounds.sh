@@ -11,4 +11,4 @@ rust_is_new_enough
 cd "$root"
 cargo build --locked -q -p gst-plugin-droidrelay -p droidrelay-bridge
 export DROIDRELAY_ROUNDS=${1:-1000}
-exec cargo test --locked -q -p droidrelay-tests --test rounds -- --nocapture
+exec cargo test --locked -q -p droidrelay-tests --test end-to-end rounds:: -- --nocapture

@@ -2,14 +2,12 @@
 
 //! The bridge as its users meet it: the program, a real Mosquitto, a robot on it.
 
-mod common;
-
 use std::{
     thread,
     time::{Duration, Instant},
 };
 
-use common::{
+use crate::common::{
     BROKER_PASSWORD, Bridge, Folder, HUMAN_PASSWORD, Heard, Mosquitto, Robot, TOKEN,
     VIEWER_PASSWORD, basic, program,
 };

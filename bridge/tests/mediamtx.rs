@@ -2,8 +2,6 @@
 
 //! What MediaMTX asks and tells: by its words, and by the real one where it is installed.
 
-mod common;
-
 use std::{
     env, fs,
     io::{self, Write},
@@ -14,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{
+use crate::common::{
     Bridge, DEADLINE, Folder, Heard, Mosquitto, ROBOT_PASSWORD, Robot, SERVER_PASSWORD, TOKEN,
     VIEWER_PASSWORD, hash,
 };
@@ -39,7 +37,7 @@ fn bridge(broker: &Mosquitto, settings: &str) -> Bridge {
 
 /// Asks as MediaMTX does.
 fn ask(bridge: &Bridge, question: Value) -> u16 {
-    let caller = common::basic("mediamtx", SERVER_PASSWORD);
+    let caller = crate::common::basic("mediamtx", SERVER_PASSWORD);
     let mut whole = json!({
         "ip": "192.0.2.9", "user": "", "password": "", "token": "", "action": "read",
         "path": "robots/r1", "protocol": "rtsp", "id": null, "query": "", "userAgent": "t",
@@ -52,7 +50,7 @@ fn ask(bridge: &Bridge, question: Value) -> u16 {
 }
 
 fn tell(bridge: &Bridge, event: &str, at: f64) {
-    let caller = common::basic("mediamtx", SERVER_PASSWORD);
+    let caller = crate::common::basic("mediamtx", SERVER_PASSWORD);
     let body = json!({ "event": event, "path": "robots/r1", "at": at, "clock": "boot" });
     let (status, _, json) =
         bridge.send_body("POST", "/mediamtx/demand", &caller, &body.to_string());
@@ -124,7 +122,7 @@ fn viewers_robots_and_operators_are_let_in_each_where_they_belong() {
     let (status, _, _) = bridge.send_body(
         "POST",
         "/mediamtx/auth",
-        &common::basic("viewer", VIEWER_PASSWORD),
+        &crate::common::basic("viewer", VIEWER_PASSWORD),
         "{\"action\":\"read\"}",
     );
     assert_eq!(status, 403, "who is not the media server may not ask");
@@ -185,12 +183,12 @@ fn a_shared_link_lets_anybody_look_at_one_robot_at_every_bridge_until_it_is_revo
     for (path, authorization, expected) in [
         (
             "/robots/r1/share",
-            &common::basic("viewer", VIEWER_PASSWORD),
+            &crate::common::basic("viewer", VIEWER_PASSWORD),
             403,
         ),
         (
             "/robots/r1/share?for=60",
-            &common::basic("viewer", VIEWER_PASSWORD),
+            &crate::common::basic("viewer", VIEWER_PASSWORD),
             200,
         ),
         ("/robots/r1/share?for=0", &admin, 400),
@@ -239,7 +237,7 @@ fn a_hook_that_cannot_tell_says_why_and_shows_no_secret() {
     let folder = Folder::new();
     let password = folder.write("pass", SERVER_PASSWORD);
     let hook = |bridge: &str, path: &str| {
-        common::program()
+        crate::common::program()
             .args(["hook", "demand", "--bridge", bridge, "--password-file"])
             .arg(&password)
             .env("MTX_PATH", path)

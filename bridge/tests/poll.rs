@@ -2,14 +2,12 @@
 
 //! Robots without MQTT, as the program serves them beside a real Mosquitto.
 
-mod common;
-
 use std::{
     thread,
     time::{Duration, Instant},
 };
 
-use common::{Bridge, Mosquitto, Robot};
+use crate::common::{Bridge, Mosquitto, Robot};
 use serde_json::{Value, json};
 
 fn version(answer: &Value) -> u64 {
@@ -19,7 +17,7 @@ fn version(answer: &Value) -> u64 {
 /// Polls as a robot does until `wanted`: each time with the version that it knows.
 fn poll_until(bridge: &Bridge, known: &Value, wanted: impl Fn(&Value) -> bool) -> Value {
     let mut answer = known.clone();
-    let deadline = Instant::now() + common::DEADLINE;
+    let deadline = Instant::now() + crate::common::DEADLINE;
     while !wanted(&answer) {
         let since = version(&answer);
         let (status, json) = bridge.poll(&format!("?since={since}&wait=20"));
@@ -104,7 +102,7 @@ fn bridges_side_by_side_agree_and_a_new_one_knows_what_is_wanted() {
         let ids: Vec<_> = leases.iter().map(|lease| lease["id"].clone()).collect();
         (ids, json["keyframe"].clone(), version(json))
     };
-    let deadline = Instant::now() + common::DEADLINE;
+    let deadline = Instant::now() + crate::common::DEADLINE;
     let agreed = loop {
         let (at_one, at_two) = (wanted(&one.poll("").1), wanted(&two.poll("").1));
         if at_one == at_two && at_one.0 == [json!(null), json!("a")] && at_one.1 == 1 {
@@ -130,8 +128,8 @@ fn only_the_robot_itself_may_speak_as_the_robot_and_only_so() {
     let broker = Mosquitto::start();
     let bridge = Bridge::start(broker.port);
     bridge.wait_ready();
-    let robot = format!("Bearer {}", common::ROBOT_TOKEN);
-    let viewer = common::basic("viewer", common::VIEWER_PASSWORD);
+    let robot = format!("Bearer {}", crate::common::ROBOT_TOKEN);
+    let viewer = crate::common::basic("viewer", crate::common::VIEWER_PASSWORD);
     for (method, path, authorization, body, expected) in [
         ("GET", "/robots/r1/stream", &viewer, "", 200),
         ("PUT", "/robots/r1/stream/state", &viewer, "{}", 403),
@@ -165,7 +163,7 @@ fn only_the_robot_itself_may_speak_as_the_robot_and_only_so() {
     }
     let (_, list) = bridge.get("/robots");
     assert_eq!(list["robots"], json!([]), "nobody has polled: {list}");
-    assert!(!bridge.all_output().contains(common::ROBOT_TOKEN));
+    assert!(!bridge.all_output().contains(crate::common::ROBOT_TOKEN));
 }
 
 #[test]

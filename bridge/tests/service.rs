@@ -2,8 +2,6 @@
 
 //! The bridge as a service: events, metrics, TLS, reloading, an orderly end.
 
-mod common;
-
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
@@ -11,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{
+use crate::common::{
     Bridge, DEADLINE, Folder, Mosquitto, ROBOT_TOKEN, Robot, TOKEN, VIEWER_PASSWORD, basic, hash,
 };
 use droidrelay_testkit::certs::{Authority, Validity};

@@ -2,8 +2,6 @@
 
 //! Webhooks, as a receiver gets them.
 
-mod common;
-
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
@@ -12,8 +10,8 @@ use std::{
     time::Instant,
 };
 
+use crate::common::{Bridge, DEADLINE, Folder, Mosquitto, Robot};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use common::{Bridge, DEADLINE, Folder, Mosquitto, Robot};
 use ring::hmac;
 use serde_json::Value;
 

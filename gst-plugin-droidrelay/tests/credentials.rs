@@ -2,11 +2,9 @@
 
 //! Whatever the publisher's credentials are, the server gets them as they were set.
 
-mod common;
-
 use std::collections::BTreeSet;
 
-use common::{end, launch, no_error, start};
+use crate::common::{end, launch, no_error, start};
 use droidrelay_testkit::{
     secrets::{random_word, write_private},
     servers::relay::{Event, Kind, Options, Relay},

@@ -2,9 +2,7 @@
 
 //! `discovery-prefix` changed in PLAYING, with a real Mosquitto.
 
-mod common;
-
-use common::{end, launch, no_error, start};
+use crate::common::{end, launch, no_error, start};
 use droidrelay_testkit::{
     clients::observer::{Observer, Seen},
     servers::mosquitto::Mosquitto,
@@ -87,7 +85,7 @@ fn a_prefix_that_cannot_be_one_is_a_warning_while_playing_and_the_session_goes_o
     valve.set_property("discovery-prefix", "home/#");
     wait(&observer, mark, false);
     let message = pipeline.bus().unwrap().timed_pop_filtered(
-        gst::ClockTime::from_seconds(common::DEADLINE.as_secs()),
+        gst::ClockTime::from_seconds(crate::common::DEADLINE.as_secs()),
         &[gst::MessageType::Warning],
     );
     let message = message.expect("a warning");

@@ -2,8 +2,6 @@
 
 //! Both elements in real pipelines, without any server.
 
-mod common;
-
 use std::{
     os::unix::ffi::OsStrExt,
     sync::{
@@ -15,7 +13,7 @@ use std::{
 
 use gst::prelude::*;
 
-use common::{DEADLINE, count, end, launch, no_error, start, until};
+use crate::common::{DEADLINE, count, end, launch, no_error, start, until};
 
 #[test]
 fn a_cold_source_is_touched_only_while_the_valve_is_open() {

@@ -2,11 +2,9 @@
 
 //! Key frames on demand, with the encoders that robots have.
 
-mod common;
-
 use gst::{glib, prelude::*, subclass::prelude::*};
 
-use common::{DEADLINE, count, end, is_key, launch, no_error, start, until};
+use crate::common::{DEADLINE, count, end, is_key, launch, no_error, start, until};
 
 #[test]
 fn each_request_makes_a_key_frame_not_only_the_first() {

@@ -2,8 +2,6 @@
 
 //! What a closed valve keeps running, keeps, and holds back.
 
-mod common;
-
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
@@ -11,7 +9,7 @@ use std::sync::{
 
 use gst::prelude::*;
 
-use common::{DEADLINE, count, end, is_key, launch, no_error, start, until};
+use crate::common::{DEADLINE, count, end, is_key, launch, no_error, start, until};
 
 /// Encoded live video with a key frame every ten frames (1/3 s) into a hot valve.
 const HOT: &str = "videotestsrc is-live=true ! video/x-raw,width=64,height=64,framerate=30/1 \

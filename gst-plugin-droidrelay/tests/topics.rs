@@ -2,9 +2,7 @@
 
 //! `state-topic` and `availability-topic`, with a real Mosquitto.
 
-mod common;
-
-use common::{end, launch, start};
+use crate::common::{end, launch, start};
 use droidrelay_testkit::{
     clients::observer::{Observer, Seen},
     servers::mosquitto::Mosquitto,

@@ -2,8 +2,6 @@
 
 //! `droidrelay doctor` against a real broker and a real server, well and ill.
 
-mod common;
-
 use droidrelay_testkit::{
     certs::{Authority, Validity},
     servers::{
@@ -13,7 +11,7 @@ use droidrelay_testkit::{
     testbed::{ENCODER, Testbed},
 };
 
-use common::{Folder, droidrelay_with_plugins};
+use crate::common::{Folder, droidrelay_with_plugins};
 
 /// Exit code and lines of a look at `line`.
 fn doctor(line: &str, options: &[&str]) -> (i32, Vec<String>) {

@@ -2,8 +2,6 @@
 
 //! The launcher as a process, with real pipelines.
 
-mod common;
-
 use std::{
     fs,
     time::{Duration, Instant},
@@ -11,7 +9,7 @@ use std::{
 
 use rustix::process::Signal;
 
-use common::{Folder, Running, Systemd, droidrelay, said};
+use crate::common::{Folder, Running, Systemd, droidrelay, said};
 
 fn check(text: &str) -> (Option<i32>, String) {
     let folder = Folder::new();

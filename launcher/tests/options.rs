@@ -2,8 +2,6 @@
 
 //! Triggers, metrics, the log's formats, and the manual.
 
-mod common;
-
 use std::{
     fs::File,
     io::{Read, Write},
@@ -16,7 +14,7 @@ use std::{
 use droidrelay_testkit::net::http;
 use rustix::process::Signal;
 
-use common::{Folder, PATIENCE, Running, droidrelay, droidrelay_with_plugins, said};
+use crate::common::{Folder, PATIENCE, Running, droidrelay, droidrelay_with_plugins, said};
 
 fn stop(mut running: Running) {
     running.signal(Signal::TERM);

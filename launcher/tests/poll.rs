@@ -2,8 +2,6 @@
 
 //! `--poll` against a bridge that answers as it is told.
 
-mod common;
-
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
@@ -23,7 +21,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::{Value, json};
 use tokio_rustls::TlsAcceptor;
 
-use common::{Folder, PATIENCE, Running, droidrelay_with_plugins, said};
+use crate::common::{Folder, PATIENCE, Running, droidrelay_with_plugins, said};
 
 /// One request as it came.
 #[derive(Debug, Clone)]

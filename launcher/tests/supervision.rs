@@ -3,8 +3,6 @@
 //! Every fault that the launcher knows an answer to, by a camera that fails as it is told, with a
 //! real broker and a real server: docs/3-concepts/supervision.md is the table of these tests.
 
-mod common;
-
 use std::{
     fs,
     io::Write,
@@ -25,7 +23,7 @@ use droidrelay_wire::{
 };
 use rustix::process::Signal;
 
-use common::{Folder, Running, Systemd, droidrelay_with_plugins};
+use crate::common::{Folder, Running, Systemd, droidrelay_with_plugins};
 
 /// Measured on the way, for the table in the documentation: `cargo test … -- --nocapture`.
 fn measured(fault: &str, since: Instant) {

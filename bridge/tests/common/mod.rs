@@ -2,9 +2,6 @@
 
 //! A real Mosquitto, a scripted robot, the bridge as a process, and HTTP by hand.
 
-// Each test program uses a part of it.
-#![allow(dead_code)]
-
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
@@ -552,10 +549,6 @@ impl Bridge {
             assert!(Instant::now() < deadline, "{name} is not {value}: {text}");
             thread::sleep(Duration::from_millis(5));
         }
-    }
-
-    pub fn id(&self) -> u32 {
-        self.child.id()
     }
 
     /// Log and answers so far.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
 //! What the tests with real pipelines share.
-#![allow(dead_code, reason = "each test program uses its part")]
+#![allow(dead_code, reason = "provider and secrets use parts of it")]
 
 use std::{
     sync::{

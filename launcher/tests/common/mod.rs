@@ -2,9 +2,6 @@
 
 //! The launcher as a process, as its tests see it.
 
-// Each test program uses a part of it.
-#![allow(dead_code)]
-
 use std::{
     fs,
     io::{BufRead, BufReader},

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The elements in pipelines: one program, so that it is linked once.
+
+mod applications;
+mod common;
+mod credentials;
+mod discovery;
+mod elements;
+mod keyframes;
+mod never_deaf;
+mod standby;
+mod topics;

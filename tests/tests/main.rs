@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The end-to-end tests: one program, so that they are linked once and wait side by side.
+
+mod architecture;
+mod commands;
+mod discovery;
+mod fixtures;
+mod kit;
+mod looking;
+mod map;
+mod media;
+mod never_deaf;
+mod page;
+mod pipelines;
+mod poll;
+mod round_trips;
+mod rounds;
+mod rtmps;
+mod scaling;
+mod server_faults;
+mod session;
+mod tls;
+mod valves;
+mod weak_uplink;
