@@ -163,7 +163,7 @@ fn listen(address: SocketAddr, log: &Log) -> Result<TcpListener, Failure> {
     listener.set_nonblocking(true).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     log.info(&format!("metrics at http://{address}/metrics"));
-    if metrics::is_public(address.ip()) {
+    if !address.ip().is_loopback() {
         log.warning("the metrics can be read by everybody who reaches this address");
     }
     Ok(listener)

@@ -21,7 +21,7 @@ pub fn examine(source: Option<Source>, publish: bool, log: &Log) -> u8 {
     let started =
         source::init().map_err(|failure| failed(failure.code, "GStreamer", failure.text, ""));
     if report.check(started).is_none() {
-        return report.code();
+        return report.code;
     }
     report.check(machine::plugin(&report));
     report.check(machine::clock(&report));
@@ -41,5 +41,5 @@ pub fn examine(source: Option<Source>, publish: bool, log: &Log) -> u8 {
         }
         None => machine::cameras(&mut report),
     }
-    report.code()
+    report.code
 }

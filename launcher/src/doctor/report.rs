@@ -11,8 +11,8 @@ use crate::{failure::Failure, log::Log};
 /// Prints what is seen as it is seen.
 pub struct Report<'a> {
     log: &'a Log,
-    /// Of the first failure.
-    code: u8,
+    /// Exit code of the first failure.
+    pub code: u8,
 }
 
 impl<'a> Report<'a> {
@@ -21,11 +21,6 @@ impl<'a> Report<'a> {
             log,
             code: exit::OK,
         }
-    }
-
-    /// Exit code of the first failure.
-    pub fn code(&self) -> u8 {
-        self.code
     }
 
     pub fn ok(&self, what: impl Display, saw: impl Display) {

@@ -177,7 +177,8 @@ impl LaunchFile {
     fn name_elements(&mut self) {
         let properties = self.words.iter().filter_map(Word::property);
         let taken: Vec<String> = properties
-            .filter_map(|(key, name)| (key == "name").then(|| name.to_owned()))
+            .filter(|(key, _)| *key == "name")
+            .map(|(_, name)| name.to_owned())
             .collect();
         for factory in NAMED {
             let mut free = (0..)
@@ -256,10 +257,8 @@ impl Reader<'_, '_> {
     /// A backslash that ends its line, or the file.
     fn at_continuation(&self) -> bool {
         self.rest.strip_prefix('\\').is_some_and(|behind| {
-            behind
-                .split('\n')
-                .next()
-                .is_none_or(|line| line.trim().is_empty())
+            let mut lines = behind.split('\n');
+            lines.next().is_none_or(|line| line.trim().is_empty())
         })
     }
 

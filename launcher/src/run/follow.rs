@@ -18,6 +18,7 @@ use crate::{
 };
 
 /// A bridge that is polled: what it said, and what it is told.
+#[derive(Default)]
 pub struct BridgeLink {
     log: Log,
     logged: Repeats,
@@ -31,10 +32,7 @@ impl BridgeLink {
     pub fn new(log: Log) -> Self {
         BridgeLink {
             log,
-            logged: Repeats::default(),
-            follower: Follower::default(),
-            counters: PollCounters::default(),
-            states: watch::Sender::new(None),
+            ..BridgeLink::default()
         }
     }
 

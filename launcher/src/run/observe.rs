@@ -141,7 +141,7 @@ impl Observer {
 
     /// The pipeline does not play: media is due nowhere.
     pub fn pause(&mut self) {
-        self.health.forget();
+        self.health = Health::default();
     }
 
     /// Whether frames have left within `limit` wherever they should, for systemd's watchdog.
