@@ -12,7 +12,8 @@ use std::{
 
 use droidrelay_wire::boot;
 use rustix::time::{ClockId, clock_gettime};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::json;
 
 use super::elements::{Elements, ValveLease};
 
@@ -27,7 +28,7 @@ pub struct Keeper {
     kept: Vec<ValveLease>,
 }
 
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Default, Deserialize)]
 struct File {
     /// Id of the boot that the ends of leases count from.
     boot: String,
@@ -96,11 +97,7 @@ fn is_same(held: &[ValveLease], kept: &[ValveLease]) -> bool {
 }
 
 fn write(held: &[ValveLease], boot: &str) -> String {
-    let file = File {
-        boot: boot.to_owned(),
-        leases: held.to_vec(),
-    };
-    serde_json::to_string(&file).unwrap_or_default()
+    json!({"boot": boot, "leases": held}).to_string()
 }
 
 /// What is of another boot, or not written by [`write`], is nothing.

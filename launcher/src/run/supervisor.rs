@@ -171,12 +171,11 @@ impl Supervisor {
         self.start();
         let context = glib::MainContext::default();
         let end = loop {
-            context.iteration(true);
-            let mut end = None;
-            while let (None, Ok(event)) = (&end, self.events.try_recv()) {
-                end = self.handle(event);
-            }
-            if let Some(end) = end {
+            let Ok(event) = self.events.try_recv() else {
+                context.iteration(true);
+                continue;
+            };
+            if let Some(end) = self.handle(event) {
                 break end;
             }
         };

@@ -2,8 +2,8 @@
 
 //! Enums whose variants are words on the wire.
 
-/// Defines an enum of words; a field that is missing in a state is the default one. A word of a newer version is kept in `Other`, so that it is handed
-/// on as it came.
+/// Defines an enum of words; the default one is that of a state which lacks it. A word of a newer
+/// version is kept in `Other`, so that it is handed on as it came.
 macro_rules! words {
     ($(#[$meta:meta])* pub enum $name:ident default $default:literal { $($(#[$doc:meta])* $variant:ident = $word:literal,)+ }) => {
         $(#[$meta])*
