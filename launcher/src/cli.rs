@@ -7,7 +7,13 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
-use crate::{help, log::Format, remote::metrics, run::trigger::Trigger};
+use crate::{
+    file::source::{Settings, Source},
+    help,
+    log::Format,
+    remote::metrics,
+    run::trigger::Trigger,
+};
 
 /// Runs a GStreamer pipeline line as a supervised service.
 ///
@@ -46,10 +52,7 @@ pub enum Action {
     /// one, leases kept.
     Run(Box<Run>),
     /// Say whether a launch file is right: variables, elements, properties, links
-    Check {
-        #[command(flatten)]
-        line: Line,
-    },
+    Check(Source),
     /// Look for what is missing, and say what to do about it
     ///
     /// Plugin, encoders, cameras and clock of this machine; with a launch file also its elements,
@@ -65,25 +68,9 @@ pub enum Action {
 }
 
 #[derive(Args)]
-pub struct Line {
-    /// The launch file
-    #[arg(value_hint = ValueHint::FilePath)]
-    pub file: PathBuf,
-    #[command(flatten)]
-    pub settings: Settings,
-}
-
-#[derive(Args)]
-pub struct Settings {
-    /// Value of a variable in the file; not for secrets
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub settings: Vec<String>,
-}
-
-#[derive(Args)]
 pub struct Run {
     #[command(flatten)]
-    pub line: Line,
+    pub source: Source,
     /// What to do when the pipeline has played to its end
     #[arg(long, value_enum, default_value = "exit", value_name = "ACTION")]
     pub on_eos: OnEos,

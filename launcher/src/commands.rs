@@ -20,7 +20,7 @@ use droidrelay_wire::{
 };
 
 use crate::{
-    cli::{Action, Cli, Line, OnEos, Poll, Run},
+    cli::{Action, Cli, OnEos, Poll, Run},
     doctor,
     failure::Failure,
     file::{pipeline, source::Source},
@@ -59,11 +59,11 @@ pub fn main() -> u8 {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         log.bridge();
         match cli.action {
-            Action::Check { line } => check(line, &log),
+            Action::Check(source) => check(source, &log),
             Action::Run(options) => run(*options, &log),
             Action::Doctor(options) => {
-                let settings = options.settings.settings;
-                let source = options.file.map(|path| Source { path, settings });
+                let settings = options.settings;
+                let source = options.file.map(|file| Source { file, settings });
                 Ok(doctor::examine(source, options.publish, &log))
             }
             Action::Completions { shell } => completions(shell),
@@ -80,26 +80,18 @@ pub fn main() -> u8 {
     }
 }
 
-fn source(line: Line) -> Source {
-    Source {
-        path: line.file,
-        settings: line.settings.settings,
-    }
-}
-
-fn check(line: Line, log: &Log) -> Result<u8, Failure> {
-    let source = source(line);
+fn check(source: Source, log: &Log) -> Result<u8, Failure> {
     let (_, pipeline) = source.load(log)?;
     println!(
         "{}: ok, {} elements",
-        source.path.display(),
+        source.file.display(),
         pipeline::elements(&pipeline)
     );
     Ok(exit::OK)
 }
 
 fn run(options: Run, log: &Log) -> Result<u8, Failure> {
-    let source = source(options.line);
+    let source = options.source;
     let loaded = source.load(log)?;
     let policy = Policy {
         restart_on_eos: options.on_eos == OnEos::Restart,

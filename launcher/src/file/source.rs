@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::{Args, ValueHint};
 use droidrelay_wire::exit;
 
 use super::{
@@ -19,20 +20,29 @@ fn failure(path: &Path, fault: Fault) -> Failure {
     Failure::new(fault.code, text)
 }
 
-/// Where the line comes from; it can be read again.
-#[derive(Debug, Clone)]
+// Where the line comes from; it can be read again. (What clap documents is for its users.)
+#[derive(Debug, Clone, Args)]
 pub struct Source {
-    pub path: PathBuf,
-    /// As given with `--set`.
-    pub settings: Vec<String>,
+    /// The launch file
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct Settings {
+    /// Value of a variable in the file; not for secrets
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
 }
 
 impl Source {
     /// Reads the file; its secrets are hidden in `log` from now on.
     pub fn read(&self, log: &Log) -> Result<LaunchFile, Failure> {
-        let path = &self.path;
+        let path = &self.file;
         let mut variables =
-            Variables::new(&self.settings).map_err(|text| Failure::new(exit::USAGE, text))?;
+            Variables::new(&self.settings.set).map_err(|text| Failure::new(exit::USAGE, text))?;
         let bytes = std::fs::read(path).map_err(|err| {
             let text = format!("cannot read {}: {err}; name a launch file", path.display());
             Failure::new(exit::NO_INPUT, text)
@@ -66,7 +76,7 @@ impl Source {
 
     /// Builds the pipeline of the file, which has been read.
     pub fn build(&self, file: &LaunchFile) -> Result<gst::Pipeline, Failure> {
-        pipeline::build(file).map_err(|fault| failure(&self.path, fault))
+        pipeline::build(file).map_err(|fault| failure(&self.file, fault))
     }
 }
 
