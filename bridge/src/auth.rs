@@ -19,11 +19,11 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use droidrelay_wire::Secret;
 use parking_lot::{Mutex, RwLock};
 use ring::{digest, hmac, rand::SystemRandom};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error};
 use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 
-use crate::failure::Failure;
+use crate::{clock::seconds, failure::Failure};
 
 /// What a user may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -430,23 +430,40 @@ impl Credentials {
 }
 
 /// How many failed tries from one address are borne.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct FailureLimit {
     /// Tries that may fail at once.
+    #[serde(deserialize_with = "burst")]
     pub burst: u32,
     /// The time in which that many are forgotten.
+    #[serde(deserialize_with = "seconds::<_, 1, 86_400>")]
     pub window: Duration,
+}
+
+impl Default for FailureLimit {
+    fn default() -> Self {
+        FailureLimit {
+            burst: 10,
+            window: Duration::from_secs(60),
+        }
+    }
+}
+
+fn burst<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    match u32::deserialize(deserializer)? {
+        0 => Err(D::Error::custom(
+            "burst is 0: nobody could ever come in; give at least 1",
+        )),
+        burst => Ok(burst),
+    }
 }
 
 /// Failed tries by address, a leaky bucket each; `now` is an argument.
 struct Failures {
     limit: FailureLimit,
-    by_peer: HashMap<IpAddr, Bucket>,
-}
-
-struct Bucket {
-    level: f64,
-    at: Instant,
+    /// When all tries of an address will be forgotten: each one takes its share of the window.
+    forgotten_at: HashMap<IpAddr, Instant>,
 }
 
 /// Addresses that are remembered; beyond it, some attacker's is forgotten.
@@ -456,56 +473,46 @@ impl Failures {
     fn new(limit: FailureLimit) -> Self {
         Failures {
             limit,
-            by_peer: HashMap::new(),
+            forgotten_at: HashMap::new(),
         }
     }
 
     /// How long `peer` has to wait before it may try again.
     fn locked_for(&self, peer: IpAddr, now: Instant) -> Option<Duration> {
-        let bucket = self.by_peer.get(&network(peer))?;
-        let over = self.level(bucket, now) + 1.0 - f64::from(self.limit.burst);
-        // Rounding must not leave a wait of nothing.
-        (over > 1e-6).then(|| Duration::from_secs_f64(over / self.rate()))
+        let at = self.forgotten_at.get(&network(peer))?;
+        let after_another = at.saturating_duration_since(now) + self.share();
+        let wait = after_another.saturating_sub(self.limit.window);
+        (!wait.is_zero()).then_some(wait)
     }
 
     fn charge(&mut self, peer: IpAddr, now: Instant) {
-        if self.by_peer.len() >= MAX_PEERS {
+        if self.forgotten_at.len() >= MAX_PEERS {
             self.forget(now);
         }
-        let peer = network(peer);
-        let level = self
-            .by_peer
-            .get(&peer)
-            .map_or(0.0, |bucket| self.level(bucket, now));
-        let level = level + 1.0;
-        self.by_peer.insert(peer, Bucket { level, at: now });
+        let share = self.share();
+        let at = self.forgotten_at.entry(network(peer)).or_insert(now);
+        *at = now.max(*at) + share;
     }
 
     fn refund(&mut self, peer: IpAddr) {
-        if let Some(bucket) = self.by_peer.get_mut(&network(peer)) {
-            bucket.level = (bucket.level - 1.0).max(0.0);
+        let share = self.share();
+        if let Some(at) = self.forgotten_at.get_mut(&network(peer)) {
+            *at = at.checked_sub(share).unwrap_or(*at);
         }
     }
 
     fn forget(&mut self, now: Instant) {
-        let mut by_peer = std::mem::take(&mut self.by_peer);
-        by_peer.retain(|_, bucket| self.level(bucket, now) > 0.0);
-        if by_peer.len() >= MAX_PEERS
-            && let Some(peer) = by_peer.keys().next().copied()
+        self.forgotten_at.retain(|_, at| *at > now);
+        if self.forgotten_at.len() >= MAX_PEERS
+            && let Some(peer) = self.forgotten_at.keys().next().copied()
         {
-            by_peer.remove(&peer);
+            self.forgotten_at.remove(&peer);
         }
-        self.by_peer = by_peer;
     }
 
-    fn level(&self, bucket: &Bucket, now: Instant) -> f64 {
-        let leaked = now.saturating_duration_since(bucket.at).as_secs_f64() * self.rate();
-        (bucket.level - leaked).max(0.0)
-    }
-
-    /// Tries forgotten per second.
-    fn rate(&self) -> f64 {
-        f64::from(self.limit.burst) / self.limit.window.as_secs_f64()
+    /// The time in which one try is forgotten.
+    fn share(&self) -> Duration {
+        self.limit.window / self.limit.burst
     }
 }
 
@@ -693,7 +700,7 @@ mod tests {
         for peer in 0..(MAX_PEERS as u32 + 50) {
             failures.charge(IpAddr::from(peer.to_be_bytes()), now);
         }
-        assert_eq!(failures.by_peer.len(), MAX_PEERS);
+        assert_eq!(failures.forgotten_at.len(), MAX_PEERS);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use droidrelay_wire::{
     mqtt::session::{Properties, Session},
     words::topics::availability_topic,
 };
+use ipnet::IpNet;
 use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
@@ -24,7 +25,6 @@ use crate::{
     failure::Failure,
     fleet::{BrokerLink, Fleet},
     metrics::Metrics,
-    network::Network,
     presence::ON_BEHALF,
     robots::{Robot, shares_topic},
     share::{Revoked, Shares},
@@ -40,9 +40,9 @@ pub struct Bridge {
     pub metrics: Arc<Metrics>,
     pub views: ViewerSessions,
     pub demands: Demands,
-    pub mediamtx: Option<demand::Settings>,
+    pub mediamtx: demand::Settings,
     /// Whose word on who asks is believed.
-    pub proxies: Vec<Network>,
+    pub proxies: Vec<IpNet>,
     /// How long a `start` stays good on its way to the robot.
     pub start_expiry: Duration,
     ack_timeout: Duration,
@@ -206,12 +206,5 @@ impl Bridge {
     /// How long the broker is waited for.
     pub fn broker_deadline(&self) -> Instant {
         Instant::now() + self.ack_timeout
-    }
-
-    /// How long a demand that the media server's hooks tell holds.
-    pub fn demand_lease(&self) -> Duration {
-        self.mediamtx
-            .as_ref()
-            .map_or(demand::LEASE, |settings| settings.lease)
     }
 }

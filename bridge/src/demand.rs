@@ -12,7 +12,6 @@ use tokio::time::Instant;
 pub const LEASE: Duration = Duration::from_secs(20);
 
 /// What the configuration says of MediaMTX.
-#[derive(Clone)]
 pub struct Settings {
     /// A viewer who is let in starts the robot.
     pub read_starts: bool,

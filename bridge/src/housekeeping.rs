@@ -118,11 +118,11 @@ async fn write_notes(bridge: &Bridge) {
     }
 }
 
-/// Starts the robot for `lease`, on behalf of `by`.
-pub async fn demand(bridge: &Bridge, robot: &Robot, by: &str, lease: Duration) {
+/// Starts the robot for as long as a demand holds, on behalf of `by`.
+pub async fn demand(bridge: &Bridge, robot: &Robot, by: &str) {
     let start = Command::Start {
         id: Some(by.to_owned()),
-        lease: Some(lease),
+        lease: Some(bridge.mediamtx.lease),
     };
     let started = bridge.command(robot, &start).await;
     tell(started, robot, "a viewer waits, not started");
@@ -135,20 +135,21 @@ pub async fn keyframe(bridge: &Bridge, robot: &Robot) {
 }
 
 /// Renews the demand while MediaMTX has readers of this robot, and ends with the last of them.
-pub async fn follow(bridge: &Bridge, robot: &Robot, by: &str, settings: &Settings) {
+pub async fn follow(bridge: &Bridge, robot: &Robot, by: &str) {
+    let Settings { lease, api, .. } = &bridge.mediamtx;
     let mut closing = bridge.closing();
-    while bridge.demands.is_seen(&robot.name, by, settings.lease) {
+    while bridge.demands.is_seen(&robot.name, by, *lease) {
         select! {
-            () = sleep(settings.lease / 3) => {}
+            () = sleep(*lease / 3) => {}
             _ = closing.wait_for(|closing| *closing) => return,
         }
-        let Some(api) = &settings.api else {
+        let Some(api) = api else {
             continue;
         };
         match has_readers(api, &robot.path).await {
             Ok(true) => {
                 bridge.demands.seen(&robot.name, by);
-                demand(bridge, robot, by, settings.lease).await;
+                demand(bridge, robot, by).await;
             }
             Ok(false) => {}
             Err(err) => warn!(robot = robot.name, "MediaMTX does not say who looks: {err}"),

@@ -17,9 +17,9 @@ mod fleet;
 pub mod housekeeping;
 mod http;
 mod metrics;
-mod network;
 mod note;
 mod presence;
+mod random;
 mod robots;
 pub mod serve;
 mod share;
@@ -30,5 +30,5 @@ mod watch;
 mod webhook;
 
 pub use bridge::Bridge;
-pub use config::{Config, ConfigError};
+pub use config::Config;
 pub use http::app;

@@ -114,10 +114,7 @@ fn main() -> ExitCode {
     let config = match Config::load(&arguments.config) {
         Ok(config) => config,
         Err(err) => {
-            return report(
-                Err(err.to_string()),
-                ExitCode::from(droidrelay_wire::exit::CONFIG),
-            );
+            return report(Err(err), ExitCode::from(droidrelay_wire::exit::CONFIG));
         }
     };
     if arguments.check {

@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use crate::{
     clock::{since_1970, utc},
     metrics::Metrics,
+    random::hex,
     view::{Availability, RobotView},
 };
 
@@ -254,11 +255,7 @@ fn id(event: RobotEvent, robot: &str, since: &str, now: Duration) -> String {
     };
     let text = format!("{} {robot} {when}", event.as_str());
     let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-    let hex: String = digest.as_ref()[..12]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("msg_{hex}")
+    format!("msg_{}", hex(&digest.as_ref()[..12]))
 }
 
 async fn deliver(

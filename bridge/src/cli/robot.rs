@@ -21,14 +21,12 @@ use droidrelay_wire::{
     Secret,
     words::topics::{availability_topic, state_topic},
 };
-use ring::{
-    pbkdf2,
-    rand::{SecureRandom, SystemRandom},
-};
+use ring::pbkdf2;
 
 use crate::{
     auth::Hash,
     config::Config,
+    random::{hex, random},
     robots::{Robot, check_name},
 };
 
@@ -87,7 +85,7 @@ pub fn add(options: &Options, config: &Path) -> Result<String, String> {
     let name = options.name.as_str();
     check_name(name).map_err(|err| format!("{name:?}: {err}"))?;
     let files = Files::of(options, config);
-    let before = Config::load(config).map_err(|err| err.to_string())?;
+    let before = Config::load(config)?;
     let robot = before.directory.robot(name).ok_or_else(|| {
         format!(
             "{}: there is no robot {name:?}: add a [robots] template, or a [[robot]] with this name",
@@ -121,7 +119,7 @@ pub fn add(options: &Options, config: &Path) -> Result<String, String> {
     let (mqtt, rtmp) = (password()?, password()?);
     let text = joined(&text, &config_block(name, &Hash::sha256(&rtmp)));
     // What the bridge would refuse at its next start must not be written.
-    Config::parse(&text, config, |name| std::env::var(name).ok()).map_err(|err| err.to_string())?;
+    Config::parse(&text, config, |name| std::env::var(name).ok())?;
     let passwd = joined(&passwd, &format!("{name}:{}\n", mosquitto_hash(&mqtt)?));
     let acl = joined(&acl, &acl_block(&robot));
     fs::create_dir_all(&files.secrets).map_err(|err| cannot("make", &files.secrets, &err))?;
@@ -256,25 +254,12 @@ fn without(text: &str, begin: impl Fn(&str) -> bool, end: impl Fn(&str) -> bool)
 
 /// 48 hexadecimal digits: RTMP clients disagree about everything but letters and digits.
 fn password() -> Result<Secret, String> {
-    let mut bytes = [0; 24];
-    random(&mut bytes)?;
-    Ok(Secret::new(
-        bytes
-            .iter()
-            .fold(String::new(), |text, byte| text + &format!("{byte:02x}")),
-    ))
-}
-
-fn random(bytes: &mut [u8]) -> Result<(), String> {
-    SystemRandom::new()
-        .fill(bytes)
-        .map_err(|_| "the system gives no random numbers".to_owned())
+    Ok(Secret::new(hex(&random::<24>()?)))
 }
 
 /// As `mosquitto_passwd` of Mosquitto 2 writes it: PBKDF2 with SHA-512.
 fn mosquitto_hash(secret: &Secret) -> Result<String, String> {
-    let (mut salt, mut hash) = ([0; 12], [0; 64]);
-    random(&mut salt)?;
+    let (salt, mut hash) = (random::<12>()?, [0; 64]);
     let secret = secret.expose().as_bytes();
     pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA512, ROUNDS, &salt, secret, &mut hash);
     let (salt, hash) = (STANDARD.encode(salt), STANDARD.encode(hash));

@@ -269,26 +269,22 @@ fn admitted(bridge: &Arc<Bridge>, caller: &User, question: &Question, who: &Who,
             id: question.id.clone(),
         });
     }
-    let Some(settings) = bridge
-        .mediamtx
-        .clone()
-        .filter(|settings| settings.read_starts)
-    else {
+    if !bridge.mediamtx.read_starts {
         return;
-    };
+    }
     // The server waits for our answer, and everybody else for the server.
     let (owner, by) = (bridge, caller.name.clone());
     let bridge = owner.clone();
     owner.spawn(async move {
         let is_live = bridge.fleet.view(&robot.name).is_live();
         let is_new = bridge.demands.seen(&robot.name, &by);
-        demand(&bridge, &robot, &by, settings.lease).await;
+        demand(&bridge, &robot, &by).await;
         if is_live {
             sleep(JOINING).await;
             keyframe(&bridge, &robot).await;
         }
         if is_new {
-            follow(&bridge, &robot, &by, &settings).await;
+            follow(&bridge, &robot, &by).await;
         }
     });
 }
@@ -316,7 +312,7 @@ pub async fn hook(
         HookEvent::Demand => {
             let start = Command::Start {
                 id: Some(by.clone()),
-                lease: Some(bridge.demand_lease()),
+                lease: Some(bridge.mediamtx.lease),
             };
             let start = is_news(Notice::Wanted).then_some(start);
             if start.is_some() && !bridge.fleet.wanted.is_open(name) {
