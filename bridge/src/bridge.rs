@@ -23,7 +23,7 @@ use crate::{
     config::Config,
     demand::{self, Demands},
     failure::Failure,
-    fleet::{BrokerLink, Fleet},
+    fleet::Fleet,
     metrics::Metrics,
     presence::ON_BEHALF,
     robots::{Robot, shares_topic},
@@ -111,7 +111,7 @@ impl Bridge {
     /// The robot of this name, where the user may do this with it.
     pub fn robot(&self, user: &User, right: Right, name: &str) -> Result<Robot, Failure> {
         user.check(right, name)?;
-        let robot = self.fleet.robot(name);
+        let robot = self.fleet.directory.robot(name);
         robot.ok_or_else(|| Failure::not_found(format!("there is no robot {name:?}")))
     }
 
@@ -124,12 +124,7 @@ impl Bridge {
         let published = self
             .publish(&robot.topic, command.to_payload(), properties)
             .await;
-        let what = match command {
-            Command::Start { .. } => "start",
-            Command::Stop { .. } => "stop",
-            Command::Keyframe => "keyframe",
-        };
-        self.metrics.command(what, &published);
+        self.metrics.command(word(command), &published);
         if published.is_ok() {
             self.fleet.sent_command();
         }
@@ -192,19 +187,23 @@ impl Bridge {
 
     /// 503 where the broker is out of reach; waits for the first try to connect.
     pub async fn check_link(&self, deadline: Instant) -> Result<(), Failure> {
-        match self.fleet.link_decided(deadline).await {
-            BrokerLink::Up(_) => Ok(()),
-            BrokerLink::Connecting => Err(Failure::unavailable(
-                "the MQTT broker is out of reach: it has not answered yet",
-            )),
-            BrokerLink::Down(reason) => Err(Failure::unavailable(format!(
-                "the MQTT broker is out of reach: {reason}"
-            ))),
+        match self.fleet.link_decided(deadline).await.fault() {
+            None => Ok(()),
+            Some(reason) => Err(Failure::unavailable(reason)),
         }
     }
 
     /// How long the broker is waited for.
     pub fn broker_deadline(&self) -> Instant {
         Instant::now() + self.ack_timeout
+    }
+}
+
+/// The command's name, as those who look at the bridge know it.
+pub fn word(command: &Command) -> &'static str {
+    match command {
+        Command::Start { .. } => "start",
+        Command::Stop { .. } => "stop",
+        Command::Keyframe => "keyframe",
     }
 }

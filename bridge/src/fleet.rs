@@ -19,7 +19,7 @@ use droidrelay_wire::{
 };
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
@@ -58,9 +58,22 @@ pub enum BrokerLink {
     Down(String),
 }
 
+impl BrokerLink {
+    /// Why nobody can be reached over it; None: it is up.
+    pub fn fault(&self) -> Option<String> {
+        let reason = match self {
+            BrokerLink::Up(_) => return None,
+            BrokerLink::Connecting => "it has not answered yet",
+            BrokerLink::Down(reason) => reason,
+        };
+        Some(format!("the MQTT broker is out of reach: {reason}"))
+    }
+}
+
 /// All robots' views, fed by the MQTT session.
 pub struct Fleet {
-    directory: Directory,
+    /// Which robots there are.
+    pub directory: Directory,
     /// Locked ahead of what is wanted, where both are.
     views: Mutex<HashMap<String, watch::Sender<RobotView>>>,
     link: watch::Sender<BrokerLink>,
@@ -72,7 +85,8 @@ pub struct Fleet {
     pub shares: Shares,
     /// Who is told when something happens.
     webhooks: Webhooks,
-    watch_urls: Watch,
+    /// Where players find the streams.
+    pub watch_urls: Watch,
     was_up: AtomicBool,
     /// Commands that the broker has taken since it last gave one back.
     unheard: AtomicU32,
@@ -114,21 +128,6 @@ impl Fleet {
         self.clock.instant(monotonic)
     }
 
-    /// The robot of this name, if there can be one.
-    pub fn robot(&self, name: &str) -> Option<Robot> {
-        self.directory.robot(name)
-    }
-
-    /// The robot of the endpoints that name none.
-    pub fn default_robot(&self) -> Option<Robot> {
-        self.directory.default_robot()
-    }
-
-    /// The robot that publishes to this path of the media server.
-    pub fn robot_at(&self, path: &str) -> Option<Robot> {
-        self.directory.by_path(path)
-    }
-
     /// The share link of this token, if it still lets anybody in; none before what was revoked is
     /// known.
     pub fn check_share(&self, token: &str) -> Option<ShareLink> {
@@ -139,7 +138,7 @@ impl Fleet {
     /// The robot's newest event, as a listener gets it.
     pub fn newest_event(&self, name: &str) -> Option<Bytes> {
         self.events
-            .newest(name, || Some(self.describe(&self.robot(name)?)))
+            .newest(name, || Some(self.describe(&self.directory.robot(name)?)))
     }
 
     /// Takes what happens to the session; does not block.
@@ -289,16 +288,6 @@ impl Fleet {
                 "the broker gives no command back: without the right to read the command topics, robots that poll are told nothing, and at MediaMTX no robot may publish"
             );
         }
-    }
-
-    /// Where streams are, for a robot to be filled in.
-    pub fn watch_templates(&self) -> &Watch {
-        &self.watch_urls
-    }
-
-    /// Where players find the robot's stream.
-    pub fn watch_urls(&self, robot: &Robot) -> Map<String, Value> {
-        self.watch_urls.fill(robot)
     }
 
     /// What everybody who may see the robot is told of it.

@@ -69,7 +69,7 @@ pub async fn run(bridge: Arc<Bridge>) {
 fn robots<T>(bridge: &Bridge, named: Vec<(String, T)>) -> impl Iterator<Item = (Robot, T)> {
     named
         .into_iter()
-        .filter_map(|(name, rest)| Some((bridge.fleet.robot(&name)?, rest)))
+        .filter_map(|(name, rest)| Some((bridge.fleet.directory.robot(&name)?, rest)))
 }
 
 /// Where the broker does not take something for the robot: what that is, for the log.

@@ -12,12 +12,10 @@ use axum::{
         rejection::{BytesRejection, QueryRejection},
     },
 };
+use droidrelay_wire::words::poll::MAX_WAIT;
 use serde::de::DeserializeOwned;
 
 use crate::{auth::User, bridge::Bridge, failure::Failure};
-
-/// Longest `wait` in seconds: proxies give up a request after a minute.
-const MAX_WAIT: f64 = 60.0;
 
 pub type Shared = State<Arc<Bridge>>;
 /// Who asks.

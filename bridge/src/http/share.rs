@@ -66,7 +66,7 @@ pub async fn share(
         expires,
         "shared"
     );
-    let mut watch = bridge.fleet.watch_urls(&robot);
+    let mut watch = bridge.fleet.watch_urls.fill(&robot);
     for url in watch.values_mut() {
         if let Value::String(url) = url {
             let mark = if url.contains('?') { '&' } else { '?' };
