@@ -17,7 +17,7 @@ use argon2::{
 use axum::http::HeaderValue;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use droidrelay_wire::Secret;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use ring::{digest, hmac, rand::SystemRandom};
 use serde::{Deserialize, Deserializer, de::Error};
 use subtle::ConstantTimeEq;
@@ -198,12 +198,13 @@ pub enum Denial {
     Limited(Duration),
 }
 
+/// All that may come in.
+pub type Users = Arc<[Arc<User>]>;
+
 /// Checks credentials against the users.
 pub struct Auth {
-    users: RwLock<Arc<[Arc<User>]>>,
+    users: watch::Sender<Users>,
     anonymous: Option<Arc<User>>,
-    /// Counts the times that the users were replaced.
-    generation: watch::Sender<u64>,
     /// Of the last good password of each user with an argon2 hash, so that only the first
     /// request pays for it. The key lives in this process only.
     cache: Mutex<HashMap<String, hmac::Tag>>,
@@ -228,9 +229,8 @@ impl Auth {
             })
         });
         Ok(Auth {
-            users: RwLock::new(users.into_iter().map(Arc::new).collect()),
+            users: watch::Sender::new(users.into_iter().map(Arc::new).collect()),
             anonymous,
-            generation: watch::Sender::new(0),
             cache: Mutex::default(),
             cache_key,
             failures: Mutex::new(Failures::new(limit)),
@@ -246,19 +246,14 @@ impl Auth {
     /// Knows these users and no others from now on. Whether anybody is let in without a
     /// credential stays as it was.
     pub fn replace(&self, users: Vec<User>) {
-        let users = users.into_iter().map(Arc::new).collect();
-        *self.users.write() = users;
+        self.users
+            .send_replace(users.into_iter().map(Arc::new).collect());
         self.cache.lock().clear();
-        self.generation.send_modify(|generation| *generation += 1);
     }
 
-    /// Changes when the users are replaced.
-    pub fn generation(&self) -> watch::Receiver<u64> {
-        self.generation.subscribe()
-    }
-
-    fn users(&self) -> Arc<[Arc<User>]> {
-        self.users.read().clone()
+    /// The users, as they are replaced.
+    pub fn users(&self) -> watch::Receiver<Users> {
+        self.users.subscribe()
     }
 
     /// Who sent this header from `peer`?
@@ -284,14 +279,25 @@ impl Auth {
         self.admit(peer)?;
         let found = match credentials {
             Some(Credentials::Bearer(token)) => self.by_token(&token),
-            Some(Credentials::Basic(name, password)) => match self.by_password(&name, &password) {
-                Verdict::Known(found) => found,
-                Verdict::Slow(user, hash) => {
-                    return self
-                        .by_slow_password(user, hash, name, password, peer)
-                        .await;
+            Some(Credentials::Basic(name, password)) => {
+                let users = self.users.borrow().clone();
+                let has_password = |user: &&Arc<User>| user.name == name && user.password.is_some();
+                let user = users.iter().find(has_password);
+                // An unknown name takes as long as a known one: somebody else's hash is the decoy.
+                let decoy = || {
+                    let mut passwords = users.iter().filter_map(|user| user.password.as_ref());
+                    passwords.find(|hash| matches!(hash, Hash::Argon2(_)))
+                };
+                match user.map_or_else(decoy, |user| user.password.as_ref()) {
+                    Some(hash @ Hash::Argon2(_)) if !self.is_cached(&name, &password) => {
+                        let (user, hash) = (user.cloned(), hash.clone());
+                        let slow = self.by_slow_password(user, hash, name, password, peer);
+                        return slow.await;
+                    }
+                    Some(hash @ Hash::Sha256(_)) if !hash.verify(&password) => None,
+                    _ => user.cloned(),
                 }
-            },
+            }
             None => None,
         };
         found.ok_or_else(|| {
@@ -316,7 +322,7 @@ impl Auth {
     fn by_token(&self, token: &Secret) -> Option<Arc<User>> {
         let digest = sha256(token);
         let mut found = None;
-        for user in self.users().iter() {
+        for user in self.users.borrow().iter() {
             if let Some(Hash::Sha256(expected)) = &user.token
                 && bool::from(digest.ct_eq(expected))
             {
@@ -326,30 +332,7 @@ impl Auth {
         found
     }
 
-    /// What can be said at once.
-    fn by_password(&self, name: &str, password: &Secret) -> Verdict {
-        let users = self.users();
-        let user = users.iter().find(|user| user.name == name);
-        match user.and_then(|user| Some((user, user.password.as_ref()?))) {
-            Some((user, hash @ Hash::Argon2(_))) => {
-                if self.is_cached(name, password) {
-                    Verdict::Known(Some(user.clone()))
-                } else {
-                    Verdict::Slow(Some(user.clone()), hash.clone())
-                }
-            }
-            Some((user, hash)) => Verdict::Known(hash.verify(password).then(|| user.clone())),
-            // An unknown name takes as long as a known one: somebody else's hash is the decoy.
-            None => users
-                .iter()
-                .filter_map(|user| user.password.as_ref())
-                .find(|hash| matches!(hash, Hash::Argon2(_)))
-                .map_or(Verdict::Known(None), |decoy| {
-                    Verdict::Slow(None, decoy.clone())
-                }),
-        }
-    }
-
+    /// With argon2 by this hash; the user is missing where it is a decoy.
     async fn by_slow_password(
         &self,
         user: Option<Arc<User>>,
@@ -365,7 +348,7 @@ impl Auth {
         }
         self.admit(peer)?;
         // Charged ahead: who hangs up during the check has tried all the same.
-        self.failures.lock().charge(peer, Instant::now());
+        self.charge(peer);
         let tag = self.tag(&name, &password);
         // The turn comes back with the verdict, so that the next one finds the cache filled; it
         // ends with the check itself where nobody waits any more.
@@ -397,12 +380,6 @@ impl Auth {
             .get(name)
             .is_some_and(|cached| tag.as_ref().ct_eq(cached.as_ref()).into())
     }
-}
-
-enum Verdict {
-    Known(Option<Arc<User>>),
-    /// Needs argon2, with this hash; the user is missing where the hash is a decoy.
-    Slow(Option<Arc<User>>, Hash),
 }
 
 /// What somebody shows to come in.

@@ -36,6 +36,7 @@ use crate::{
     view::{Availability, RobotView},
     wanted::{ConnectionAge, Delivery, LeaseTable},
     watch::Watch,
+    watcher::Watcher,
     webhook::Webhooks,
 };
 
@@ -392,18 +393,21 @@ impl Fleet {
     }
 
     /// Follows one robot, also one that has not said anything yet.
-    pub fn watch(&self, name: &str) -> Watcher<'_> {
-        Watcher {
-            receiver: self
-                .views
-                .lock()
-                .entry(name.to_owned())
-                .or_default()
-                .subscribe(),
-            _forget: Forget {
-                fleet: self,
-                name: name.to_owned(),
-            },
+    pub fn watch(&self, name: &str) -> Watcher<'_, RobotView> {
+        let name = name.to_owned();
+        let mut views = self.views.lock();
+        let receiver = views.entry(name.clone()).or_default().subscribe();
+        Watcher::new(receiver, move || self.forget_if_useless(&name))
+    }
+
+    /// A robot that has not said anything, and whom nobody watches.
+    fn forget_if_useless(&self, name: &str) {
+        let mut views = self.views.lock();
+        let is_useless = |view: &watch::Sender<RobotView>| {
+            view.receiver_count() == 0 && view.borrow().is_empty()
+        };
+        if views.get(name).is_some_and(is_useless) {
+            views.remove(name);
         }
     }
 
@@ -422,31 +426,6 @@ fn read<T: DeserializeOwned>(robot: &str, what: &str, message: &Message) -> Opti
     serde_json::from_slice(&message.payload)
         .inspect_err(|err| warn!(robot, "{what} that cannot be read, ignored: {err}"))
         .ok()
-}
-
-/// What one robot says, as it changes.
-pub struct Watcher<'a> {
-    pub receiver: watch::Receiver<RobotView>,
-    /// Dropped after the receiver, which counts until then.
-    _forget: Forget<'a>,
-}
-
-/// Forgets a robot that never said anything when the last one who asked for it goes.
-struct Forget<'a> {
-    fleet: &'a Fleet,
-    name: String,
-}
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        let mut views = self.fleet.views.lock();
-        let is_useless = |view: &watch::Sender<RobotView>| {
-            view.receiver_count() == 0 && view.borrow().is_empty()
-        };
-        if views.get(&self.name).is_some_and(is_useless) {
-            views.remove(&self.name);
-        }
-    }
 }
 
 #[cfg(test)]

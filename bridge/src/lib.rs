@@ -27,6 +27,7 @@ mod view;
 mod views;
 mod wanted;
 mod watch;
+mod watcher;
 mod webhook;
 
 pub use bridge::Bridge;

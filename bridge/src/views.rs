@@ -142,13 +142,10 @@ impl ViewerSessions {
     }
 
     fn take(&self, of: impl Fn(&ViewerSession) -> bool) -> Vec<ViewerSession> {
-        let mut inner = self.0.lock();
-        let (taken, left) = std::mem::take(&mut inner.open)
-            .into_iter()
-            .partition(|(_, view)| of(view));
-        inner.open = left;
-        let taken: HashMap<String, ViewerSession> = taken;
-        taken.into_values().collect()
+        let open = &mut self.0.lock().open;
+        open.extract_if(|_, view| of(view))
+            .map(|(_, view)| view)
+            .collect()
     }
 }
 

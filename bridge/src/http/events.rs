@@ -27,7 +27,7 @@ use tokio::{
 
 use super::request::{Caller, Shared};
 use crate::{
-    auth::{Right, User},
+    auth::{Right, User, Users},
     bridge::Bridge,
     events::{ServerSentEvent, frame},
     failure::Failure,
@@ -46,7 +46,7 @@ struct Listener {
     /// Robots that it is yet to be told of, as when it has just come.
     untold: VecDeque<String>,
     closing: watch::Receiver<bool>,
-    users: watch::Receiver<u64>,
+    users: watch::Receiver<Users>,
 }
 
 impl Listener {
@@ -135,7 +135,7 @@ pub async fn events(State(bridge): Shared, Extension(user): Caller) -> Result<Re
     let mut listener = Listener {
         events: bridge.fleet.events.listen(),
         closing: bridge.closing(),
-        users: bridge.auth.generation(),
+        users: bridge.auth.users(),
         untold: VecDeque::new(),
         user,
         bridge,
