@@ -177,6 +177,7 @@ impl Fleet {
             return;
         };
         match word {
+            Word::Wanted | Word::Shares if message.payload.is_empty() => {}
             Word::Availability => self.hear_availability(name, message),
             Word::State => self.hear_state(name, message),
             Word::Command => self.hear_command(name, message),
@@ -204,14 +205,13 @@ impl Fleet {
     }
 
     fn hear_state(&self, name: &str, message: &Message) {
-        let state = if message.payload.is_empty() {
-            None
-        } else {
-            match read::<RobotState>(name, "state", message) {
-                Some(state) => Some(Arc::new(state)),
-                None => return,
-            }
-        };
+        let mut state = None;
+        if !message.payload.is_empty() {
+            let Some(told) = read::<RobotState>(name, "state", message) else {
+                return;
+            };
+            state = Some(Arc::new(told));
+        }
         let word = state.as_ref().map(|state| state.state.as_str());
         debug!(robot = name, state = word);
         self.change_view(name, |view| view.send_modify(|view| view.state = state));
@@ -258,9 +258,6 @@ impl Fleet {
     }
 
     fn hear_note(&self, name: &str, message: &Message) {
-        if message.payload.is_empty() {
-            return;
-        }
         let delivery = match message.retained {
             true => Delivery::Retained,
             false => Delivery::Live,
@@ -272,9 +269,6 @@ impl Fleet {
     }
 
     fn hear_shares(&self, name: &str, message: &Message) {
-        if message.payload.is_empty() {
-            return;
-        }
         if let Some(revoked) = read(name, "list of revoked links", message)
             && self.shares.read(name, revoked, self.now().wall)
         {

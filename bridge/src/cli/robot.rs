@@ -92,22 +92,18 @@ pub fn add(options: &Options, config: &Path) -> Result<String, String> {
             config.display()
         )
     })?;
-    let host = match &options.host {
-        Some(host) => host.clone(),
-        None => before.watch.host().ok_or_else(|| {
-            format!(
-                "where does the robot find the server? Give --host NAME, or a [watch] URL in {}",
-                config.display()
-            )
-        })?,
-    };
+    let host = options.host.clone().or_else(|| before.watch.host());
+    let host = host.ok_or_else(|| {
+        format!(
+            "where does the robot find the server? Give --host NAME, or a [watch] URL in {}",
+            config.display()
+        )
+    })?;
     let text = read(&files.config)?;
     let passwd = read(&files.passwd)?;
     let acl = read(&files.acl)?;
     if before.users.iter().any(|user| user.name == name)
-        || passwd
-            .lines()
-            .any(|line| line.split(':').next() == Some(name))
+        || passwd.lines().any(|line| is_password_of(line, name))
         || acl.lines().any(|line| is_user_line(line, name))
         || files.secrets.exists()
     {
@@ -145,7 +141,7 @@ pub fn remove(options: &Options, config: &Path) -> Result<String, String> {
     for path in [&files.passwd, &files.acl, &files.config] {
         let old = read(path)?;
         let new = if *path == files.passwd {
-            without(&old, |line| line.split(':').next() == Some(name), |_| true)
+            without(&old, |line| is_password_of(line, name), |_| true)
         } else {
             without(&old, |line| line == header(name), str::is_empty)
         };
@@ -175,14 +171,12 @@ Let mosquitto and droidrelay-bridge know: send each SIGHUP, or
 
 fn instructions(robot: &Robot, host: &str, files: &Files) -> String {
     let Robot { name, topic, path } = robot;
-    let trust = if files.ca.exists() {
-        " ca-file=/etc/droidrelay/ca.crt"
-    } else {
-        ""
-    };
+    let ca = Some(&files.ca).filter(|ca| ca.exists()).cloned();
+    let trust = ca
+        .as_ref()
+        .map_or("", |_| " ca-file=/etc/droidrelay/ca.crt");
     let mut text = format!("{name} is added.\n{RELOAD}Give the robot, in /etc/droidrelay:\n");
     let secrets = ["mqtt.pass", "rtmp.pass"].map(|file| files.secrets.join(file));
-    let ca = Some(files.ca.clone()).filter(|ca| ca.exists());
     for file in secrets.into_iter().chain(ca) {
         // A String takes everything.
         let _ = writeln!(text, "  {}", file.display());
@@ -220,6 +214,10 @@ fn acl_block(robot: &Robot) -> String {
         state_topic(topic),
         availability_topic(topic)
     )
+}
+
+fn is_password_of(line: &str, name: &str) -> bool {
+    line.split(':').next() == Some(name)
 }
 
 fn is_user_line(line: &str, name: &str) -> bool {

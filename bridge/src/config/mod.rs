@@ -311,19 +311,16 @@ impl Mqtt {
             .into_iter()
             .flatten()
             .next();
-        let tls = if url.scheme.is_tls() {
-            let client = files.client();
-            Some(match some_file {
-                Some(file) => client.at(file),
-                None => client.at(&self.broker),
-            }?)
-        } else if let Some(file) = some_file {
-            return refuse(
-                file,
-                format!("{url} carries no TLS: write mqtts:// or wss://, or take the file out"),
-            );
-        } else {
-            None
+        let tls = match (url.scheme.is_tls(), some_file) {
+            (true, file) => {
+                let place = file.map_or(self.broker.span(), Spanned::span);
+                Some(files.client().map_err(|err| (Some(place), err))?)
+            }
+            (false, None) => None,
+            (false, Some(file)) => {
+                let message = "carries no TLS: write mqtts:// or wss://, or take the file out";
+                return refuse(file, format!("{url} {message}"));
+            }
         };
         let client_id = match self.client_id {
             Some(id) if !id.is_empty() => id,
