@@ -2,7 +2,7 @@
 
 //! What is done beside the requests, for as long as the bridge runs or somebody looks.
 
-use std::{future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::http::StatusCode;
 use droidrelay_wire::{
@@ -47,18 +47,13 @@ pub async fn run(bridge: Arc<Bridge>) {
         write_revoked(&bridge).await;
         write_notes(&bridge).await;
         let deadline = fleet.wanted.next_deadline();
-        let due = async {
-            match deadline {
-                Some(deadline) => sleep_until(fleet.instant(deadline)).await,
-                None => future::pending().await,
-            }
-        };
+        let due = sleep_until(fleet.instant(deadline.unwrap_or_default()));
         select! {
             _ = look.tick() => {
                 let is_live = |name: &str| fleet.view(name).is_live();
                 bridge.views.end_stale(is_live, fleet.now().wall);
             }
-            () = due => {}
+            () = due, if deadline.is_some() => {}
             () = fleet.wanted.wake.notified() => {}
             _ = link.changed() => {}
         }

@@ -79,6 +79,7 @@ struct Pending {
     online: HashSet<String>,
 }
 
+#[derive(Default)]
 struct Entry {
     gate: Gate,
     keyframe: u64,
@@ -91,11 +92,8 @@ struct Entry {
 impl Entry {
     fn new(version: u64) -> Self {
         Entry {
-            gate: Gate::default(),
-            keyframe: 0,
             version: watch::Sender::new(version),
-            presence: None,
-            scheduled: None,
+            ..Entry::default()
         }
     }
 

@@ -7,9 +7,8 @@
 //! touched, and nothing is written before all of it has been found good.
 
 use std::{
-    fmt::Write as _,
     fs::{self, OpenOptions, Permissions},
-    io::{self, Write as _},
+    io::{self, Write},
     num::NonZeroU32,
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown},
     path::{Path, PathBuf},
@@ -175,23 +174,21 @@ fn instructions(robot: &Robot, host: &str, files: &Files) -> String {
     let trust = ca
         .as_ref()
         .map_or("", |_| " ca-file=/etc/droidrelay/ca.crt");
-    let mut text = format!("{name} is added.\n{RELOAD}Give the robot, in /etc/droidrelay:\n");
     let secrets = ["mqtt.pass", "rtmp.pass"].map(|file| files.secrets.join(file));
-    for file in secrets.into_iter().chain(ca) {
-        // A String takes everything.
-        let _ = writeln!(text, "  {}", file.display());
-    }
-    let _ = write!(
-        text,
-        "The robot's line, with the camera and encoder that it has (pipelines/ has more):\n\
+    let files = secrets.into_iter().chain(ca);
+    let files: String = files
+        .map(|file| format!("  {}\n", file.display()))
+        .collect();
+    format!(
+        "{name} is added.\n{RELOAD}Give the robot, in /etc/droidrelay:\n{files}\
+         The robot's line, with the camera and encoder that it has (pipelines/ has more):\n\
          gst-launch-1.0 libcamerasrc ! video/x-raw,format=NV12,width=1280,height=720,framerate=30/1 ! \\\n  \
          mqttvalve broker=mqtts://{host}:8883{trust} topic={topic} username={name} \
          password-file=/etc/droidrelay/mqtt.pass ! \\\n  \
          queue ! x264enc tune=zerolatency speed-preset=ultrafast bitrate=1500 key-int-max=60 ! \\\n  \
          rtmpauthsink location=rtmps://{host}:1936/{path}{trust} user={name} \
          password-file=/etc/droidrelay/rtmp.pass\n"
-    );
-    text
+    )
 }
 
 /// Marks what belongs to a robot, up to the next empty line.

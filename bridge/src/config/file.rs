@@ -135,9 +135,8 @@ pub struct Broker {
 
 impl<'de> Deserialize<'de> for Broker {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = secret_text(deserializer)?;
-        let (url, userinfo) = BrokerUrl::parse(text.expose()).map_err(D::Error::custom)?;
-        Ok(Broker { url, userinfo })
+        let parsed = parse_secret(deserializer, BrokerUrl::parse);
+        parsed.map(|(url, userinfo)| Broker { url, userinfo })
     }
 }
 
@@ -222,10 +221,7 @@ pub struct UrlText(pub Url);
 
 impl<'de> Deserialize<'de> for UrlText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = secret_text(deserializer)?;
-        Url::parse(text.expose(), Policy::Secret)
-            .map(UrlText)
-            .map_err(D::Error::custom)
+        parse_secret(deserializer, |text| Url::parse(text, Policy::Secret)).map(UrlText)
     }
 }
 
@@ -241,14 +237,17 @@ pub struct UserTable {
 
 impl<'de> Deserialize<'de> for Hash {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Hash::parse(secret_text(deserializer)?.expose()).map_err(D::Error::custom)
+        parse_secret(deserializer, Hash::parse)
     }
 }
 
-/// A string whose error does not show what stood there instead.
-fn secret_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
+/// Reads a string; the error does not show what stands there instead.
+fn parse_secret<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<T, D::Error> {
     match toml::Value::deserialize(deserializer)? {
-        toml::Value::String(text) => Ok(Secret::new(text)),
+        toml::Value::String(text) => parse(Secret::new(text).expose()).map_err(D::Error::custom),
         _ => Err(D::Error::custom("the value must be a string in quotes")),
     }
 }

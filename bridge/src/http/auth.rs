@@ -33,15 +33,11 @@ pub async fn authenticate(
     const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
     let foreign = |site: &HeaderValue| site == "cross-site" || site == "same-site";
     if !request.method().is_safe() && request.headers().get(SITE).is_some_and(foreign) {
-        return Failure::new(
-            StatusCode::FORBIDDEN,
-            "requests from other sites are refused",
-        )
-        .into_response();
+        return Failure::forbidden("requests from other sites are refused").into_response();
     }
     if bridge.auth.is_open() && !names_this_host(request.headers().get(HOST)) {
         let reason = "without any [[user]] only requests to localhost or 127.0.0.1 are answered";
-        return Failure::new(StatusCode::FORBIDDEN, reason).into_response();
+        return Failure::forbidden(reason).into_response();
     }
     let peer = client(&bridge.proxies, peer.ip(), request.headers());
     match bridge

@@ -30,7 +30,6 @@ use super::{
 use crate::{
     auth::{Credentials, Denial, Right, Role, User},
     bridge::Bridge,
-    demand::{Notice, Started},
     failure::Failure,
     housekeeping::{demand, follow, keyframe},
     robots::Robot,
@@ -281,30 +280,21 @@ pub async fn hook(
         .directory
         .by_path(&told.path)
         .ok_or_else(|| Failure::not_found(format!("no robot has the path {:?}", told.path)))?;
-    let reader = told.reader.unwrap_or_default();
-    let started = told.at.map(|at| Started {
-        clock: &told.clock,
-        at,
-    });
+    let reader = told.reader.clone().unwrap_or_default();
     let (name, by, now) = (&robot.name, &caller.name, bridge.fleet.now().wall);
-    let is_news = |notice| bridge.demands.is_news(name, by, notice, started);
+    let is_news = || bridge.demands.is_news(name, by, &told);
+    let id = Some(by.clone());
     let (what, command) = match told.event {
         HookEvent::Demand => {
-            let start = Command::Start {
-                id: Some(by.clone()),
-                lease: Some(bridge.mediamtx.lease),
-            };
-            let start = is_news(Notice::Wanted).then_some(start);
+            let lease = Some(bridge.mediamtx.lease);
+            let start = is_news().then_some(Command::Start { id, lease });
             if start.is_some() && !bridge.fleet.wanted.is_open(name) {
                 info!(robot = name, by, "a viewer waits: start");
             }
             ("demand", start)
         }
         HookEvent::Undemand => {
-            let stop = Command::Stop {
-                id: Some(by.clone()),
-            };
-            let stop = is_news(Notice::Unwanted).then_some(stop);
+            let stop = is_news().then_some(Command::Stop { id });
             if stop.is_some() {
                 bridge.views.end_all_of(name, now);
                 info!(robot = name, by, "no viewer is left: stop");
