@@ -346,28 +346,23 @@ impl Mqtt {
 }
 
 fn directory(robots: Robots, listed: Vec<Listed>) -> Result<Directory, Refusal> {
-    let template = match (&robots.topic, robots.path) {
-        (Some(topic), path) => {
-            let parsed = TopicTemplate::parse(topic.get_ref()).at(topic)?;
-            if let Some(path) = &path
-                && !path.get_ref().0.contains(PLACEHOLDER)
-            {
-                let message = "every robot would publish to one path: put {robot} into it";
-                return refuse(path, message);
-            }
-            let default = || format!("robots/{PLACEHOLDER}");
-            Some((
-                parsed,
-                path.map_or_else(default, |path| path.into_inner().0),
-            ))
-        }
+    let template = match (robots.topic, robots.path) {
+        (None, None) => None,
         (None, Some(path)) => {
             return refuse(
                 &path,
                 "path without topic: add topic = \"robots/{robot}/stream\", or list robots as [[robot]]",
             );
         }
-        (None, None) => None,
+        (Some(_), Some(path)) if !path.get_ref().0.contains(PLACEHOLDER) => {
+            let message = "every robot would publish to one path: put {robot} into it";
+            return refuse(&path, message);
+        }
+        (Some(topic), path) => {
+            let path = path.map(|path| path.into_inner().0);
+            let path = path.unwrap_or_else(|| format!("robots/{PLACEHOLDER}"));
+            Some((TopicTemplate::parse(topic.get_ref()).at(&topic)?, path))
+        }
     };
     let by_template = Directory::new(template.clone(), Vec::new(), None);
     let mut all: Vec<Robot> = Vec::with_capacity(listed.len());

@@ -54,7 +54,7 @@ fn routes() -> Routes {
         ("/robots/{robot}/stream/state", put(poll::report)),
         (
             "/robots/{robot}/share",
-            post(share::share).delete(share::revoke_all),
+            post(share::share).delete(share::revoke),
         ),
         ("/robots/{robot}/share/{id}", delete(share::revoke)),
         ("/mediamtx/auth", post(mediamtx::auth)),

@@ -26,10 +26,9 @@ pub type Parameters<T> = Result<Query<T>, QueryRejection>;
 pub type Payload = Result<Bytes, BytesRejection>;
 
 pub fn parameters<T>(query: Parameters<T>) -> Result<T, Failure> {
-    match query {
-        Ok(Query(query)) => Ok(query),
-        Err(err) => Err(Failure::bad_request(err.body_text())),
-    }
+    query
+        .map(|Query(query)| query)
+        .map_err(|err| Failure::bad_request(err.body_text()))
 }
 
 /// A time to wait for something, as a query names it.
