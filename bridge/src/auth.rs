@@ -294,8 +294,9 @@ impl Auth {
                         let slow = self.by_slow_password(user, hash, name, password, peer);
                         return slow.await;
                     }
-                    Some(hash @ Hash::Sha256(_)) if !hash.verify(&password) => None,
-                    _ => user.cloned(),
+                    Some(Hash::Argon2(_)) => user.cloned(),
+                    Some(hash) => user.filter(|_| hash.verify(&password)).cloned(),
+                    None => None,
                 }
             }
             None => None,

@@ -323,13 +323,12 @@ impl Fleet {
         for view in self.views.lock().values() {
             let view = view.borrow();
             sums.robots_online += i64::from(view.availability.is_online());
-            if let Some(state) = &view.state {
-                let known = StreamState::ALL
-                    .iter()
-                    .position(|known| *known == state.state);
-                if let Some(known) = known {
-                    sums.robots_by_state[known] += 1;
-                }
+            let state = view.state.as_ref().map(|state| &state.state);
+            let known = StreamState::ALL
+                .iter()
+                .position(|known| Some(known) == state);
+            if let Some(known) = known {
+                sums.robots_by_state[known] += 1;
             }
         }
         sums

@@ -199,11 +199,6 @@ impl Webhooks {
     }
 
     fn call(&self, event: RobotEvent, robot: &str, view: &RobotView, now: Duration) {
-        let wanting = |(webhook, _): &&(Arc<Webhook>, _)| webhook.wants(event, robot);
-        let mut receivers = self.receivers.iter().filter(wanting).peekable();
-        if receivers.peek().is_none() {
-            return;
-        }
         let state = view.state.as_deref();
         let body = json!({
             "event": event.as_str(),
@@ -220,8 +215,8 @@ impl Webhooks {
             robot: robot.to_owned(),
             body: body.to_string(),
         });
-        for (webhook, queue) in receivers {
-            if queue.try_send(call.clone()).is_err() {
+        for (webhook, queue) in &self.receivers {
+            if webhook.wants(event, robot) && queue.try_send(call.clone()).is_err() {
                 let (event, url) = (event.as_str(), webhook.client.url());
                 warn!(robot, event, "webhook {url}: too many calls wait, dropped");
             }

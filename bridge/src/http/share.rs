@@ -61,10 +61,8 @@ pub async fn share(
     );
     let mut watch = bridge.fleet.watch_urls.fill(&robot);
     for url in watch.values_mut() {
-        if let Value::String(url) = url {
-            let mark = if url.contains('?') { '&' } else { '?' };
-            *url = format!("{url}{mark}share={}", token.expose());
-        }
+        let mark = if url.contains('?') { '&' } else { '?' };
+        *url = format!("{url}{mark}share={}", token.expose());
     }
     Ok(Json(json!({
         "robot": name,
