@@ -166,7 +166,8 @@ impl<B> Queue<B> {
     }
 
     fn limit(&self) -> i64 {
-        self.max_latency + if self.in_history() { self.history } else { 0 }
+        let history = if self.in_history() { self.history } else { 0 };
+        self.max_latency.saturating_add(history)
     }
 
     fn may_start(&self, frame: &Frame<B>) -> bool {
