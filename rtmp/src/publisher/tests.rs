@@ -73,8 +73,7 @@ impl Server {
     }
 
     fn command(&mut self, publisher: &mut Publisher, name: &str, id: u32, rest: &[Value]) {
-        let mut body = command(name, id);
-        Value::Null.encode(&mut body);
+        let mut body = command(name, id, &[Value::Null]);
         rest.iter().for_each(|value| value.encode(&mut body));
         self.send(publisher, message_type::COMMAND_AMF0, &body);
     }
@@ -573,7 +572,11 @@ fn garbage_never_panics() {
         // A good conversation with some bytes changed, in odd pieces.
         let mut bytes = Vec::new();
         for n in 0..6 {
-            let mut body = command(["_result", "onStatus", "_error"][noise.below(3)], 1 + n);
+            let mut body = command(
+                ["_result", "onStatus", "_error"][noise.below(3)],
+                1 + n,
+                &[],
+            );
             Value::Null.encode(&mut body);
             status("error", "NetStream.Publish.Start", "x").encode(&mut body);
             let type_id = noise.below(21) as u8;
