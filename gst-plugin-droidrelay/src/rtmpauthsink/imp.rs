@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-use std::{
-    sync::{Arc, mpsc},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use droidrelay_wire::{PublishState, net::tls::Checks};
 use gst::{prelude::*, subclass::prelude::*};
@@ -43,16 +40,13 @@ impl Running {
     /// is done in time.
     fn end(self) -> bool {
         let Running { io, mut task } = self;
-        let (done, ended) = mpsc::channel();
-        io.handle().spawn(async move {
+        let ending = async move {
             if tokio::time::timeout(END_TIMEOUT, &mut task).await.is_err() {
                 task.abort();
                 let _ = task.await;
             }
-            // The receiver may have given up.
-            let _ = done.send(());
-        });
-        ended.recv_timeout(2 * END_TIMEOUT).is_ok()
+        };
+        io.finish(ending, 2 * END_TIMEOUT)
     }
 }
 
@@ -295,6 +289,11 @@ impl RtmpAuthSink {
 
     // ---- states ---------------------------------------------------------------------------
 
+    fn set_max_latency(&self, nanoseconds: u64) {
+        let most = i64::try_from(nanoseconds).unwrap_or(i64::MAX);
+        self.publisher.queue(|queue| queue.max_latency = most);
+    }
+
     /// NULL to READY: checks, and starts the task that waits for a wish.
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         let settings = self.settings.lock().clone();
@@ -314,7 +313,7 @@ impl RtmpAuthSink {
                 .map_err(|error| gst::error_msg!(gst::CoreError::MissingPlugin, ("{error}")))?;
         }
         let io = Io::acquire().map_err(|err| failed(format!("cannot start a thread: {err}")))?;
-        self.publisher.set_max_latency(settings.max_latency);
+        self.set_max_latency(settings.max_latency);
         self.publisher.begin();
         let obj = self.obj();
         self.rate.start(obj.upcast_ref(), io.handle().clone());
@@ -437,7 +436,7 @@ impl ObjectImpl for RtmpAuthSink {
         }
         self.settings.lock().set(name, value);
         if name == "max-latency" {
-            self.publisher.set_max_latency(typed(value));
+            self.set_max_latency(typed(value));
         }
     }
 

@@ -197,11 +197,6 @@ impl MediaPublisher {
         self.changed.notify_one();
     }
 
-    pub fn set_max_latency(&self, nanoseconds: u64) {
-        let most = i64::try_from(nanoseconds).unwrap_or(i64::MAX);
-        self.inner.lock().queue.set_max_latency(most);
-    }
-
     /// Tells that the element has a pad for `track`: sessions wait a moment for its headers.
     pub fn expect(&self, track: Track, expected: bool) {
         let mut inner = self.inner.lock();
@@ -262,7 +257,7 @@ impl MediaPublisher {
         if inner.headers != before {
             inner.headers_version += 1;
             if inner.headers.video.is_some() {
-                inner.queue.expect_video();
+                inner.queue.has_video = true;
             }
             drop(inner);
             self.changed.notify_one();
@@ -346,24 +341,9 @@ impl MediaPublisher {
         self.inner.lock().headers_version
     }
 
-    pub fn pop(&self) -> Option<Frame<Body>> {
-        self.inner.lock().queue.pop()
-    }
-
-    pub fn has_media(&self) -> bool {
-        !self.inner.lock().queue.is_empty()
-    }
-
-    /// Time of the newest media; when the oldest that has not left came, and whether that is
-    /// from before the opening.
-    pub fn times(&self) -> (i64, Option<i64>, bool) {
-        let queue = &self.inner.lock().queue;
-        (queue.newest(), queue.oldest(), queue.in_history())
-    }
-
-    /// Tells from when what has left the queue waits on its way.
-    pub fn set_ahead(&self, ahead: Option<i64>) {
-        self.inner.lock().queue.set_ahead(ahead);
+    /// Looks at the media that waits, or changes it.
+    pub fn queue<T>(&self, work: impl FnOnce(&mut Queue<Body>) -> T) -> T {
+        work(&mut self.inner.lock().queue)
     }
 
     /// A new session begins: at a key frame, without what is older.
@@ -402,7 +382,7 @@ impl MediaPublisher {
         let inner = self.inner.lock();
         (
             inner.stats.clone(),
-            inner.queue.dropped(),
+            inner.queue.dropped,
             inner.queue.waiting(),
         )
     }
@@ -442,7 +422,7 @@ mod tests {
 
     fn running() -> MediaPublisher {
         let publisher = MediaPublisher::new();
-        publisher.set_max_latency(1_000_000_000);
+        publisher.queue(|queue| queue.max_latency = 1_000_000_000);
         publisher.set_running(true);
         publisher
     }
@@ -470,7 +450,7 @@ mod tests {
         publisher.push(frame(0, true));
         publisher.valve(Track::Video, SessionEvent::Unwanted(1));
         assert!(!publisher.is_wanted());
-        assert!(!publisher.has_media());
+        assert!(publisher.queue(|queue| queue.is_empty()));
     }
 
     #[test]
@@ -532,6 +512,6 @@ mod tests {
         publisher.valve(Track::Video, SessionEvent::Wanted(1));
         publisher.push(frame(0, true));
         assert!(!publisher.is_wanted());
-        assert!(!publisher.has_media());
+        assert!(publisher.queue(|queue| queue.is_empty()));
     }
 }
