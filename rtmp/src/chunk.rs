@@ -3,6 +3,8 @@
 //! The chunk layer: messages cut into chunks and put together again
 //! (RTMP 1.0, sections 5.3 and 5.4).
 
+use std::collections::BTreeMap;
+
 use super::error::Error;
 
 /// Message type ids, sections 5.4, 6.2 and 7.1.
@@ -158,7 +160,6 @@ struct Header {
 /// What is remembered of one chunk stream of the peer.
 #[derive(Default)]
 struct ChunkStream {
-    id: u32,
     timestamp: u32,
     header: Header,
     /// The message under way; `None` between messages.
@@ -170,7 +171,7 @@ pub struct ChunkReader {
     chunk_size: usize,
     buffer: Vec<u8>,
     read: usize,
-    streams: Vec<ChunkStream>,
+    streams: BTreeMap<u32, ChunkStream>,
     pending: usize,
 }
 
@@ -234,7 +235,7 @@ impl ChunkReader {
             chunk_size: DEFAULT_CHUNK_SIZE,
             buffer: Vec::new(),
             read: 0,
-            streams: Vec::new(),
+            streams: BTreeMap::new(),
             pending: 0,
         }
     }
@@ -259,8 +260,7 @@ impl ChunkReader {
                     }
                 },
                 message_type::ABORT => {
-                    let id = message.number();
-                    let stream = self.streams.iter_mut().find(|s| Some(s.id) == id);
+                    let stream = message.number().and_then(|id| self.streams.get_mut(&id));
                     if let Some(body) = stream.and_then(|stream| stream.body.take()) {
                         self.pending -= body.len();
                     }
@@ -278,8 +278,7 @@ impl ChunkReader {
         let Some((format, id)) = fields.basic_header() else {
             return Ok(None);
         };
-        let known = self.streams.iter().position(|stream| stream.id == id);
-        let last = known.map(|at| &self.streams[at]);
+        let last = self.streams.get(&id);
         if format >= 2 && last.is_none() {
             return Err(Error::new(format!(
                 "the server's chunk stream {id} begins without a full header"
@@ -308,22 +307,12 @@ impl ChunkReader {
         };
         let left = fields.0.len();
 
-        let at = match known {
-            Some(at) => at,
-            None if self.streams.len() == MAX_CHUNK_STREAMS => {
-                return Err(Error::new(format!(
-                    "the server uses more than {MAX_CHUNK_STREAMS} chunk streams"
-                )));
-            }
-            None => {
-                self.streams.push(ChunkStream {
-                    id,
-                    ..Default::default()
-                });
-                self.streams.len() - 1
-            }
-        };
-        let stream = &mut self.streams[at];
+        if last.is_none() && self.streams.len() == MAX_CHUNK_STREAMS {
+            return Err(Error::new(format!(
+                "the server uses more than {MAX_CHUNK_STREAMS} chunk streams"
+            )));
+        }
+        let stream = self.streams.entry(id).or_default();
         if stream.body.is_none() {
             // A type 3 chunk that begins a message repeats the last delta, which is the
             // timestamp itself behind a type 0 chunk (section 5.3.1.2.4).
@@ -459,7 +448,7 @@ mod tests {
         assert_eq!(messages.len(), 1);
         let messages = read_all(&mut reader, b"\x01\x06\x01\0\0\0\0\0\x01\x08\x01\0\0\0y");
         assert_eq!(messages.len(), 1);
-        let ids: Vec<u32> = reader.streams.iter().map(|s| s.id).collect();
+        let ids: Vec<u32> = reader.streams.keys().copied().collect();
         assert_eq!(ids, [3, 70, 326]);
     }
 

@@ -129,17 +129,11 @@ impl Location {
         Ok((location, credentials))
     }
 
-    fn authority(&self) -> Authority<'_> {
-        Authority(&self.host, self.port)
-    }
-
-    fn scheme(&self) -> &'static str {
-        if self.tls { "rtmps" } else { "rtmp" }
-    }
-
     /// The URL of the application, as the connect command carries it.
     pub fn tc_url(&self) -> String {
-        format!("{}://{}/{}", self.scheme(), self.authority(), self.app)
+        let scheme = if self.tls { "rtmps" } else { "rtmp" };
+        let authority = Authority(&self.host, self.port);
+        format!("{scheme}://{authority}/{}", self.app)
     }
 
     /// The stream name with the credentials that `mode` puts behind it, strictly percent-encoded.
@@ -168,14 +162,7 @@ impl Location {
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}://{}/{}/{}",
-            self.scheme(),
-            self.authority(),
-            self.app,
-            self.stream
-        )?;
+        write!(f, "{}/{}", self.tc_url(), self.stream)?;
         if !self.query.is_empty() {
             write!(f, "?{}", self.query)?;
         }

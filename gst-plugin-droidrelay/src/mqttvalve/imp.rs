@@ -134,10 +134,8 @@ impl MqttValve {
     /// The local switch, property `drop`.
     fn set_drop(&self, drop: bool) {
         let lease = Some(Duration::ZERO);
-        self.local_command(&match drop {
-            true => Command::stop(),
-            false => Command::Start { id: None, lease },
-        });
+        let start = Command::Start { id: None, lease };
+        self.local_command(&if drop { Command::stop() } else { start });
     }
 
     /// Action signal `start`.
@@ -152,7 +150,7 @@ impl MqttValve {
 
     // ---- MQTT, in the I/O thread ----------------------------------------------------------
 
-    fn on_mqtt(&self, event: Event) {
+    fn on_mqtt(&self, event: Event, command_topic: &str) {
         match event {
             Event::Up => {
                 gst::info!(CAT, imp = self, "connected to the broker and subscribed");
@@ -164,23 +162,24 @@ impl MqttValve {
                 control.link(false, self.now());
                 control.note(fault.text);
             }
-            Event::Message(message) => return self.on_message(&message),
+            Event::Message(message) if message.topic == command_topic => {
+                return self.on_message(&message);
+            }
+            Event::Message(status) => {
+                gst::debug!(CAT, imp = self, "Home Assistant has a status");
+                if !self
+                    .link()
+                    .is_some_and(|link| link.home_assistant(&status.payload))
+                {
+                    return;
+                }
+            }
             Event::Refused(fault) => {
                 gst::warning!(CAT, imp = self, "{fault}");
                 self.control.lock().note(fault.text);
             }
         }
         self.announcing.wake();
-    }
-
-    /// A message on another topic than that of the commands.
-    fn on_home_assistant(&self, message: &Message) {
-        gst::debug!(CAT, imp = self, "Home Assistant has a status");
-        if let Some(link) = self.link()
-            && link.home_assistant(&message.payload)
-        {
-            self.announcing.wake();
-        }
     }
 
     fn on_message(&self, message: &Message) {
@@ -451,14 +450,7 @@ impl MqttValve {
         move |event| {
             let Some(valve) = weak.upgrade() else { return };
             let imp = valve.imp();
-            gst::panic_to_error!(imp, (), {
-                match event {
-                    Event::Message(message) if message.topic != command_topic => {
-                        imp.on_home_assistant(&message);
-                    }
-                    event => imp.on_mqtt(event),
-                }
-            });
+            gst::panic_to_error!(imp, (), { imp.on_mqtt(event, &command_topic) });
         }
     }
 
@@ -702,20 +694,14 @@ impl ElementImpl for MqttValve {
 
     fn pad_templates() -> &'static [gst::PadTemplate] {
         static TEMPLATES: Lazy<Vec<gst::PadTemplate>> = Lazy::new(|| {
-            [
-                ("sink", gst::PadDirection::Sink),
-                ("src", gst::PadDirection::Src),
+            let template = |name, direction| {
+                let (presence, caps) = (gst::PadPresence::Always, gst::Caps::new_any());
+                gst::PadTemplate::new(name, direction, presence, &caps).unwrap()
+            };
+            vec![
+                template("sink", gst::PadDirection::Sink),
+                template("src", gst::PadDirection::Src),
             ]
-            .map(|(name, direction)| {
-                gst::PadTemplate::new(
-                    name,
-                    direction,
-                    gst::PadPresence::Always,
-                    &gst::Caps::new_any(),
-                )
-                .unwrap()
-            })
-            .into()
         });
         &TEMPLATES
     }
@@ -747,21 +733,18 @@ impl ElementImpl for MqttValve {
                 // What downstream could not hear while its pads were not active.
                 self.control.lock().announce_again();
                 self.wake(true);
-                Ok(gst::StateChangeSuccess::NoPreroll)
+                return Ok(gst::StateChangeSuccess::NoPreroll);
             }
             // Closed, it delivers nothing to preroll with.
-            gst::StateChange::PlayingToPaused => Ok(gst::StateChangeSuccess::NoPreroll),
+            gst::StateChange::PlayingToPaused => return Ok(gst::StateChangeSuccess::NoPreroll),
             gst::StateChange::PausedToReady => {
                 self.flow.forget();
                 let control = self.control.lock();
                 self.flow.set(control.gate.is_open());
-                Ok(success)
             }
-            gst::StateChange::ReadyToNull => {
-                self.stop();
-                Ok(success)
-            }
-            _ => Ok(success),
+            gst::StateChange::ReadyToNull => self.stop(),
+            _ => {}
         }
+        Ok(success)
     }
 }

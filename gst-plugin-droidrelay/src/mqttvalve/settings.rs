@@ -185,16 +185,13 @@ impl Settings {
     }
 
     pub fn topics(&self) -> Topics {
+        let of = |set: &Option<String>, by_default: fn(&str) -> String| {
+            set.clone().unwrap_or_else(|| by_default(&self.topic))
+        };
         Topics {
             command: self.topic.clone(),
-            state: self
-                .state_topic
-                .clone()
-                .unwrap_or_else(|| state_topic(&self.topic)),
-            availability: self
-                .availability_topic
-                .clone()
-                .unwrap_or_else(|| availability_topic(&self.topic)),
+            state: of(&self.state_topic, state_topic),
+            availability: of(&self.availability_topic, availability_topic),
         }
     }
 

@@ -16,7 +16,7 @@ use super::{
     queue::Track,
     rate::EncoderRate,
     session::{self, Owner, Target},
-    settings::{Settings, State, Tls},
+    settings::{Settings, State, TlsCache},
     sink::{AUDIO_CAPS, MediaSink, TrackOutput},
 };
 use crate::element::{io::Io, keyunit, link, property::typed};
@@ -64,7 +64,7 @@ pub struct RtmpAuthSink {
 /// What the session's task sees of the element.
 struct TaskOwner {
     element: glib::WeakRef<super::RtmpAuthSink>,
-    tls: Option<Tls>,
+    tls: TlsCache,
 }
 
 impl TaskOwner {
@@ -189,16 +189,14 @@ impl RtmpAuthSink {
         if !self.publisher.accepts(track) {
             return Ok(gst::FlowSuccess::Ok);
         }
+        use gst::FlowError::{Eos, Flushing, NotNegotiated};
         match gst::ProxyPad::chain_default(pad, Some(&*self.obj()), buffer) {
-            Err(gst::FlowError::Flushing) => Err(gst::FlowError::Flushing),
-            Err(gst::FlowError::Eos) => Err(gst::FlowError::Eos),
-            Err(gst::FlowError::NotNegotiated) => Err(gst::FlowError::NotNegotiated),
-            // Whatever happens behind the pad is no reason to stop the stream.
-            Err(err) => {
+            // Whatever else happens behind the pad is no reason to stop the stream.
+            Err(err) if !matches!(err, Flushing | Eos | NotNegotiated) => {
                 gst::warning!(CAT, obj = pad, "buffer dropped: {err}");
                 Ok(gst::FlowSuccess::Ok)
             }
-            Ok(success) => Ok(success),
+            result => result,
         }
     }
 
@@ -298,7 +296,7 @@ impl RtmpAuthSink {
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         let settings = self.settings.lock().clone();
         let failed = |error: String| gst::error_msg!(gst::ResourceError::Settings, ("{error}"));
-        let mut tls = None;
+        let mut tls = TlsCache::default();
         let target = settings.target(&mut tls).map_err(failed)?;
         if target.tls.is_some() && settings.checks() != Checks::default() {
             gst::warning!(
@@ -521,7 +519,7 @@ impl ElementImpl for RtmpAuthSink {
         sink.sync_state_with_parent().ok()?;
         pad.set_active(true).ok()?;
         obj.add_pad(&pad).ok()?;
-        self.publisher.expect(Track::Audio, true);
+        self.publisher.expect_audio(true);
         *self.audio.lock() = Some((pad.clone(), sink));
         Some(pad.upcast())
     }
@@ -534,7 +532,7 @@ impl ElementImpl for RtmpAuthSink {
         let Some((pad, sink)) = audio else {
             return;
         };
-        self.publisher.expect(Track::Audio, false);
+        self.publisher.expect_audio(false);
         let obj = self.obj();
         // Both are ours, so that nothing can be wrong with taking them out.
         let _ = pad.set_active(false);

@@ -419,7 +419,7 @@ impl Connection {
                         progress = Instant::now();
                     }
                 }
-                () = at(wake) => {
+                () = sleep_until(wake.unwrap_or(progress)), if wake.is_some() => {
                     if waiting && Instant::now() >= stalled {
                         return End::Failed(format!(
                             "{} has been silent for {} s",
@@ -572,11 +572,4 @@ async fn send(writer: &mut (impl AsyncWrite + Unpin), output: &[u8]) -> io::Resu
         return Ok(0);
     }
     writer.write(output).await
-}
-
-async fn at(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }

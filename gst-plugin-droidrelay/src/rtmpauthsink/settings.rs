@@ -107,10 +107,7 @@ impl Default for Settings {
 }
 
 /// Kept from session to session: the system's trust store takes its time to read.
-pub struct Tls {
-    files: TlsFiles,
-    client: tls::Client,
-}
+pub type TlsCache = Option<(TlsFiles, tls::Client)>;
 
 impl Settings {
     pub fn specs() -> Vec<glib::ParamSpec> {
@@ -234,25 +231,24 @@ impl Settings {
     }
 
     /// TLS as the files say; anew where `known` came from other ones.
-    fn tls(&self, known: &mut Option<Tls>) -> Result<tls::Client, String> {
+    fn tls(&self, known: &mut TlsCache) -> Result<tls::Client, String> {
         let files = TlsFiles {
             ca_file: self.ca_file.clone(),
             checks: self.checks(),
             ..TlsFiles::default()
         };
-        if let Some(known) = known.as_ref().filter(|known| known.files == files) {
-            return Ok(known.client.clone());
+        match known {
+            Some((of, client)) if *of == files => Ok(client.clone()),
+            _ => {
+                let client = files.client()?;
+                *known = Some((files, client.clone()));
+                Ok(client)
+            }
         }
-        let client = files.client()?;
-        *known = Some(Tls {
-            files,
-            client: client.clone(),
-        });
-        Ok(client)
     }
 
     /// Checks everything that can be checked without the network, and reads the files.
-    pub fn target(&self, tls: &mut Option<Tls>) -> Result<Target, String> {
+    pub fn target(&self, tls: &mut TlsCache) -> Result<Target, String> {
         let location = self.location()?;
         let tls = location
             .tls

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::{
     cat::CAT,
-    publisher::{Body, MediaPublisher, Payload},
+    publisher::{Body, MediaPublisher},
     queue::{Frame, Track},
 };
 use droidrelay_rtmp::flv::{self, AudioCodec, FlvReader, Tag, TagKind, VideoCodec};
@@ -226,7 +226,7 @@ impl BaseSinkImpl for MediaSinkImp {
             key,
             body: Body {
                 prefix,
-                payload: Payload::Buffer(payload),
+                payload: Some(payload),
             },
         });
         Ok(gst::FlowSuccess::Ok)
@@ -300,8 +300,8 @@ impl MediaSinkImp {
             time: i64::from(timestamp_ms) * 1_000_000,
             key: track == Track::Video && flv::is_key_frame(&body),
             body: Body {
-                prefix: Vec::new(),
-                payload: Payload::Bytes(body),
+                prefix: body,
+                payload: None,
             },
         });
     }

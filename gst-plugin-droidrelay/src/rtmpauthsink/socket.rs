@@ -27,7 +27,7 @@ use tokio::{
 
 /// Bytes that the kernel holds unsent: what waits should wait where it can be dropped. This
 /// much is sent in a tenth of a second at 640 kbit/s.
-const UNSENT_LIMIT: libc::c_int = 8 * 1024;
+const UNSENT_LIMIT: u32 = 8 * 1024;
 
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
@@ -158,21 +158,5 @@ pub async fn connect(
 fn tune(tcp: &TcpStream, timeout: Duration) -> io::Result<()> {
     let socket = socket2::SockRef::from(tcp);
     socket.set_tcp_user_timeout(Some(timeout))?;
-    let limit = UNSENT_LIMIT;
-    // SAFETY: the descriptor is open for as long as `tcp` is borrowed, and the option's value
-    // is a C int of the length that is given.
-    let failed = unsafe {
-        libc::setsockopt(
-            tcp.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_NOTSENT_LOWAT,
-            (&raw const limit).cast(),
-            size_of_val(&limit) as libc::socklen_t,
-        )
-    };
-    if failed == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    socket.set_tcp_notsent_lowat(UNSENT_LIMIT)
 }
