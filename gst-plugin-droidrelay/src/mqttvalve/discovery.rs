@@ -154,11 +154,8 @@ impl Device {
 /// The client id as Home Assistant takes it, which knows letters, digits, `_` and `-` only. Ids
 /// that differ in other characters alone stay apart by a hash of them.
 fn object_id(client_id: &str) -> String {
-    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-    let mut id: String = client_id
-        .chars()
-        .map(|c| if fits(c) { c } else { '-' })
-        .collect();
+    let differs = |c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '-');
+    let mut id = client_id.replace(differs, "-");
     if id != client_id {
         // FNV-1a: the same in each version of this program.
         let hash = client_id.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
@@ -166,11 +163,8 @@ fn object_id(client_id: &str) -> String {
         });
         id = format!("{id}-{hash:08x}");
     }
-    if id.starts_with("droidrelay-") {
-        id
-    } else {
-        format!("droidrelay-{id}")
-    }
+    let own = id.strip_prefix("droidrelay-").unwrap_or(&id);
+    format!("droidrelay-{own}")
 }
 
 #[cfg(test)]

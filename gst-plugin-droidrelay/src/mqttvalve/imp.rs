@@ -646,12 +646,9 @@ impl ObjectImpl for MqttValve {
                 Err(reason) => gst::warning!(CAT, imp = self, "leases not taken up: {reason}"),
             },
             _ => {
-                let broker = {
-                    let mut settings = self.settings.lock();
-                    settings.set(name, value);
-                    (name == "broker").then(|| settings.broker.clone())
-                };
-                if let Some(shown) = broker {
+                self.settings.lock().set(name, value);
+                if name == "broker" {
+                    let shown = self.settings.lock().get(name).get::<String>().ok();
                     gst::info!(CAT, imp = self, "broker: {shown:?}");
                 }
                 if matches!(name, "offline-timeout" | "discovery-prefix") {

@@ -62,10 +62,8 @@ impl Standby {
 
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// As set, but without its credentials.
-    pub broker: Option<String>,
-    /// Why `broker` is no URL.
-    pub broker_error: Option<String>,
+    /// As parsed, without credentials; the error where it is no URL.
+    broker: Option<Result<BrokerUrl, String>>,
     pub topic: String,
     pub credentials: Credentials,
     pub tls: TlsFiles,
@@ -87,7 +85,6 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             broker: None,
-            broker_error: None,
             topic: DEFAULT_TOPIC.into(),
             credentials: Credentials::default(),
             tls: TlsFiles::default(),
@@ -135,7 +132,10 @@ impl Settings {
     /// What the property `name` reads as.
     pub fn get(&self, name: &str) -> glib::Value {
         match name {
-            "broker" => self.broker.to_value(),
+            "broker" => {
+                let broker = self.broker.as_ref().and_then(|broker| broker.as_ref().ok());
+                broker.map(BrokerUrl::to_string).to_value()
+            }
             "topic" => self.topic.to_value(),
             "username" => self.credentials.user.to_value(),
             "password-file" => path_value(self.credentials.password_file.as_ref()),
@@ -169,19 +169,12 @@ impl Settings {
 
     /// Stores a broker URL, its credentials apart: the property never reads back with them.
     fn set_broker(&mut self, url: Option<String>) {
-        self.broker = None;
-        self.broker_error = None;
         self.credentials.url = UserInfo::default();
-        let Some(url) = url else {
-            return;
-        };
-        match BrokerUrl::parse(&url) {
-            Ok((broker, credentials)) => {
-                self.broker = Some(broker.to_string());
-                self.credentials.url = credentials;
-            }
-            Err(error) => self.broker_error = Some(error),
-        }
+        self.broker = url.map(|url| {
+            let (broker, credentials) = BrokerUrl::parse(&url)?;
+            self.credentials.url = credentials;
+            Ok(broker)
+        });
     }
 
     pub fn topics(&self) -> Topics {
@@ -218,13 +211,9 @@ impl Settings {
         for topic in [&topics.command, &topics.state, &topics.availability] {
             check_topic(topic)?;
         }
-        if let Some(error) = &self.broker_error {
-            return Err(error.clone());
-        }
-        let Some(broker) = &self.broker else {
+        let Some(broker) = self.broker.clone().transpose()? else {
             return Ok(None);
         };
-        let (broker, _) = BrokerUrl::parse(broker)?;
         if self.keep_alive < MIN_KEEP_ALIVE {
             return Err(format!(
                 "keep-alive-interval is {} s: the least is {} s",
@@ -277,7 +266,8 @@ mod tests {
     #[test]
     fn the_broker_reads_back_without_its_credentials() {
         let settings = with_broker("mqtt://robot1:hunter2@localhost");
-        assert_eq!(settings.broker.as_deref(), Some("mqtt://localhost:1883"));
+        let broker = settings.get("broker").get::<String>().unwrap();
+        assert_eq!(broker, "mqtt://localhost:1883");
         assert!(!format!("{settings:?}").contains("hunter2"));
         let config = settings.check("valve").unwrap().unwrap();
         let (username, password) = (config.credentials)().unwrap();

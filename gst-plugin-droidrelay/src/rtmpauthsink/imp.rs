@@ -70,13 +70,11 @@ struct TaskOwner {
 impl TaskOwner {
     /// Calls into the element, where it still is: a panic becomes its error.
     fn call<T>(&self, otherwise: T, call: impl FnOnce(&RtmpAuthSink) -> T) -> T {
-        match self.element.upgrade() {
-            Some(element) => {
-                let imp = element.imp();
-                gst::panic_to_error!(imp, otherwise, { call(imp) })
-            }
-            None => otherwise,
-        }
+        let Some(element) = self.element.upgrade() else {
+            return otherwise;
+        };
+        let imp = element.imp();
+        gst::panic_to_error!(imp, otherwise, { call(imp) })
     }
 }
 
@@ -347,6 +345,23 @@ impl RtmpAuthSink {
             );
         }
     }
+
+    fn stats(&self) -> gst::Structure {
+        let (stats, dropped, latency) = self.publisher.stats();
+        gst::Structure::builder("application/x-rtmpauthsink-stats")
+            .field("sessions", stats.sessions)
+            .field("reconnects", stats.reconnects)
+            .field("frames", stats.frames)
+            .field("bytes", stats.bytes)
+            .field("dropped", dropped)
+            .field("queue-ms", (latency / 1_000_000) as u64)
+            .field("acknowledged-bytes", stats.acknowledged)
+            .field("bitrate", stats.bitrate)
+            .field("target-bitrate", stats.target_bitrate.unwrap_or_default())
+            .field("attempt", self.publisher.publish_state().attempt)
+            .field("last-error", stats.last_error)
+            .build()
+    }
 }
 
 fn progress(state: State) -> Option<(gst::ProgressType, &'static str)> {
@@ -444,25 +459,6 @@ impl ObjectImpl for RtmpAuthSink {
             "stats" => self.stats().to_value(),
             name => self.settings.lock().get(name),
         }
-    }
-}
-
-impl RtmpAuthSink {
-    fn stats(&self) -> gst::Structure {
-        let (stats, dropped, latency) = self.publisher.stats();
-        gst::Structure::builder("application/x-rtmpauthsink-stats")
-            .field("sessions", stats.sessions)
-            .field("reconnects", stats.reconnects)
-            .field("frames", stats.frames)
-            .field("bytes", stats.bytes)
-            .field("dropped", dropped)
-            .field("queue-ms", (latency / 1_000_000) as u64)
-            .field("acknowledged-bytes", stats.acknowledged)
-            .field("bitrate", stats.bitrate)
-            .field("target-bitrate", stats.target_bitrate.unwrap_or_default())
-            .field("attempt", self.publisher.publish_state().attempt)
-            .field("last-error", stats.last_error)
-            .build()
     }
 }
 

@@ -262,19 +262,12 @@ impl MediaPublisher {
         }
         inner.last_media = Some(now);
         inner.opening_deadline.get_or_insert(now + TRACK_TIMEOUT);
+        let before = |at: Option<Instant>| at.map(|at| now.duration_since(at));
+        let is_early = before(inner.published_at).is_some_and(|since| since < EARLY);
+        let is_due = before(inner.last_key_request).is_none_or(|since| since >= EARLY_KEY_INTERVAL);
+        // A key frame is the one that was asked for.
         let is_key = frame.key && frame.track == Track::Video;
-        let mut needs_key = inner.queue.push(frame);
-        if is_key {
-            // The one that was asked for.
-            needs_key = false;
-        } else {
-            needs_key |= inner
-                .published_at
-                .is_some_and(|at| now.duration_since(at) < EARLY);
-        }
-        needs_key &= inner
-            .last_key_request
-            .is_none_or(|at| now.duration_since(at) >= EARLY_KEY_INTERVAL);
+        let needs_key = (inner.queue.push(frame) || is_early) && !is_key && is_due;
         if needs_key {
             inner.last_key_request = Some(now);
         }
