@@ -420,3 +420,57 @@ fn a_camera_that_fails_in_a_session_is_live_again_when_it_is_back() {
     drop((valve, camera));
     end(pipeline);
 }
+
+/// On a busy machine frames flow before the valve has asked the sink what it does about them.
+#[test]
+fn a_stream_is_not_live_before_the_sink_has_taken_it() {
+    let pipeline =
+        launch("videotestsrc is-live=true ! mqttvalve name=valve standby=warm ! fakesink name=end");
+    let (passed, _) = count(&pipeline, "end");
+    let valve = pipeline.by_name("valve").unwrap();
+    let end_pad = pipeline.by_name("end").unwrap().static_pad("sink").unwrap();
+    // As a sink that begins to connect when it is wanted.
+    end_pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, |pad, info| {
+        if let Some(gst::PadProbeData::Event(event)) = &info.data
+            && let Some(session) = event.structure()
+            && session.name() == "droidrelay-session"
+            && session.get("wanted") == Ok(true)
+            && !event.is_serialized()
+        {
+            let connecting = gst::Structure::builder("droidrelay-publish")
+                .field("state", "connecting")
+                .field("attempt", 0u32)
+                .build();
+            pad.push_event(gst::event::CustomUpstream::new(connecting));
+        }
+        gst::PadProbeReturn::Ok
+    });
+    let (state, states) = mpsc::channel();
+    let held = Arc::new(AtomicBool::new(true));
+    let is_held = held.clone();
+    let bus = pipeline.bus().unwrap();
+    bus.set_sync_handler(move |_, message| {
+        if let Some(structure) = message.structure()
+            && structure.name() == "mqttvalve-state"
+        {
+            state
+                .send(structure.get::<String>("state").unwrap())
+                .unwrap();
+            until("the end of the pause", || !is_held.load(Ordering::SeqCst));
+        }
+        gst::BusSyncReply::Pass
+    });
+    start(&pipeline);
+    // It tells of a command that it does not obey, and is held there.
+    let refused = valve.emit_by_name::<bool>("start", &[&Some("\n"), &0u32]);
+    assert!(!refused);
+    assert_eq!(states.recv_timeout(DEADLINE).unwrap(), "idle");
+    valve.set_property("drop", false);
+    until("frames", || passed.load(Ordering::SeqCst) > 3);
+    held.store(false, Ordering::SeqCst);
+    assert_eq!(states.recv_timeout(DEADLINE).unwrap(), "starting");
+    no_error(&pipeline);
+    bus.unset_sync_handler();
+    drop((valve, end_pad, bus));
+    end(pipeline);
+}

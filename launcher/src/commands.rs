@@ -109,7 +109,7 @@ fn run(options: Run, log: &Log) -> Result<u8, Failure> {
     let listener = options.metrics.map(|at| listen(at, log)).transpose()?;
     let clients = clients(options.poll)?;
     let elements = Elements::of(&loaded.1);
-    if elements.valves().is_empty() && (!options.trigger.is_empty() || clients.is_some()) {
+    if elements.valves.is_empty() && (!options.trigger.is_empty() || clients.is_some()) {
         log.warning("there is no mqttvalve in the line: --trigger and --poll open nothing");
     }
     if elements.has_broker() && clients.is_some() {
@@ -163,7 +163,7 @@ fn listen(address: SocketAddr, log: &Log) -> Result<TcpListener, Failure> {
     listener.set_nonblocking(true).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     log.info(&format!("metrics at http://{address}/metrics"));
-    if metrics::is_public(address.ip()) {
+    if !address.ip().is_loopback() {
         log.warning("the metrics can be read by everybody who reaches this address");
     }
     Ok(listener)

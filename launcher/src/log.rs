@@ -27,34 +27,13 @@ pub enum Format {
     Json,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Level {
-    Error,
-    Warning,
-    Info,
-    Debug,
-}
+/// Name, and priority of syslog(3) as journald reads it in front of a line (sd-daemon(3)).
+type Level = (&'static str, u8);
 
-impl Level {
-    fn as_str(self) -> &'static str {
-        match self {
-            Level::Error => "error",
-            Level::Warning => "warning",
-            Level::Info => "info",
-            Level::Debug => "debug",
-        }
-    }
-
-    /// Of syslog(3), as journald reads it in front of a line (sd-daemon(3)).
-    fn priority(self) -> u8 {
-        match self {
-            Level::Error => 3,
-            Level::Warning => 4,
-            Level::Info => 6,
-            Level::Debug => 7,
-        }
-    }
-}
+const ERROR: Level = ("error", 3);
+const WARNING: Level = ("warning", 4);
+const INFO: Level = ("info", 6);
+const DEBUG: Level = ("debug", 7);
 
 /// Clones write to the same place and hide the same secrets.
 #[derive(Clone, Default)]
@@ -91,15 +70,15 @@ impl Log {
     }
 
     pub fn error(&self, text: &str) {
-        self.line(Level::Error, text, None);
+        self.line(ERROR, text, None);
     }
 
     pub fn warning(&self, text: &str) {
-        self.line(Level::Warning, text, None);
+        self.line(WARNING, text, None);
     }
 
     pub fn info(&self, text: &str) {
-        self.line(Level::Info, text, None);
+        self.line(INFO, text, None);
     }
 
     /// `text` on one line, without its secrets.
@@ -120,10 +99,10 @@ impl Log {
         gst::log::add_log_function(move |category, level, file, _, line, object, message| {
             let level = match level {
                 gst::DebugLevel::None => return,
-                gst::DebugLevel::Error => Level::Error,
-                gst::DebugLevel::Warning => Level::Warning,
-                gst::DebugLevel::Fixme | gst::DebugLevel::Info => Level::Info,
-                _ => Level::Debug,
+                gst::DebugLevel::Error => ERROR,
+                gst::DebugLevel::Warning => WARNING,
+                gst::DebugLevel::Fixme | gst::DebugLevel::Info => INFO,
+                _ => DEBUG,
             };
             let origin = Origin {
                 category: category.name(),
@@ -135,20 +114,20 @@ impl Log {
         });
     }
 
-    fn line(&self, level: Level, text: &str, origin: Option<&Origin>) {
+    fn line(&self, (level, priority): Level, text: &str, origin: Option<&Origin>) {
         let text = self.clean(text);
         let object = origin
             .and_then(|origin| origin.object.as_deref())
             .map(|object| self.clean(object));
         let mut line = String::new();
         if self.0.journal {
-            let _ = write!(line, "<{}>", level.priority());
+            let _ = write!(line, "<{priority}>");
         }
         match self.0.format {
             Format::Json => {
                 let mut fields = json!({
                     "time": now(),
-                    "level": level.as_str(),
+                    "level": level,
                     "message": text,
                 });
                 if let Some(origin) = origin {
@@ -159,7 +138,7 @@ impl Log {
                 let _ = write!(line, "{fields}");
             }
             Format::Text => {
-                let _ = write!(line, "{} ", level.as_str().to_ascii_uppercase());
+                let _ = write!(line, "{} ", level.to_ascii_uppercase());
                 if let Some(origin) = origin {
                     let _ = write!(line, "{} {} ", origin.category, origin.source);
                     if let Some(object) = object {

@@ -337,6 +337,7 @@ impl Mqtt {
             tls,
             keep_alive: self.keep_alive.max(MIN_KEEP_ALIVE),
             session_expiry: Duration::ZERO,
+            resumes: false,
             // What tens of thousands of robots have retained comes at once.
             receive_maximum: u16::MAX,
             will: None,

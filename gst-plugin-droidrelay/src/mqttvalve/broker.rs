@@ -40,23 +40,17 @@ struct Discovery {
 }
 
 impl BrokerLink {
-    /// Starts connecting, without waiting for it. `resume`: with the commands that the broker has
-    /// kept; `wake`: this valve has to publish for its group.
+    /// Starts connecting, without waiting for it. `wake`: this valve has to publish for its group.
     pub fn connect(
         io: &Handle,
         config: Config,
         topics: Topics,
         device: Device,
-        resume: bool,
         wake: impl Fn() + Send + Sync + 'static,
         on_event: impl FnMut(Event) + Send + 'static,
     ) -> Self {
         let broker = config.broker.to_string();
-        let session = if resume {
-            Session::resume(io, config, on_event)
-        } else {
-            Session::spawn(io, config, on_event)
-        };
+        let session = Session::spawn(io, config, on_event);
         session.set_retained(&topics.availability, ONLINE);
         BrokerLink {
             session,

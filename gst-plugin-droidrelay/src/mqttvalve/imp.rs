@@ -223,7 +223,7 @@ impl MqttValve {
         };
         let standby = self.real_standby();
         let now = self.now();
-        let report = {
+        let mut report = {
             let mut control = self.control.lock();
             let report = control.report(offline_timeout, standby.as_str(), now);
             if report.expired {
@@ -238,6 +238,12 @@ impl MqttValve {
         let link = self.link();
         self.announcer
             .changes(obj.upcast_ref(), &self.flow.srcpad, &report);
+        if !report.changes.is_empty() {
+            // By now a sink has answered. Before, frames might flow, and nobody be known to take
+            // them: that is `live` where there is no sink, and not where it has yet to connect.
+            let now = self.now();
+            report.state = self.control.lock().robot_state(standby.as_str(), now);
+        }
         if let Some(link) = &link
             && let Err(error) = link.announce_device(prefix)
         {
@@ -415,7 +421,6 @@ impl MqttValve {
                 config,
                 topics.clone(),
                 settings.device(&obj.name()),
-                settings.resume,
                 move || announcing.wake(),
                 self.on_event(topics.command),
             ))

@@ -246,6 +246,7 @@ impl Settings {
             tls,
             keep_alive: self.keep_alive,
             session_expiry: SESSION_EXPIRY,
+            resumes: self.resume,
             receive_maximum: session::RECEIVE_MAXIMUM,
             will: Some((topics.availability, OFFLINE.into())),
             subscriptions: vec![topics.command],

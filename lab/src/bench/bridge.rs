@@ -389,6 +389,7 @@ fn session(
         tls: None,
         keep_alive: Duration::from_secs(60),
         session_expiry: Duration::ZERO,
+        resumes: false,
         receive_maximum: u16::MAX,
         will: None,
         subscriptions,

@@ -6,8 +6,13 @@ use std::{path::Path, time::Duration};
 
 use gst::prelude::*;
 
-use super::{machine, report::Report, server};
+use super::{
+    machine,
+    report::{Report, missing},
+    server,
+};
 use crate::{
+    failure::Failure,
     file::{launchfile::LaunchFile, pipeline},
     run::elements::Elements,
 };
@@ -15,60 +20,39 @@ use crate::{
 /// How long opening a device may take.
 const OPEN_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Packages of Debian with elements that lines for robots have.
-const PACKAGES: [(&str, &[&str]); 9] = [
-    ("gstreamer1.0-droidrelay", &["mqttvalve", "rtmpauthsink"]),
-    ("gstreamer1.0-plugins-ugly", &["x264enc"]),
-    ("gstreamer1.0-libcamera", &["libcamerasrc"]),
+/// Packages of Debian with elements that lines for robots have, by the beginnings of their names.
+const PACKAGES: [(&str, &str); 9] = [
+    ("gstreamer1.0-droidrelay", "mqttvalve rtmpauthsink"),
+    ("gstreamer1.0-plugins-ugly", "x264enc"),
+    ("gstreamer1.0-libcamera", "libcamerasrc"),
     (
         "gstreamer1.0-plugins-good",
-        &[
-            "v4l2",
-            "jpeg",
-            "multifile",
-            "splitmux",
-            "matroska",
-            "flv",
-            "level",
-            "autovideo",
-        ],
+        "v4l2 jpeg multifile splitmux matroska flv level autovideo",
     ),
     (
         "gstreamer1.0-plugins-bad",
-        &[
-            "h264parse",
-            "h265parse",
-            "va",
-            "openh264",
-            "nvh264",
-            "tsdemux",
-            "mpegts",
-            "fdkaac",
-            "voaac",
-            "rtmp2",
-        ],
+        "h264parse h265parse va openh264 nvh264 tsdemux mpegts fdkaac voaac rtmp2",
     ),
-    ("gstreamer1.0-libav", &["avdec", "avenc"]),
-    ("gstreamer1.0-opencv", &["motioncells"]),
-    ("gstreamer1.0-alsa", &["alsa"]),
+    ("gstreamer1.0-libav", "avdec avenc"),
+    ("gstreamer1.0-opencv", "motioncells"),
+    ("gstreamer1.0-alsa", "alsa"),
     (
         "gstreamer1.0-plugins-base",
-        &["video", "audio", "decodebin", "uridecodebin"],
+        "video audio decodebin uridecodebin",
     ),
 ];
 
 /// Every element of the line that is not there, not only the first.
 pub fn elements(file: &LaunchFile, report: &mut Report) {
     let factories = pipeline::factories(file);
-    let mut missing = 0;
-    for (name, place) in &factories {
-        if gst::ElementFactory::find(name).is_some() {
-            continue;
-        }
-        missing += 1;
-        let package = PACKAGES
-            .iter()
-            .find(|(_, prefixes)| prefixes.iter().any(|prefix| name.starts_with(prefix)));
+    let not_found = |(name, _): &&(&str, _)| gst::ElementFactory::find(name).is_none();
+    let lacking: Vec<_> = factories.iter().filter(not_found).collect();
+    for (name, place) in &lacking {
+        let mut packages = PACKAGES.iter();
+        let package = packages.find(|(_, prefixes)| {
+            let mut prefixes = prefixes.split_whitespace();
+            prefixes.any(|prefix| name.starts_with(prefix))
+        });
         let remedy = match package {
             _ if name.starts_with("nvv4l2") => {
                 "it comes with NVIDIA's software for the Jetson".to_owned()
@@ -78,13 +62,12 @@ pub fn elements(file: &LaunchFile, report: &mut Report) {
             }
             None => "look for a typing error, or install the plugin that has it".to_owned(),
         };
-        report.missing(&format!("element {name} at {place}"), "not found", &remedy);
+        let what = format!("element {name} at {place}");
+        report.fail(missing(what, "not found", &remedy));
     }
-    if missing == 0 {
-        report.ok(
-            "elements",
-            &format!("all {} of the line are there", factories.len()),
-        );
+    if lacking.is_empty() {
+        let saw = format!("all {} of the line are there", factories.len());
+        report.ok("elements", saw);
     }
 }
 
@@ -96,24 +79,26 @@ pub fn pipeline(file: &LaunchFile, pipeline: &gst::Pipeline, publish: bool, repo
             continue;
         };
         let class = factory.metadata("klass").unwrap_or_default();
-        if class.contains("Source") {
-            source(element, report);
+        let opened = if class.contains("Source") {
+            source(element, &factory, report)
         } else if class.contains("Encoder") && class.contains("Video") {
-            let kind = if machine::is_hardware(&factory) {
-                "hardware"
-            } else {
-                "software"
+            let kind = match machine::is_hardware(&factory) {
+                true => "hardware",
+                false => "software",
             };
             open(
                 element,
                 &format!("encoder {}", factory.name()),
                 kind,
                 report,
-            );
-        }
+            )
+        } else {
+            continue;
+        };
+        report.check(opened);
     }
     let elements = Elements::of(pipeline);
-    if elements.valves().is_empty() {
+    if elements.valves.is_empty() {
         report.note(
             "valve",
             "there is no mqttvalve in the line",
@@ -122,52 +107,52 @@ pub fn pipeline(file: &LaunchFile, pipeline: &gst::Pipeline, publish: bool, repo
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(err) => return report.missing("network", &err.to_string(), ""),
+        .build()
+        .map_err(|err| missing("network", err, ""));
+    let Some(runtime) = report.check(runtime) else {
+        return;
     };
-    for valve in elements.valves() {
-        runtime.block_on(server::broker(file, valve, report));
+    for valve in &elements.valves {
+        report.check(runtime.block_on(server::broker(file, valve, report)));
     }
-    for sink in elements.sinks() {
-        let reached = runtime.block_on(server::rtmp(sink, report));
-        match (reached, publish) {
-            (true, true) => server::publish(sink, report),
-            (true, false) => report.note(
-                &format!("{}: credentials", sink.name()),
+    for sink in &elements.sinks {
+        let reached = report.check(runtime.block_on(server::rtmp(sink, report)));
+        let what = format!("{}: credentials", sink.name());
+        if reached.is_some() && publish {
+            report.check(server::publish(&what, sink, report));
+        } else if reached.is_some() {
+            report.note(
+                what,
                 "not tried, since a stream that is being published could be cut off",
                 "stop the robot and try with --publish",
-            ),
-            (false, _) => {}
+            );
         }
     }
     // Names that are still being looked up hold nobody up.
     runtime.shutdown_background();
 }
 
-fn source(source: &gst::Element, report: &mut Report) {
-    let name = source
-        .factory()
-        .map(|factory| factory.name().to_string())
-        .unwrap_or_default();
-    let mut what = format!("source {name}");
+fn source(
+    source: &gst::Element,
+    factory: &gst::ElementFactory,
+    report: &Report,
+) -> Result<(), Failure> {
+    let mut what = format!("source {}", factory.name());
     if source
         .find_property("device")
         .is_some_and(|spec| spec.value_type() == glib::Type::STRING)
         && let Some(device) = source.property::<Option<String>>("device")
     {
         what = format!("{what} {device}");
-        let is_file = device.starts_with("/dev/");
-        if is_file && !machine::device_rights(Path::new(&device), "", report) {
-            return;
+        if device.starts_with("/dev/") {
+            machine::device_rights(Path::new(&device), "", report)?;
         }
     }
-    open(source, &what, "opens", report);
+    open(source, &what, "opens", report)
 }
 
 /// Opens the device behind an element, and closes it again.
-fn open(element: &gst::Element, what: &str, saw: &str, report: &mut Report) {
+fn open(element: &gst::Element, what: &str, saw: &str, report: &Report) -> Result<(), Failure> {
     let bus = gst::Bus::new();
     element.set_bus(Some(&bus));
     // A device that hangs is left to its thread.
@@ -179,7 +164,10 @@ fn open(element: &gst::Element, what: &str, saw: &str, report: &mut Report) {
         let _ = sender.send(ready.is_ok());
     });
     match receiver.recv_timeout(OPEN_DEADLINE) {
-        Ok(true) => report.ok(what, saw),
+        Ok(true) => {
+            report.ok(what, saw);
+            Ok(())
+        }
         Ok(false) => {
             let error = bus
                 .pop_filtered(&[gst::MessageType::Error])
@@ -188,12 +176,16 @@ fn open(element: &gst::Element, what: &str, saw: &str, report: &mut Report) {
                     _ => None,
                 })
                 .unwrap_or_else(|| "it does not open".into());
-            report.missing(what, &error, "if the robot runs at this moment, it is the one that has it; else look at the device and its driver (dmesg)");
+            Err(missing(
+                what,
+                error,
+                "if the robot runs at this moment, it is the one that has it; else look at the device and its driver (dmesg)",
+            ))
         }
-        Err(_) => report.missing(
+        Err(_) => Err(missing(
             what,
-            &format!("opening it hangs for {} s", OPEN_DEADLINE.as_secs()),
+            format_args!("opening it hangs for {} s", OPEN_DEADLINE.as_secs()),
             "its driver hangs: unplug the device, or restart the machine",
-        ),
+        )),
     }
 }

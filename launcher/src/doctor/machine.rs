@@ -11,67 +11,68 @@ use std::{
 
 use gst::prelude::*;
 
-use super::report::Report;
+use super::report::{Report, forbidden, missing};
+use crate::failure::Failure;
 
 const ELEMENTS: [&str; 2] = ["mqttvalve", "rtmpauthsink"];
 
 /// Our own plugin: found, and loadable.
-pub fn plugin(report: &mut Report) {
-    let remedy = "install gstreamer1.0-droidrelay, or set GST_PLUGIN_PATH to the folder of libgstdroidrelay.so";
-    let Some(plugin) = gst::Registry::get().find_plugin("droidrelay") else {
-        return report.missing("plugin droidrelay", "not found", remedy);
-    };
-    let file = plugin
-        .filename()
-        .map(|file| file.display().to_string())
-        .unwrap_or_default();
-    let saw = format!("{} in {file}", plugin.version());
+pub fn plugin(report: &Report) -> Result<(), Failure> {
+    let what = "plugin droidrelay";
+    let plugin = gst::Registry::get().find_plugin("droidrelay").ok_or_else(|| {
+        missing(
+            what,
+            "not found",
+            "install gstreamer1.0-droidrelay, or set GST_PLUGIN_PATH to the folder of libgstdroidrelay.so",
+        )
+    })?;
+    let file = plugin.filename().unwrap_or_default();
+    let saw = format!("{} in {}", plugin.version(), file.display());
     for name in ELEMENTS {
-        if let Err(err) = gst::ElementFactory::make(name).build() {
-            let saw = format!("{saw}, but {name} cannot be made: {err}");
-            return report.missing(
-                "plugin droidrelay",
-                &saw,
+        gst::ElementFactory::make(name).build().map_err(|err| {
+            missing(
+                what,
+                format_args!("{saw}, but {name} cannot be made: {err}"),
                 "install it anew, for this machine's architecture and GStreamer 1.22 or newer",
-            );
-        }
+            )
+        })?;
     }
-    report.ok("plugin droidrelay", &saw);
+    report.ok(what, saw);
+    Ok(())
 }
 
 /// Encoders for H.264, those in hardware first.
-pub fn encoders(report: &mut Report) {
+pub fn encoders(report: &Report) -> Result<(), Failure> {
     let caps = gst::Caps::new_empty_simple("video/x-h264");
     let all = gst::ElementFactory::factories_with_type(
         gst::ElementFactoryType::VIDEO_ENCODER,
         gst::Rank::NONE,
     );
-    let mut hardware = Vec::new();
-    let mut software = Vec::new();
     // Of libav's encoders, those for H.264 wrap what is not there on any of these machines.
     let usable = |one: &&gst::ElementFactory| {
         one.can_src_any_caps(&caps) && !one.name().starts_with("avenc_")
     };
-    for factory in all.iter().filter(usable) {
-        let name = factory.name().to_string();
-        if is_hardware(factory) {
-            hardware.push(name);
-        } else {
-            software.push(name);
-        }
-    }
-    match (hardware.is_empty(), software.is_empty()) {
-        (true, true) => report.missing(
+    let (hardware, software): (Vec<_>, Vec<_>) =
+        all.iter().filter(usable).partition(|one| is_hardware(one));
+    if hardware.is_empty() && software.is_empty() {
+        return Err(missing(
             "encoders for H.264",
             "none",
             "install gstreamer1.0-plugins-ugly (x264enc); a camera that delivers H.264 needs none",
-        ),
-        (false, _) => report.ok("encoders for H.264 in hardware", &hardware.join(", ")),
-        (true, false) => report.note("encoders for H.264 in hardware", "none", ""),
+        ));
+    }
+    let names = |some: Vec<&gst::ElementFactory>| {
+        let names: Vec<_> = some.iter().map(|one| one.name().to_string()).collect();
+        names.join(", ")
+    };
+    match hardware.is_empty() {
+        true => report.note("encoders for H.264 in hardware", "none", ""),
+        false => report.ok("encoders for H.264 in hardware", names(hardware)),
     }
     if !software.is_empty() {
-        report.ok("encoders for H.264 in software", &software.join(", "));
+        report.ok("encoders for H.264 in software", names(software));
     }
+    Ok(())
 }
 
 /// Whether a chip does the work.
@@ -104,7 +105,11 @@ pub fn cameras(report: &mut Report) {
     for device in devices {
         let name = fs::read_to_string(format!("/sys/class/video4linux/{device}/name"));
         let name = name.unwrap_or_default().trim().to_owned();
-        device_rights(Path::new("/dev").join(device).as_path(), &name, report);
+        report.check(device_rights(
+            &Path::new("/dev").join(device),
+            &name,
+            report,
+        ));
     }
     if gst::ElementFactory::find("libcamerasrc").is_some() {
         report.ok("cameras by libcamera", "libcamerasrc is there");
@@ -118,11 +123,10 @@ pub fn cameras(report: &mut Report) {
 }
 
 /// Whether `device` is there and we may open it. Opening alone starts nothing.
-pub fn device_rights(device: &Path, name: &str, report: &mut Report) -> bool {
-    let what = if name.is_empty() {
-        device.display().to_string()
-    } else {
-        format!("{} ({name})", device.display())
+pub fn device_rights(device: &Path, name: &str, report: &Report) -> Result<(), Failure> {
+    let what = match name {
+        "" => device.display().to_string(),
+        name => format!("{} ({name})", device.display()),
     };
     let opened = fs::OpenOptions::new()
         .read(true)
@@ -131,8 +135,8 @@ pub fn device_rights(device: &Path, name: &str, report: &mut Report) -> bool {
         .open(device);
     match opened {
         Ok(_) => {
-            report.ok(&what, "may be opened");
-            true
+            report.ok(what, "may be opened");
+            Ok(())
         }
         Err(err) if err.kind() == io::ErrorKind::PermissionDenied => {
             let group = fs::metadata(device)
@@ -144,17 +148,15 @@ pub fn device_rights(device: &Path, name: &str, report: &mut Report) -> bool {
             let remedy = format!(
                 "it belongs to the group {group}: usermod -aG {group} {user}, then log in again; for a service SupplementaryGroups={group}"
             );
-            report.forbidden(&what, &format!("no right to open it as {user}"), &remedy);
-            false
+            let saw = format!("no right to open it as {user}");
+            Err(forbidden(what, saw, &remedy))
         }
-        Err(err) if err.kind() == io::ErrorKind::NotFound => {
-            report.missing(&what, "not there", "plug the camera in, or name another device (ls /dev/video*); /dev/v4l/by-id/ has names that stay");
-            false
-        }
-        Err(err) => {
-            report.missing(&what, &err.to_string(), "look at dmesg");
-            false
-        }
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Err(missing(
+            what,
+            "not there",
+            "plug the camera in, or name another device (ls /dev/video*); /dev/v4l/by-id/ has names that stay",
+        )),
+        Err(err) => Err(missing(what, err, "look at dmesg")),
     }
 }
 
@@ -170,7 +172,7 @@ fn name_in(file: &str, number: u32) -> Option<String> {
 
 /// A clock that is wrong makes certificates and leases wrong; a Raspberry Pi has none that runs
 /// while it is off.
-pub fn clock(report: &mut Report) {
+pub fn clock(report: &Report) -> Result<(), Failure> {
     let remedy = "timedatectl set-ntp true, and a network that lets NTP (UDP 123) through";
     let now = SystemTime::now();
     let built = fs::metadata("/proc/self/exe").and_then(|file| file.modified());
@@ -181,12 +183,13 @@ pub fn clock(report: &mut Report) {
     if built.is_ok_and(|built| now < built) {
         let saw =
             format!("{shown}, before this program was installed: no certificate will be valid");
-        return report.missing("clock", &saw, remedy);
+        return Err(missing("clock", saw, remedy));
     }
     match is_synchronised() {
-        true => report.ok("clock", &format!("{shown}, kept by NTP")),
-        false => report.warning("clock", &format!("{shown}, not kept by NTP"), remedy),
+        true => report.ok("clock", format_args!("{shown}, kept by NTP")),
+        false => report.warning("clock", format_args!("{shown}, not kept by NTP"), remedy),
     }
+    Ok(())
 }
 
 /// Whether the kernel has been told that its clock is right.

@@ -8,49 +8,38 @@ mod machine;
 mod report;
 mod server;
 
-use droidrelay_wire::exit;
-
 use crate::{
-    file::{
-        pipeline,
-        source::{self, Source},
-    },
+    file::source::{self, Source},
     log::Log,
 };
-use report::Report;
+use report::{Report, failed};
 
 /// Looks at this machine and, where a launch file is given, at all that it names. With `publish`
 /// a test picture goes to its servers for a moment.
 pub fn examine(source: Option<Source>, publish: bool, log: &Log) -> u8 {
     let mut report = Report::new(log);
-    if let Err(failure) = source::init() {
-        report.failed(failure.code, "GStreamer", &failure.text, "");
-        return report.code();
+    let started =
+        source::init().map_err(|failure| failed(failure.code, "GStreamer", failure.text, ""));
+    if report.check(started).is_none() {
+        return report.code;
     }
-    machine::plugin(&mut report);
-    machine::clock(&mut report);
-    let file = match source.as_ref().map(|source| source.read(log)) {
-        Some(Err(failure)) => {
-            report.failed(failure.code, "launch file", &failure.text, "");
-            None
-        }
-        Some(Ok(file)) => Some(file),
-        None => None,
-    };
-    machine::encoders(&mut report);
-    match (file, source) {
-        (Some(file), Some(source)) => {
+    report.check(machine::plugin(&report));
+    report.check(machine::clock(&report));
+    let read = source.and_then(|source| {
+        let file = source
+            .read(log)
+            .map_err(|failure| failed(failure.code, "launch file", failure.text, ""));
+        Some((report.check(file)?, source))
+    });
+    report.check(machine::encoders(&report));
+    match read {
+        Some((file, source)) => {
             line::elements(&file, &mut report);
-            match pipeline::build(&file) {
-                Ok(pipeline) => line::pipeline(&file, &pipeline, publish, &mut report),
-                Err(fault) => {
-                    let place = fault.place.map(|at| format!(":{at}")).unwrap_or_default();
-                    let what = format!("{}{place}", source.path.display());
-                    report.failed(exit::DATA, &what, &fault.text, "");
-                }
+            if let Some(pipeline) = report.check(source.build(&file)) {
+                line::pipeline(&file, &pipeline, publish, &mut report);
             }
         }
-        _ => machine::cameras(&mut report),
+        None => machine::cameras(&mut report),
     }
-    report.code()
+    report.code
 }

@@ -2,29 +2,17 @@
 
 //! What the doctor prints, and the exit code that follows from it.
 
-use std::io::Write;
+use std::{fmt::Display, io::Write};
 
 use droidrelay_wire::exit;
 
-use crate::log::Log;
-
-/// What came of a look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    Ok,
-    /// Not wrong, but good to know.
-    Note,
-    /// It works, and might not always.
-    Warning,
-    /// With the exit code that it leads to.
-    Failed(u8),
-}
+use crate::{failure::Failure, log::Log};
 
 /// Prints what is seen as it is seen.
 pub struct Report<'a> {
     log: &'a Log,
-    /// Of the first failure.
-    code: u8,
+    /// Exit code of the first failure.
+    pub code: u8,
 }
 
 impl<'a> Report<'a> {
@@ -35,54 +23,55 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// Exit code of the first failure.
-    pub fn code(&self) -> u8 {
-        self.code
+    pub fn ok(&self, what: impl Display, saw: impl Display) {
+        self.print("ok", &line(what, saw, ""));
     }
 
-    pub fn ok(&mut self, what: &str, saw: &str) {
-        self.line(Verdict::Ok, what, saw, "");
+    /// Not wrong, but good to know.
+    pub fn note(&self, what: impl Display, saw: impl Display, remedy: &str) {
+        self.print("note", &line(what, saw, remedy));
     }
 
-    pub fn note(&mut self, what: &str, saw: &str, remedy: &str) {
-        self.line(Verdict::Note, what, saw, remedy);
+    /// It works, and might not always.
+    pub fn warning(&self, what: impl Display, saw: impl Display, remedy: &str) {
+        self.print("warning", &line(what, saw, remedy));
     }
 
-    pub fn warning(&mut self, what: &str, saw: &str, remedy: &str) {
-        self.line(Verdict::Warning, what, saw, remedy);
+    /// What came of a look, unless that has failed.
+    pub fn check<T>(&mut self, looked: Result<T, Failure>) -> Option<T> {
+        looked.map_err(|failure| self.fail(failure)).ok()
     }
 
-    /// Something is not there, or out of reach.
-    pub fn missing(&mut self, what: &str, saw: &str, remedy: &str) {
-        self.line(Verdict::Failed(exit::UNAVAILABLE), what, saw, remedy);
-    }
-
-    /// Something is there, but not for us.
-    pub fn forbidden(&mut self, what: &str, saw: &str, remedy: &str) {
-        self.line(Verdict::Failed(exit::NO_PERMISSION), what, saw, remedy);
-    }
-
-    pub fn failed(&mut self, code: u8, what: &str, saw: &str, remedy: &str) {
-        self.line(Verdict::Failed(code), what, saw, remedy);
-    }
-
-    fn line(&mut self, verdict: Verdict, what: &str, saw: &str, remedy: &str) {
-        let word = match verdict {
-            Verdict::Ok => "ok",
-            Verdict::Note => "note",
-            Verdict::Warning => "warning",
-            Verdict::Failed(_) => "FAILED",
-        };
-        if let (Verdict::Failed(code), exit::OK) = (verdict, self.code) {
-            self.code = code;
+    pub fn fail(&mut self, failure: Failure) {
+        if self.code == exit::OK {
+            self.code = failure.code;
         }
-        let remedy = if remedy.is_empty() {
-            String::new()
-        } else {
-            format!(" -> {remedy}")
-        };
-        let text = self.log.clean(&format!("{what}: {saw}{remedy}"));
+        self.print("FAILED", &failure.text);
+    }
+
+    fn print(&self, word: &str, line: &str) {
         // The exit code says the most important, also where nobody reads the lines.
-        let _ = writeln!(std::io::stdout(), "{word:<8}{text}");
+        let _ = writeln!(std::io::stdout(), "{word:<8}{}", self.log.clean(line));
+    }
+}
+
+/// Something is not there, or out of reach.
+pub fn missing(what: impl Display, saw: impl Display, remedy: &str) -> Failure {
+    failed(exit::UNAVAILABLE, what, saw, remedy)
+}
+
+/// Something is there, but not for us.
+pub fn forbidden(what: impl Display, saw: impl Display, remedy: &str) -> Failure {
+    failed(exit::NO_PERMISSION, what, saw, remedy)
+}
+
+pub fn failed(code: u8, what: impl Display, saw: impl Display, remedy: &str) -> Failure {
+    Failure::new(code, line(what, saw, remedy))
+}
+
+fn line(what: impl Display, saw: impl Display, remedy: &str) -> String {
+    match remedy {
+        "" => format!("{what}: {saw}"),
+        remedy => format!("{what}: {saw} -> {remedy}"),
     }
 }

@@ -3,13 +3,14 @@
 //! The servers at the other end: name, TCP, TLS, login, rights.
 
 use std::{
+    fmt::Display,
     path::PathBuf,
     time::{Duration, Instant},
 };
 
 use droidrelay_rtmp::location::Location;
 use droidrelay_wire::{
-    BrokerUrl, Fault, FaultKind, PublishPhase, Secret, exit,
+    BrokerUrl, FaultKind, PublishPhase, Secret, exit,
     mqtt::session::{Config, Event, RECEIVE_MAXIMUM, Session},
     net::{
         connect::{connect, look_up},
@@ -21,12 +22,16 @@ use gst::prelude::*;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    runtime::Handle,
     sync::mpsc,
     time::timeout,
 };
 
-use super::report::Report;
-use crate::file::{launchfile::LaunchFile, pipeline};
+use super::report::{Report, failed, forbidden, missing};
+use crate::{
+    failure::Failure,
+    file::{launchfile::LaunchFile, pipeline},
+};
 
 /// For the name, and for its addresses.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -49,126 +54,104 @@ fn path(element: &gst::Element, property: &str) -> Option<PathBuf> {
 }
 
 /// Name and TCP; what is connected.
-async fn reach(what: &str, host: &str, port: u16, report: &mut Report<'_>) -> Option<TcpStream> {
-    let addresses = match look_up(host, port, CONNECT_TIMEOUT).await {
-        Ok(addresses) => addresses,
-        Err(text) => {
-            report.missing(&format!("{what}: name"), &text, "");
-            return None;
-        }
-    };
+async fn reach(
+    what: &str,
+    host: &str,
+    port: u16,
+    report: &Report<'_>,
+) -> Result<TcpStream, Failure> {
+    let addresses = look_up(host, port, CONNECT_TIMEOUT)
+        .await
+        .map_err(|fault| missing(format_args!("{what}: name"), fault, ""))?;
     let shown: Vec<String> = addresses.iter().map(|at| at.ip().to_string()).collect();
     report.ok(
-        &format!("{what}: name"),
-        &format!("{host} is {}", shown.join(", ")),
+        format_args!("{what}: name"),
+        format_args!("{host} is {}", shown.join(", ")),
     );
-    match connect(&addresses, CONNECT_TIMEOUT).await {
-        Ok(stream) => {
-            report.ok(&format!("{what}: TCP"), &format!("port {port} answers"));
-            Some(stream)
-        }
-        Err(err) => {
-            let saw = format!("cannot connect to {host}: {err}");
-            report.missing(&format!("{what}: TCP"), &saw, "");
-            None
-        }
-    }
+    let what = format!("{what}: TCP");
+    let stream = connect(&addresses, CONNECT_TIMEOUT)
+        .await
+        .map_err(|err| missing(&what, format_args!("cannot connect to {host}: {err}"), ""))?;
+    report.ok(what, format_args!("port {port} answers"));
+    Ok(stream)
 }
 
 /// The broker of a valve, as the valve would use it but under a client id of its own: a running
 /// robot keeps its session, and hears nothing of it.
-pub async fn broker(file: &LaunchFile, valve: &gst::Element, report: &mut Report<'_>) {
+pub async fn broker(
+    file: &LaunchFile,
+    valve: &gst::Element,
+    report: &Report<'_>,
+) -> Result<(), Failure> {
     let name = valve.name();
+    let what = format!("{name}: broker");
     let Some(written) = pipeline::property(file, &name, "broker") else {
-        return report.note(
-            &format!("{name}: broker"),
+        report.note(
+            what,
             "none",
             "opened only by --poll, --trigger and applications",
         );
+        return Ok(());
     };
-    let what = format!("{name}: broker");
-    let (url, userinfo) = match BrokerUrl::parse(&written) {
-        Ok(parsed) => parsed,
-        Err(fault) => return report.failed(exit::DATA, &what, &fault, ""),
-    };
+    let (url, userinfo) =
+        BrokerUrl::parse(&written).map_err(|fault| failed(exit::DATA, what, fault, ""))?;
     let what = format!("broker {url}");
-    if let Err(fault) = url.scheme.check_built_in() {
-        return report.missing(&what, &fault, "");
-    }
-    let Some(tcp) = reach(&what, &url.host, url.port, report).await else {
-        return;
-    };
+    url.scheme
+        .check_built_in()
+        .map_err(|fault| missing(&what, fault, ""))?;
+    let tcp = reach(&what, &url.host, url.port, report).await?;
     let files = TlsFiles {
         ca_file: path(valve, "ca-file"),
         cert_file: path(valve, "cert-file"),
         key_file: path(valve, "key-file"),
         ..TlsFiles::default()
     };
-    let tls = match url.scheme.is_tls().then(|| files.client()).transpose() {
-        Ok(tls) => tls,
-        Err(fault) => return report.failed(exit::CONFIG, &format!("{what}: TLS"), &fault, ""),
-    };
-    if let Some(tls) = &tls {
-        if !secure(&what, tls, &url.host, tcp, report).await {
-            return;
-        }
-    } else {
-        drop(tcp);
+    let tls = url.scheme.is_tls().then(|| files.client());
+    let tls = tls
+        .transpose()
+        .map_err(|fault| failed(exit::CONFIG, format_args!("{what}: TLS"), fault, ""))?;
+    match &tls {
+        Some(tls) => secure(&what, tls, &url.host, tcp, report).await?,
+        None => drop(tcp),
     }
     let username = text(valve, "username").or(userinfo.username);
-    let password = pipeline::property(file, &name, "password")
-        .map(Secret::new)
-        .or(userinfo.password);
-    let password_file = path(valve, "password-file");
-    if let Some(Err(fault)) = password_file.as_ref().map(Secret::from_file) {
-        return report.failed(exit::CONFIG, &format!("{what}: login"), &fault, "");
-    }
+    let password = match path(valve, "password-file") {
+        Some(file) => Some(read_secret(file, format_args!("{what}: login"))?),
+        None => pipeline::property(file, &name, "password")
+            .map(Secret::new)
+            .or(userinfo.password),
+    };
     let who = username.clone().unwrap_or_else(|| "nobody".into());
     let topic = valve.property::<String>("topic");
     let config = Config {
         client_id: format!("droidrelay-doctor-{}", std::process::id()),
         broker: url,
-        credentials: Box::new(move || {
-            let password = match &password_file {
-                Some(file) => Some(Secret::from_file(file)?),
-                None => password.clone(),
-            };
-            Ok((username.clone(), password))
-        }),
+        credentials: Box::new(move || Ok((username.clone(), password.clone()))),
         tls,
         keep_alive: Duration::from_secs(10),
         session_expiry: Duration::ZERO,
+        resumes: false,
         receive_maximum: RECEIVE_MAXIMUM,
         will: None,
         subscriptions: vec![topic.clone()],
     };
-    match log_in(config).await {
-        Some(Ok(())) => {
-            report.ok(&format!("{what}: login"), &format!("as {who}"));
-            report.ok(
-                &format!("{what}: commands"),
-                &format!("the broker lets {who} subscribe to {topic} (Mosquitto with an acl_file says so of any topic: to be sure, send a start)"),
-            );
-        }
-        Some(Err(fault)) => {
-            let what = format!("{what}: login as {who}");
-            match fault.kind {
-                FaultKind::Refused => report.forbidden(&what, &fault.text, ""),
-                _ => report.missing(&what, &fault.text, ""),
-            }
-        }
-        None => report.missing(
-            &format!("{what}: login as {who}"),
-            &format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()),
-            "is that a broker?",
-        ),
-    }
+    log_in(config, &format!("{what}: login as {who}")).await?;
+    report.ok(format_args!("{what}: login"), format_args!("as {who}"));
+    report.ok(
+        format_args!("{what}: commands"),
+        format_args!("the broker lets {who} subscribe to {topic} (Mosquitto with an acl_file says so of any topic: to be sure, send a start)"),
+    );
+    Ok(())
 }
 
-/// What comes of the first try of a session; None: nothing, within [`ANSWER_TIMEOUT`].
-async fn log_in(config: Config) -> Option<Result<(), Fault>> {
+fn read_secret(file: PathBuf, what: impl Display) -> Result<Secret, Failure> {
+    Secret::from_file(file).map_err(|fault| failed(exit::CONFIG, what, fault, ""))
+}
+
+/// The first try of a session.
+async fn log_in(config: Config, what: &str) -> Result<(), Failure> {
     let (sender, mut outcomes) = mpsc::unbounded_channel();
-    let session = Session::spawn(&tokio::runtime::Handle::current(), config, move |event| {
+    let session = Session::spawn(&Handle::current(), config, move |event| {
         let outcome = match event {
             Event::Up => Ok(()),
             Event::Down(fault) => Err(fault),
@@ -179,7 +162,15 @@ async fn log_in(config: Config) -> Option<Result<(), Fault>> {
     });
     let outcome = timeout(ANSWER_TIMEOUT, outcomes.recv()).await;
     session.stop(Vec::new()).await;
-    outcome.ok().flatten()
+    match outcome.ok().flatten() {
+        Some(Ok(())) => Ok(()),
+        Some(Err(fault)) if fault.kind == FaultKind::Refused => Err(forbidden(what, fault, "")),
+        Some(Err(fault)) => Err(missing(what, fault, "")),
+        None => {
+            let saw = format!("no answer within {} s", ANSWER_TIMEOUT.as_secs());
+            Err(missing(what, saw, "is that a broker?"))
+        }
+    }
 }
 
 /// A TLS session with what answers at `tcp`.
@@ -188,96 +179,72 @@ async fn secure(
     tls: &tls::Client,
     host: &str,
     tcp: TcpStream,
-    report: &mut Report<'_>,
-) -> bool {
+    report: &Report<'_>,
+) -> Result<(), Failure> {
     let what = format!("{what}: TLS");
-    match timeout(ANSWER_TIMEOUT, tls.connect(host, tcp)).await {
-        Ok(Ok(_)) => {
-            report.ok(
-                &what,
-                "the certificate is valid, for this name and at this time",
-            );
-            true
-        }
-        Ok(Err(fault)) => {
-            report.missing(&what, &fault, "");
-            false
-        }
-        Err(_) => {
-            report.missing(&what, "no answer", "is that port the one with TLS?");
-            false
-        }
-    }
+    timeout(ANSWER_TIMEOUT, tls.connect(host, tcp))
+        .await
+        .map_err(|_| missing(&what, "no answer", "is that port the one with TLS?"))?
+        .map_err(|fault| missing(&what, fault, ""))?;
+    report.ok(
+        what,
+        "the certificate is valid, for this name and at this time",
+    );
+    Ok(())
 }
 
-/// The server of a sink, up to where a publisher would begin; true: it was reached.
-pub async fn rtmp(sink: &gst::Element, report: &mut Report<'_>) -> bool {
+/// The server of a sink, up to where a publisher would begin.
+pub async fn rtmp(sink: &gst::Element, report: &Report<'_>) -> Result<(), Failure> {
     let what = format!("{}: server", sink.name());
-    let Some(location) = text(sink, "location") else {
-        report.failed(
+    let location = text(sink, "location").ok_or_else(|| {
+        failed(
             exit::DATA,
             &what,
             "no location, or one that is none",
             "write location=rtmp://host/app/stream",
-        );
-        return false;
-    };
-    let location = match Location::parse(&location) {
-        Ok((location, _)) => location,
-        Err(fault) => {
-            report.failed(exit::DATA, &what, &fault, "");
-            return false;
-        }
-    };
+        )
+    })?;
+    let (location, _) =
+        Location::parse(&location).map_err(|fault| failed(exit::DATA, &what, fault, ""))?;
     let (host, port) = (location.host.as_str(), location.port);
     let scheme = if location.tls { "rtmps" } else { "rtmp" };
     let what = format!("server {scheme}://{}", Authority(host, port));
-    if let Some(Err(fault)) = path(sink, "password-file").map(Secret::from_file) {
-        report.failed(exit::CONFIG, &format!("{what}: password"), &fault, "");
-        return false;
+    if let Some(file) = path(sink, "password-file") {
+        read_secret(file, format_args!("{what}: password"))?;
     }
-    let Some(mut tcp) = reach(&what, host, port, report).await else {
-        return false;
-    };
+    let mut tcp = reach(&what, host, port, report).await?;
     if !location.tls {
         return greet(&what, &mut tcp, report).await;
     }
-    let flags = sink
-        .property_value("tls-validation-flags")
-        .transform::<String>()
-        .ok()
-        .and_then(|flags| flags.get::<String>().ok())
-        .unwrap_or_default();
-    let all = gst::ElementFactory::make("rtmpauthsink")
-        .build()
-        .ok()
-        .and_then(|fresh| {
-            let flags = fresh.property_value("tls-validation-flags");
-            flags.transform::<String>().ok()?.get::<String>().ok()
-        });
-    if Some(&flags) != all.as_ref() {
+    let shown = |flags: &glib::Value| {
+        let text = flags.transform::<String>().ok();
+        text.and_then(|text| text.get::<String>().ok())
+            .unwrap_or_default()
+    };
+    let flags = shown(&sink.property_value("tls-validation-flags"));
+    let all = sink
+        .find_property("tls-validation-flags")
+        .map(|spec| shown(spec.default_value()));
+    if all.as_ref() != Some(&flags) {
         report.warning(
-            &format!("{what}: TLS"),
-            &format!("tls-validation-flags={flags} forgives faults of the certificate"),
+            format_args!("{what}: TLS"),
+            format_args!("tls-validation-flags={flags} forgives faults of the certificate"),
             "anybody on the way may pose as the server: for tests only",
         );
-        return true;
+        return Ok(());
     }
     let files = TlsFiles {
         ca_file: path(sink, "ca-file"),
         ..TlsFiles::default()
     };
-    match files.client() {
-        Ok(tls) => secure(&what, &tls, host, tcp, report).await,
-        Err(fault) => {
-            report.failed(exit::CONFIG, &format!("{what}: TLS"), &fault, "");
-            false
-        }
-    }
+    let tls = files
+        .client()
+        .map_err(|fault| failed(exit::CONFIG, format_args!("{what}: TLS"), fault, ""))?;
+    secure(&what, &tls, host, tcp, report).await
 }
 
 /// Says hello as RTMP begins, and goes.
-async fn greet(what: &str, tcp: &mut TcpStream, report: &mut Report<'_>) -> bool {
+async fn greet(what: &str, tcp: &mut TcpStream, report: &Report<'_>) -> Result<(), Failure> {
     let mut hello = [0; HELLO];
     hello[0] = VERSION;
     let mut answer = [0];
@@ -286,60 +253,41 @@ async fn greet(what: &str, tcp: &mut TcpStream, report: &mut Report<'_>) -> bool
         tcp.read_exact(&mut answer).await
     });
     let what = format!("{what}: RTMP");
-    match greeted.await {
+    let saw = match greeted.await {
         Ok(Ok(_)) if answer[0] == VERSION => {
-            report.ok(&what, "it speaks RTMP");
-            true
+            report.ok(what, "it speaks RTMP");
+            return Ok(());
         }
-        Ok(_) => {
-            report.missing(
-                &what,
-                "what answers there does not speak RTMP",
-                "check the port; is it rtmps?",
-            );
-            false
-        }
-        Err(_) => {
-            report.missing(
-                &what,
-                "it takes the connection and says nothing",
-                "check the port; is it rtmps?",
-            );
-            false
-        }
-    }
+        Ok(_) => "what answers there does not speak RTMP",
+        Err(_) => "it takes the connection and says nothing",
+    };
+    Err(missing(what, saw, "check the port; is it rtmps?"))
 }
 
 /// Publishes a test picture by the line's own sink until the server has said what it thinks of it.
-pub fn publish(sink: &gst::Element, report: &mut Report) {
-    let what = format!("{}: credentials", sink.name());
+pub fn publish(what: &str, sink: &gst::Element, report: &Report) -> Result<(), Failure> {
     let encoder = ["x264enc", "openh264enc", "v4l2h264enc", "vah264enc"]
         .into_iter()
         .find(|name| gst::ElementFactory::find(name).is_some());
     let Some(encoder) = encoder else {
-        return report.warning(
-            &what,
+        report.warning(
+            what,
             "not tried: no encoder for a test picture",
             "install gstreamer1.0-plugins-ugly",
         );
+        return Ok(());
     };
     let Some(pipeline) = test_pipeline(sink, encoder) else {
         let saw = "not tried: the test picture does not fit the sink";
-        return report.warning(&what, saw, "");
+        report.warning(what, saw, "");
+        return Ok(());
     };
-    let outcome = publish_until_answered(&pipeline);
+    let published = publish_until_answered(what, &pipeline);
     // It cannot hang: these are elements of ours, and a test picture.
     let _ = pipeline.set_state(gst::State::Null);
-    match outcome {
-        Outcome::Published => report.ok(&what, "the server has accepted a test picture"),
-        Outcome::Refused(reason) => report.forbidden(&what, &reason, ""),
-        Outcome::Failed(reason) => report.missing(&what, &reason, ""),
-        Outcome::Silent => report.missing(
-            &what,
-            &format!("no answer within {} s", PUBLISH_TIMEOUT.as_secs()),
-            "look at the server's log",
-        ),
-    }
+    published?;
+    report.ok(what, "the server has accepted a test picture");
+    Ok(())
 }
 
 /// A test picture, encoded by `encoder`, into the sink of a line.
@@ -358,34 +306,27 @@ fn test_pipeline(sink: &gst::Element, encoder: &str) -> Option<gst::Pipeline> {
     Some(pipeline)
 }
 
-/// What a server has made of a publisher.
-enum Outcome {
-    Published,
-    Refused(String),
-    Failed(String),
-    /// Nothing, within [`PUBLISH_TIMEOUT`].
-    Silent,
-}
-
-fn publish_until_answered(pipeline: &gst::Pipeline) -> Outcome {
-    let failed = |reason: &str| match reason {
-        "" => Outcome::Silent,
-        reason => Outcome::Failed(reason.to_owned()),
+fn publish_until_answered(what: &str, pipeline: &gst::Pipeline) -> Result<(), Failure> {
+    let silent = || {
+        let saw = format!("no answer within {} s", PUBLISH_TIMEOUT.as_secs());
+        missing(what, saw, "look at the server's log")
     };
-    if pipeline.set_state(gst::State::Playing).is_err() {
-        return failed("the sink does not start");
-    }
+    let failed = |reason: &str| match reason {
+        "" => silent(),
+        reason => missing(what, reason, ""),
+    };
+    pipeline
+        .set_state(gst::State::Playing)
+        .map_err(|_| failed("the sink does not start"))?;
     let bus = pipeline.bus().expect("every pipeline has a bus");
     let deadline = Instant::now() + PUBLISH_TIMEOUT;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let wait = gst::ClockTime::try_from(left).unwrap_or_default();
         let wanted = [gst::MessageType::Element, gst::MessageType::Error];
-        let Some(message) = bus.timed_pop_filtered(wait, &wanted) else {
-            return Outcome::Silent;
-        };
+        let message = bus.timed_pop_filtered(wait, &wanted).ok_or_else(silent)?;
         if let gst::MessageView::Error(error) = message.view() {
-            return failed(error.error().message());
+            return Err(failed(error.error().message()));
         }
         let Some(structure) = message
             .structure()
@@ -396,9 +337,9 @@ fn publish_until_answered(pipeline: &gst::Pipeline) -> Outcome {
         let field = |name| structure.get::<Option<String>>(name).ok().flatten();
         let reason = field("reason").unwrap_or_default();
         match PublishPhase::from(field("state").unwrap_or_default()) {
-            PublishPhase::Publishing => return Outcome::Published,
-            PublishPhase::Refused => return Outcome::Refused(reason),
-            PublishPhase::Backoff => return failed(&reason),
+            PublishPhase::Publishing => return Ok(()),
+            PublishPhase::Refused => return Err(forbidden(what, reason, "")),
+            PublishPhase::Backoff => return Err(failed(&reason)),
             _ => {}
         }
     }

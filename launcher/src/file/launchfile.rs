@@ -13,6 +13,8 @@
 
 use std::fmt;
 
+use droidrelay_wire::exit;
+
 use super::mask::{Mask, is_secret_name};
 
 /// A place in the file; line and column (in characters) count from 1.
@@ -33,15 +35,9 @@ impl fmt::Display for Place {
 pub struct Fault {
     pub place: Option<Place>,
     pub text: String,
-    pub kind: FaultKind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FaultKind {
-    /// The file's text or the pipeline that it describes.
-    Data,
-    /// What comes from outside of the file: a variable.
-    Configuration,
+    /// One of [`droidrelay_wire::exit`]: `DATA` for the file's text or the pipeline that it
+    /// describes, `CONFIG` for what comes from outside of the file, a variable.
+    pub code: u8,
 }
 
 impl Fault {
@@ -49,15 +45,14 @@ impl Fault {
         Fault {
             place: place.into(),
             text: text.into(),
-            kind: FaultKind::Data,
+            code: exit::DATA,
         }
     }
 
-    fn configuration(place: Place, text: impl Into<String>) -> Self {
+    fn configuration(place: Place, text: String) -> Self {
         Fault {
-            place: Some(place),
-            text: text.into(),
-            kind: FaultKind::Configuration,
+            code: exit::CONFIG,
+            ..Fault::data(place, text)
         }
     }
 }
@@ -67,6 +62,16 @@ impl Fault {
 pub struct Value {
     pub text: String,
     pub secret: bool,
+}
+
+impl Value {
+    pub fn plain(text: impl Into<String>) -> Self {
+        let text = text.into();
+        Value {
+            text,
+            secret: false,
+        }
+    }
 }
 
 /// Finds a variable: `Ok(None)` where nobody knows it, `Err` where it cannot be read.
@@ -90,6 +95,11 @@ impl Word {
         self.text
             .split_once('=')
             .filter(|(key, _)| is_identifier(key))
+    }
+
+    /// Without the signs that may stand at an element's name.
+    pub fn bare(&self) -> &str {
+        self.text.trim_matches(['(', ')', '!'])
     }
 
     /// Whether it sets this property.
@@ -165,32 +175,25 @@ impl LaunchFile {
     /// first pipeline. It goes on counting in the next one: their MQTT client ids would be others,
     /// and nobody would know who takes over from whom.
     fn name_elements(&mut self) {
-        let words = &self.words;
-        let names: Vec<(usize, Option<&str>)> = (0..words.len())
-            .filter(|at| NAMED.contains(&words[*at].text.as_str()))
-            .map(|at| {
-                let properties = words[at + 1..].iter().map_while(Word::property);
-                let name = properties.into_iter().find(|(key, _)| *key == "name");
-                (at, name.map(|(_, name)| name))
-            })
+        let properties = self.words.iter().filter_map(Word::property);
+        let taken: Vec<String> = properties
+            .filter(|(key, _)| *key == "name")
+            .map(|(_, name)| name.to_owned())
             .collect();
-        let taken: Vec<&str> = words
-            .iter()
-            .filter_map(Word::property)
-            .filter_map(|(key, value)| (key == "name").then_some(value))
-            .collect();
-        let mut given = Vec::new();
-        for factory in &NAMED {
+        for factory in NAMED {
             let mut free = (0..)
                 .map(|number| format!("{factory}{number}"))
-                .filter(|name| !taken.contains(&name.as_str()));
-            let unnamed = names
-                .iter()
-                .filter(|(at, name)| name.is_none() && words[*at].text == **factory);
-            given.extend(unnamed.map(|(at, _)| *at).zip(&mut free));
-        }
-        for (at, name) in given {
-            self.words[at].launch.push_str(&format!(" name={name}"));
+                .filter(|name| !taken.contains(name));
+            for at in 0..self.words.len() {
+                let (words, properties) = self.words.split_at_mut(at + 1);
+                let mut properties = properties
+                    .iter()
+                    .take_while(|word| word.property().is_some());
+                if words[at].text == factory && !properties.any(|word| word.sets("name")) {
+                    let name = free.next().unwrap_or_default();
+                    words[at].launch.push_str(&format!(" name={name}"));
+                }
+            }
         }
     }
 
@@ -254,10 +257,8 @@ impl Reader<'_, '_> {
     /// A backslash that ends its line, or the file.
     fn at_continuation(&self) -> bool {
         self.rest.strip_prefix('\\').is_some_and(|behind| {
-            behind
-                .split('\n')
-                .next()
-                .is_none_or(|line| line.trim().is_empty())
+            let mut lines = behind.split('\n');
+            lines.next().is_none_or(|line| line.trim().is_empty())
         })
     }
 

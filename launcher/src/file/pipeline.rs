@@ -102,7 +102,7 @@ struct Part<'a> {
 fn parts(words: &[Word]) -> Vec<Part<'_>> {
     let mut parts: Vec<Part> = Vec::new();
     for word in words {
-        let name = word.text.trim_matches(['(', ')', '!']);
+        let name = word.bare();
         if word.property().is_some() {
             if let Some(part) = parts.last_mut() {
                 part.properties.push(word);
@@ -186,15 +186,11 @@ struct Complaint<'a> {
 impl Complaint<'_> {
     fn no_such_element(&self) -> Fault {
         let (words, message, first) = (self.words, self.message, self.first);
-        let word = words
-            .iter()
-            .find(|word| word.text.trim_matches(['(', ')', '!']) == first)
+        let element = words.iter().find(|word| word.bare() == first);
+        let word = element
             .or_else(|| find_reference(words, first))
             .or_else(|| words.iter().find(|word| word.text.contains(first)));
-        let is_element = words
-            .iter()
-            .any(|word| word.text.trim_matches(['(', ')', '!']) == first)
-            && gst::ElementFactory::find(first).is_none();
+        let is_element = element.is_some() && gst::ElementFactory::find(first).is_none();
         let text = match (is_element, first) {
             (true, "mqttvalve" | "rtmpauthsink") => format!(
                 "no element \"{first}\": install gstreamer1.0-droidrelay, or set GST_PLUGIN_PATH to the folder of libgstdroidrelay.so"
@@ -300,8 +296,9 @@ impl Complaint<'_> {
 
     fn bad_syntax(&self, file: &LaunchFile) -> Fault {
         let message = self.message;
-        let word = reference(message)
-            .and_then(|name| find_reference(self.words, name))
+        let word = message
+            .strip_prefix("unexpected reference \"")
+            .and_then(|named| find_reference(self.words, named.split('"').next()?))
             .or_else(|| unexpected_word(file));
         Fault::data(
             word.map(|word| word.place),
@@ -310,14 +307,6 @@ impl Complaint<'_> {
             ),
         )
     }
-}
-
-/// The name in GStreamer's `unexpected reference "name"`.
-fn reference(message: &str) -> Option<&str> {
-    message
-        .starts_with("unexpected reference")
-        .then(|| message.split('"').nth(1))
-        .flatten()
 }
 
 fn find_reference<'a>(words: &'a [Word], name: &str) -> Option<&'a Word> {
@@ -332,18 +321,17 @@ fn find_reference<'a>(words: &'a [Word], name: &str) -> Option<&'a Word> {
 /// longest accepted beginning does not hold.
 fn unexpected_word(file: &LaunchFile) -> Option<&Word> {
     let words = &file.words;
-    let link = |word: &Word| word.text == "!";
-    if let Some(word) = words.first().filter(|word| link(word)) {
-        return Some(word);
-    }
-    if let Some(pair) = words
+    let link = |word: &&Word| word.text == "!";
+    let pair = words
         .windows(2)
-        .find(|pair| link(&pair[0]) && link(&pair[1]))
-    {
-        return Some(&pair[1]);
-    }
-    if let Some(word) = words.last().filter(|word| link(word)) {
-        return Some(word);
+        .find(|pair| pair.iter().all(|word| link(&word)));
+    let lonely = words
+        .first()
+        .filter(link)
+        .or(pair.map(|pair| &pair[1]))
+        .or(words.last().filter(link));
+    if lonely.is_some() {
+        return lonely;
     }
     let accepted = (1..words.len()).rev().find(|count| {
         !matches!(

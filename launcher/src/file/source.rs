@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use droidrelay_wire::exit;
 
 use super::{
-    launchfile::{Fault, FaultKind, LaunchFile},
+    launchfile::{Fault, LaunchFile},
     pipeline,
     variables::Variables,
 };
@@ -15,11 +15,8 @@ use crate::{failure::Failure, log::Log};
 
 fn failure(path: &Path, fault: Fault) -> Failure {
     let place = fault.place.map(|at| format!(":{at}")).unwrap_or_default();
-    let code = match fault.kind {
-        FaultKind::Data => exit::DATA,
-        FaultKind::Configuration => exit::CONFIG,
-    };
-    Failure::new(code, format!("{}{place}: {}", path.display(), fault.text))
+    let text = format!("{}{place}: {}", path.display(), fault.text);
+    Failure::new(fault.code, text)
 }
 
 /// Where the line comes from; it can be read again.
@@ -41,18 +38,11 @@ impl Source {
             Failure::new(exit::NO_INPUT, text)
         })?;
         let text = String::from_utf8(bytes).map_err(|err| {
-            let valid = err.utf8_error().valid_up_to();
-            let line = 1 + err.as_bytes()[..valid]
-                .iter()
-                .filter(|byte| **byte == b'\n')
-                .count();
-            Failure::new(
-                exit::DATA,
-                format!(
-                    "{}:{line}: not UTF-8: save the file as UTF-8",
-                    path.display()
-                ),
-            )
+            let valid = &err.as_bytes()[..err.utf8_error().valid_up_to()];
+            let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
+            let path = path.display();
+            let text = format!("{path}:{line}: not UTF-8: save the file as UTF-8");
+            Failure::new(exit::DATA, text)
         })?;
         let file = LaunchFile::parse(&text, &mut |name| variables.look_up(name))
             .map_err(|fault| failure(path, fault))?;
@@ -70,8 +60,13 @@ impl Source {
     pub fn load(&self, log: &Log) -> Result<(LaunchFile, gst::Pipeline), Failure> {
         let file = self.read(log)?;
         init()?;
-        let pipeline = pipeline::build(&file).map_err(|fault| failure(&self.path, fault))?;
+        let pipeline = self.build(&file)?;
         Ok((file, pipeline))
+    }
+
+    /// Builds the pipeline of the file, which has been read.
+    pub fn build(&self, file: &LaunchFile) -> Result<gst::Pipeline, Failure> {
+        pipeline::build(file).map_err(|fault| failure(&self.path, fault))
     }
 }
 

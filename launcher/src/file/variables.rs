@@ -48,41 +48,28 @@ impl Variables {
     pub fn look_up(&mut self, name: &str) -> Result<Option<Value>, String> {
         if let Some(text) = self.set.get(name) {
             self.used.insert(name.to_owned());
-            return Ok(Some(Value {
-                text: text.clone(),
-                secret: false,
-            }));
+            return Ok(Some(Value::plain(text)));
         }
         match env::var(name) {
             Ok(text) => {
-                return Ok(Some(Value {
-                    text,
-                    secret: is_secret_name(name),
-                }));
+                let secret = is_secret_name(name);
+                return Ok(Some(Value { text, secret }));
             }
             Err(env::VarError::NotUnicode(_)) => {
                 return Err("its value in the environment is not UTF-8: use UTF-8".into());
             }
             Err(env::VarError::NotPresent) => {}
         }
-        match &self.credentials {
-            Some(folder) if folder.join(name).exists() => {
-                let secret = Secret::from_file(folder.join(name))?;
-                Ok(Some(Value {
-                    text: secret.expose().to_owned(),
-                    secret: true,
-                }))
-            }
-            _ if name == NOW => {
-                let now = glib::DateTime::now_utc().and_then(|now| now.format("%Y%m%dT%H%M%SZ"));
-                let text = now.map_err(|err| err.to_string())?.into();
-                Ok(Some(Value {
-                    text,
-                    secret: false,
-                }))
-            }
-            _ => Ok(None),
+        let file = self.credentials.as_ref().map(|folder| folder.join(name));
+        if let Some(file) = file.filter(|file| file.exists()) {
+            let text = Secret::from_file(file)?.expose().to_owned();
+            return Ok(Some(Value { text, secret: true }));
         }
+        if name == NOW {
+            let now = glib::DateTime::now_utc().and_then(|now| now.format("%Y%m%dT%H%M%SZ"));
+            return Ok(Some(Value::plain(now.map_err(|err| err.to_string())?)));
+        }
+        Ok(None)
     }
 
     /// Names given with `--set` that the file did not ask for.

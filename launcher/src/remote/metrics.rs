@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     fmt::Write,
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     sync::Arc,
     time::Duration,
 };
@@ -47,11 +47,6 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
             "write PORT, or ADDRESS:PORT such as 127.0.0.1:9101, [::1]:9101 or 0.0.0.0:9101"
                 .to_owned()
         })
-}
-
-/// Whether others than this machine can ask.
-pub fn is_public(address: IpAddr) -> bool {
-    !address.is_loopback()
 }
 
 /// Answers `GET /metrics` with what `scrape` puts into the sender.

@@ -22,11 +22,9 @@ impl Stop {
     }
 }
 
+/// Nothing, by default.
 #[derive(Default)]
-pub struct Net {
-    stop: Option<watch::Sender<bool>>,
-    thread: Option<JoinHandle<()>>,
-}
+pub struct Net(Option<(watch::Sender<bool>, JoinHandle<()>)>);
 
 impl Net {
     /// Runs what `tasks` puts into the set, on a thread of its own. Each task ends soon after
@@ -40,19 +38,20 @@ impl Net {
             .enable_all()
             .build()?;
         let thread = Builder::new().name("http".into()).spawn(move || {
-            runtime.block_on(run(tasks, Stop(stopped)));
+            runtime.block_on(async {
+                let mut set = JoinSet::new();
+                tasks(&mut set, Stop(stopped));
+                while set.join_next().await.is_some() {}
+            });
             // A name server that does not answer holds nobody up.
             runtime.shutdown_background();
         })?;
-        Ok(Net {
-            stop: Some(stop),
-            thread: Some(thread),
-        })
+        Ok(Net(Some((stop, thread))))
     }
 
     /// Asks the tasks to end, without waiting for them.
     pub fn stop(&self) {
-        if let Some(stop) = &self.stop {
+        if let Some((stop, _)) = &self.0 {
             stop.send_replace(true);
         }
     }
@@ -61,18 +60,9 @@ impl Net {
 impl Drop for Net {
     fn drop(&mut self) {
         self.stop();
-        if let Some(thread) = self.thread.take() {
+        if let Some((_, thread)) = self.0.take() {
             // What a task panicked with has been printed.
             let _ = thread.join();
         }
     }
-}
-
-async fn run<F>(tasks: F, stop: Stop)
-where
-    F: FnOnce(&mut JoinSet<()>, Stop),
-{
-    let mut set = JoinSet::new();
-    tasks(&mut set, stop);
-    while set.join_next().await.is_some() {}
 }

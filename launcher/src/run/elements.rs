@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use droidrelay_wire::Command;
 use gst::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use super::snapshot::{Sink, Snapshot, Valve};
 
@@ -16,38 +17,40 @@ const LEASES: &str = "application/x-mqttvalve-leases";
 
 #[derive(Default)]
 pub struct Elements {
-    valves: Vec<gst::Element>,
-    sinks: Vec<gst::Element>,
+    pub valves: Vec<gst::Element>,
+    pub sinks: Vec<gst::Element>,
 }
 
-/// One holder's lease, as a valve gives and takes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One holder's lease of one valve.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ValveLease {
     /// Name of the valve.
     pub valve: String,
     pub id: String,
     /// Who opened it: `mqtt` or `local`.
     pub origin: String,
-    /// None: until a stop.
-    pub left: Option<Duration>,
+    /// On a clock of the caller's; None: until a stop.
+    pub until: Option<Duration>,
 }
 
 impl ValveLease {
-    fn read(valve: &gst::Element, value: &glib::SendValue) -> Option<Self> {
+    /// As a valve gives it.
+    fn read(valve: &gst::Element, value: &glib::SendValue, now: Duration) -> Option<Self> {
         let lease = value.get::<gst::Structure>().ok()?;
+        let left = lease.get_optional::<u64>("left").ok()?;
         Some(ValveLease {
             valve: valve.name().into(),
             id: lease.get("id").ok()?,
             origin: lease.get("origin").ok()?,
-            left: lease
-                .get_optional::<u64>("left")
-                .ok()?
-                .map(Duration::from_nanos),
+            until: left.map(|left| now + Duration::from_nanos(left)),
         })
     }
 
-    fn to_value(&self) -> glib::SendValue {
-        let left = self.left.map(|left| left.as_nanos() as u64);
+    /// As a valve takes it.
+    fn to_value(&self, now: Duration) -> glib::SendValue {
+        let left = self
+            .until
+            .map(|until| until.saturating_sub(now).as_nanos() as u64);
         gst::Structure::builder("lease")
             .field("id", &self.id)
             .field("origin", &self.origin)
@@ -60,16 +63,12 @@ impl ValveLease {
 impl Elements {
     pub fn of(pipeline: &gst::Pipeline) -> Self {
         let made_by = |factory: &str| {
-            let mut found: Vec<gst::Element> = pipeline
-                .iterate_recurse()
-                .into_iter()
-                .flatten()
-                .filter(|element| {
-                    element
-                        .factory()
-                        .is_some_and(|made_by| made_by.name() == factory)
-                })
-                .collect();
+            let is_meant = |element: &gst::Element| {
+                let made_by = element.factory();
+                made_by.is_some_and(|made_by| made_by.name() == factory)
+            };
+            let all = pipeline.iterate_recurse().into_iter().flatten();
+            let mut found: Vec<gst::Element> = all.filter(is_meant).collect();
             found.sort_by_key(|element| element.name());
             found
         };
@@ -94,29 +93,26 @@ impl Elements {
         }
     }
 
-    /// Who holds which valve open.
-    pub fn leases(&self) -> Vec<ValveLease> {
+    /// Who holds which valve open at `now`.
+    pub fn leases(&self, now: Duration) -> Vec<ValveLease> {
         let mut all = Vec::new();
         for valve in &self.valves {
             let held = valve.property::<gst::Structure>("leases");
             let leases = held.get::<gst::Array>("leases").unwrap_or_default();
-            all.extend(
-                leases
-                    .iter()
-                    .filter_map(|lease| ValveLease::read(valve, lease)),
-            );
+            let read = |lease| ValveLease::read(valve, lease, now);
+            all.extend(leases.iter().filter_map(read));
         }
         all
     }
 
-    /// Makes the valves go on with leases that [`Elements::leases`] gave.
-    pub fn set_leases(&self, leases: &[ValveLease]) {
+    /// Makes the valves go on at `now` with leases that [`Elements::leases`] gave.
+    pub fn set_leases(&self, leases: &[ValveLease], now: Duration) {
         for valve in &self.valves {
             let leases = leases.iter().filter(|lease| valve.name() == lease.valve);
             let held = gst::Structure::builder(LEASES)
                 .field(
                     "leases",
-                    gst::Array::from_values(leases.map(ValveLease::to_value)),
+                    gst::Array::from_values(leases.map(|lease| lease.to_value(now))),
                 )
                 .build();
             valve.set_property("leases", held);
@@ -135,14 +131,6 @@ impl Elements {
                 Command::Keyframe => valve.emit_by_name("keyframe", &[]),
             };
         }
-    }
-
-    pub fn valves(&self) -> &[gst::Element] {
-        &self.valves
-    }
-
-    pub fn sinks(&self) -> &[gst::Element] {
-        &self.sinks
     }
 
     /// Whether a valve takes commands by MQTT.

@@ -18,11 +18,12 @@ use crate::{
 };
 
 /// A bridge that is polled: what it said, and what it is told.
+#[derive(Default)]
 pub struct BridgeLink {
     log: Log,
     logged: Repeats,
     follower: Follower,
-    counters: PollCounters,
+    pub counters: PollCounters,
     /// The robot's state on its way to the bridge.
     states: watch::Sender<Option<String>>,
 }
@@ -31,20 +32,13 @@ impl BridgeLink {
     pub fn new(log: Log) -> Self {
         BridgeLink {
             log,
-            logged: Repeats::default(),
-            follower: Follower::default(),
-            counters: PollCounters::default(),
-            states: watch::Sender::new(None),
+            ..BridgeLink::default()
         }
     }
 
     /// The robot's state, the newest one, for the bridge.
     pub fn states(&self) -> watch::Receiver<Option<String>> {
         self.states.subscribe()
-    }
-
-    pub fn counters(&self) -> &PollCounters {
-        &self.counters
     }
 
     pub fn report(&self, mut state: RobotState) {

@@ -58,10 +58,6 @@ impl Health {
             .filter(|seen| seen.last)
             .all(|seen| now.duration_since(seen.since) < limit)
     }
-
-    pub fn forget(&mut self) {
-        self.0.clear();
-    }
 }
 
 #[cfg(test)]

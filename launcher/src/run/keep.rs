@@ -24,24 +24,15 @@ pub struct Keeper {
     path: PathBuf,
     boot: String,
     /// What the file says.
-    kept: Vec<Kept>,
+    kept: Vec<ValveLease>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct File {
     /// Id of the boot that the ends of leases count from.
     boot: String,
-    leases: Vec<Kept>,
-}
-
-/// One lease of one valve.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Kept {
-    valve: String,
-    id: String,
-    origin: String,
-    /// On the clock that goes on while processes come and go; None: until a stop.
-    until: Option<Duration>,
+    /// On the clock that goes on while processes come and go.
+    leases: Vec<ValveLease>,
 }
 
 impl Keeper {
@@ -65,33 +56,15 @@ impl Keeper {
             Err(err) => return Err(format!("cannot read {}: {err}", self.path.display())),
         };
         let now = now();
-        let leases: Vec<ValveLease> = parse(&text, &self.boot)
-            .into_iter()
-            .map(|kept| ValveLease {
-                valve: kept.valve,
-                id: kept.id,
-                origin: kept.origin,
-                left: kept.until.map(|until| until.saturating_sub(now)),
-            })
-            .filter(|lease| lease.left.is_none_or(|left| !left.is_zero()))
-            .collect();
-        elements.set_leases(&leases);
+        let mut leases = parse(&text, &self.boot);
+        leases.retain(|lease| lease.until.is_none_or(|until| until > now));
+        elements.set_leases(&leases, now);
         Ok(leases.len())
     }
 
     /// Writes down who holds the valves open, where that has changed.
     pub fn keep(&mut self, elements: &Elements) -> Result<(), String> {
-        let now = now();
-        let held: Vec<Kept> = elements
-            .leases()
-            .into_iter()
-            .map(|lease| Kept {
-                valve: lease.valve,
-                id: lease.id,
-                origin: lease.origin,
-                until: lease.left.map(|left| now + left),
-            })
-            .collect();
+        let held = elements.leases(now());
         if is_same(&held, &self.kept) {
             return Ok(());
         }
@@ -111,8 +84,8 @@ impl Keeper {
     }
 }
 
-fn is_same(held: &[Kept], kept: &[Kept]) -> bool {
-    let alike = |a: &Kept, b: &Kept| {
+fn is_same(held: &[ValveLease], kept: &[ValveLease]) -> bool {
+    let alike = |a: &ValveLease, b: &ValveLease| {
         let same_end = match (a.until, b.until) {
             (Some(a), Some(b)) => a.abs_diff(b) < SAME,
             (a, b) => a == b,
@@ -122,7 +95,7 @@ fn is_same(held: &[Kept], kept: &[Kept]) -> bool {
     held.len() == kept.len() && held.iter().zip(kept).all(|(a, b)| alike(a, b))
 }
 
-fn write(held: &[Kept], boot: &str) -> String {
+fn write(held: &[ValveLease], boot: &str) -> String {
     let file = File {
         boot: boot.to_owned(),
         leases: held.to_vec(),
@@ -131,7 +104,7 @@ fn write(held: &[Kept], boot: &str) -> String {
 }
 
 /// What is of another boot, or not written by [`write`], is nothing.
-fn parse(text: &str, boot: &str) -> Vec<Kept> {
+fn parse(text: &str, boot: &str) -> Vec<ValveLease> {
     let file: File = serde_json::from_str(text).unwrap_or_default();
     if file.boot == boot {
         file.leases
@@ -139,21 +112,20 @@ fn parse(text: &str, boot: &str) -> Vec<Kept> {
         Vec::new()
     }
 }
+
 /// Since the machine was started, sleep included.
 fn now() -> Duration {
-    let now = clock_gettime(ClockId::Boottime);
-    Duration::new(
-        now.tv_sec.try_into().unwrap_or_default(),
-        now.tv_nsec.try_into().unwrap_or_default(),
-    )
+    clock_gettime(ClockId::Boottime)
+        .try_into()
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn kept(id: &str, until: Option<u64>) -> Kept {
-        Kept {
+    fn kept(id: &str, until: Option<u64>) -> ValveLease {
+        ValveLease {
             valve: "valve".into(),
             id: id.into(),
             origin: "mqtt".into(),

@@ -8,6 +8,7 @@ use sd_notify::NotifyState;
 
 use crate::log::Log;
 
+#[derive(Default)]
 pub struct Notify {
     log: Log,
     ready: bool,
@@ -19,9 +20,7 @@ impl Notify {
     pub fn new(log: Log) -> Self {
         Notify {
             log,
-            ready: false,
-            reloading: false,
-            status: String::new(),
+            ..Notify::default()
         }
     }
 

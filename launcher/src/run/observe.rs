@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use droidrelay_wire::{Command, PublishPhase};
+use droidrelay_wire::{Command, PublishPhase, RobotState};
 
 use super::{
     elements::Elements,
@@ -105,11 +105,10 @@ impl Observer {
         };
         let mut text = format!("{source}: {state}");
         if let Some(cause) = field("cause") {
-            text.push_str(&format!(" ({cause})"));
+            text += &format!(" ({cause})");
         }
         if let Some(reason) = reason.filter(|reason| !reason.is_empty()) {
-            text.push_str(": ");
-            text.push_str(&reason);
+            text += &format!(": {reason}");
         }
         match (self.logged.is_new(source, &text), is_bad) {
             (true, true) => self.log.warning(&text),
@@ -119,17 +118,10 @@ impl Observer {
         true
     }
 
-    /// Tells the bridge of the robot; `fault`: why its pipeline does not play.
-    pub fn report(&self, seen: &Snapshot, fault: Option<&str>) {
-        if let (Some(bridge), Some(state)) = (&self.bridge, seen.robot_state(fault)) {
+    /// Tells the bridge of the robot, where it has valves.
+    pub fn report(&self, state: Option<RobotState>) {
+        if let (Some(bridge), Some(state)) = (&self.bridge, state) {
             bridge.report(state);
-        }
-    }
-
-    /// Tells the bridge what stays behind at the end.
-    pub fn report_end(&self, seen: &Snapshot) {
-        if let (Some(bridge), Some(state)) = (&self.bridge, seen.robot_state(None)) {
-            bridge.report(state.into_ended());
         }
     }
 
@@ -149,7 +141,7 @@ impl Observer {
 
     /// The pipeline does not play: media is due nowhere.
     pub fn pause(&mut self) {
-        self.health.forget();
+        self.health = Health::default();
     }
 
     /// Whether frames have left within `limit` wherever they should, for systemd's watchdog.
@@ -168,7 +160,7 @@ impl Observer {
         let mut page = Page::default();
         statistics::launcher(&mut page, playing, counters);
         if let Some(bridge) = &self.bridge {
-            statistics::poll(&mut page, bridge.counters());
+            statistics::poll(&mut page, &bridge.counters);
         }
         statistics::triggers(&mut page, self.triggers.counts());
         statistics::elements(&mut page, seen);

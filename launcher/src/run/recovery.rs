@@ -14,12 +14,13 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::fro
 pub struct Recovery {
     /// Give up after this many failures in a row; 0 = never.
     give_up_after: u32,
-    failures: u32,
+    /// In a row.
+    pub failures: u32,
     backoff: Backoff,
     /// An element is of no more use: the next start needs a new pipeline.
-    broken: bool,
+    pub is_broken: bool,
     /// Why the pipeline does not play.
-    reason: Option<String>,
+    pub reason: Option<String>,
 }
 
 impl Recovery {
@@ -28,7 +29,7 @@ impl Recovery {
             give_up_after,
             failures: 0,
             backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
-            broken: false,
+            is_broken: false,
             reason: None,
         }
     }
@@ -46,38 +47,15 @@ impl Recovery {
         self.backoff.next(random)
     }
 
-    /// An element has failed for good.
-    pub fn mark_broken(&mut self) {
-        self.broken = true;
-    }
-
     /// Whether the next start needs a new pipeline.
     pub fn needs_rebuild(&self) -> bool {
-        self.broken || self.failures > 0 && self.failures.is_multiple_of(REBUILD_AFTER)
-    }
-
-    pub fn rebuilt(&mut self) {
-        self.broken = false;
-    }
-
-    pub fn playing(&mut self) {
-        self.reason = None;
+        self.is_broken || self.failures > 0 && self.failures.is_multiple_of(REBUILD_AFTER)
     }
 
     /// Earlier failures do not count any more.
     pub fn reset(&mut self) {
         self.failures = 0;
         self.backoff.reset();
-    }
-
-    /// Failures in a row.
-    pub fn failures(&self) -> u32 {
-        self.failures
-    }
-
-    /// Why the pipeline does not play.
-    pub fn reason(&self) -> Option<&str> {
-        self.reason.as_deref()
     }
 }
 
@@ -97,12 +75,12 @@ mod tests {
         }
         assert_eq!(waits, [500, 1000, 2000]);
         assert_eq!(rebuilds, [false, false, true]);
-        assert_eq!(recovery.reason(), Some("no camera"));
+        assert_eq!(recovery.reason.as_deref(), Some("no camera"));
         recovery.reset();
         assert!(recovery.fail("no camera", 1.0).is_some());
-        recovery.mark_broken();
+        recovery.is_broken = true;
         assert!(recovery.needs_rebuild());
-        recovery.rebuilt();
+        recovery.is_broken = false;
         assert!(!recovery.needs_rebuild());
     }
 

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use droidrelay_wire::{backoff::jitter, exit};
+use droidrelay_wire::{RobotState, backoff::jitter, exit};
 use gst::prelude::*;
 use rustix::process::Signal;
 
@@ -226,7 +226,8 @@ impl Supervisor {
         self.log.info("ending: asked by a signal");
         self.notify.stopping();
         self.notify.status("stopping");
-        self.observer.report_end(&self.elements.snapshot());
+        let state = self.elements.snapshot().robot_state(None);
+        self.observer.report(state.map(RobotState::into_ended));
         self.net.stop();
         self.timers.arm(Timer::End, END_DEADLINE);
         match self.phase {
@@ -265,7 +266,7 @@ impl Supervisor {
                 // Elements written in Rust say so that they have panicked; they refuse everything
                 // from then on.
                 if error.error().matches(gst::LibraryError::Failed) {
-                    self.recovery.mark_broken();
+                    self.recovery.is_broken = true;
                 }
                 if running {
                     self.fail(&text);
@@ -319,7 +320,7 @@ impl Supervisor {
     fn playing(&mut self) {
         self.phase = Phase::Playing;
         self.run.playing_since = Some(Instant::now());
-        self.recovery.playing();
+        self.recovery.reason = None;
         self.timers.arm(Timer::Stable, STABLE);
         self.log.info("playing");
         self.observe();
@@ -359,9 +360,8 @@ impl Supervisor {
         }
         self.notify.reloading();
         self.log.info("SIGHUP: reading the launch file again");
-        let loaded = self.source.load(&self.log);
-        let (file, pipeline) = match loaded {
-            Ok(loaded) => loaded,
+        match self.source.load(&self.log) {
+            Ok(loaded) => self.next = Some(loaded),
             Err(failure) => {
                 let text = format!("not reloaded, the old line goes on: {}", failure.text);
                 self.log.error(&text);
@@ -369,9 +369,8 @@ impl Supervisor {
                 self.notify.reloaded();
                 return;
             }
-        };
+        }
         self.counters.reloads += 1;
-        self.next = Some((file, pipeline));
         self.recovery.reset();
         match self.phase {
             Phase::Starting | Phase::Playing => self.bring_down(Next::Start(Duration::ZERO)),
@@ -501,7 +500,7 @@ impl Supervisor {
         self.elements.hand_over(&elements);
         self.elements = elements;
         self.pipeline = pipeline;
-        self.recovery.rebuilt();
+        self.recovery.is_broken = false;
         self.watch_bus();
     }
 
@@ -509,7 +508,7 @@ impl Supervisor {
         self.counters.failures += 1;
         self.notify.reloaded();
         let wait = self.recovery.fail(reason, jitter());
-        let failures = self.recovery.failures();
+        let failures = self.recovery.failures;
         let Some(wait) = wait else {
             self.log.error(&format!(
                 "{failures} failures in a row: giving up, last reason: {reason}"
@@ -542,7 +541,8 @@ impl Supervisor {
     fn observe(&mut self) {
         let seen = self.elements.snapshot();
         if !self.is_ending() {
-            self.observer.report(&seen, self.recovery.reason());
+            let fault = self.recovery.reason.as_deref();
+            self.observer.report(seen.robot_state(fault));
         }
         self.observer.keep_leases(&self.elements);
         if self.phase != Phase::Playing {

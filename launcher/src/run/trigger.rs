@@ -29,21 +29,19 @@ struct Condition {
 
 #[derive(Debug, Clone, PartialEq)]
 enum Test {
-    Present,
-    Absent,
-    /// One of these orders of the field's value to this one.
-    Compared(&'static [Ordering], String),
-    Differs(String),
+    Present(bool),
+    /// Whether one of the field's values stands to this one in one of these orders has to be so.
+    Compared(&'static [Ordering], String, bool),
 }
 
 /// Longer ones first, so that none is taken for the beginning of another.
-const OPERATORS: [(&str, Option<&[Ordering]>); 6] = [
-    ("!=", None),
-    ("<=", Some(&[Ordering::Less, Ordering::Equal])),
-    (">=", Some(&[Ordering::Greater, Ordering::Equal])),
-    ("=", Some(&[Ordering::Equal])),
-    ("<", Some(&[Ordering::Less])),
-    (">", Some(&[Ordering::Greater])),
+const OPERATORS: [(&str, &[Ordering], bool); 6] = [
+    ("!=", &[Ordering::Equal], false),
+    ("<=", &[Ordering::Less, Ordering::Equal], true),
+    (">=", &[Ordering::Greater, Ordering::Equal], true),
+    ("=", &[Ordering::Equal], true),
+    ("<", &[Ordering::Less], true),
+    (">", &[Ordering::Greater], true),
 ];
 
 impl FromStr for Trigger {
@@ -83,22 +81,16 @@ impl FromStr for Condition {
     fn from_str(text: &str) -> Result<Self, String> {
         let at = OPERATORS
             .iter()
-            .filter_map(|(operator, orders)| Some((text.find(operator)?, *operator, *orders)))
-            .filter(|(at, ..)| *at > 0)
-            .reduce(|first, other| if other.0 < first.0 { other } else { first });
-        let (field, test) = match at {
-            Some((at, operator, orders)) => {
+            .filter_map(|(operator, orders, wanted)| {
+                let at = text.find(operator).filter(|at| *at > 0)?;
                 let value = text[at + operator.len()..].to_owned();
-                let test = match orders {
-                    Some(orders) => Test::Compared(orders, value),
-                    None => Test::Differs(value),
-                };
-                (&text[..at], test)
-            }
-            None => match text.strip_prefix('!') {
-                Some(field) => (field, Test::Absent),
-                None => (text, Test::Present),
-            },
+                Some((at, Test::Compared(orders, value, *wanted)))
+            })
+            .reduce(|first, other| if other.0 < first.0 { other } else { first });
+        let (field, test) = match (at, text.strip_prefix('!')) {
+            (Some((at, test)), _) => (&text[..at], test),
+            (None, Some(field)) => (field, Test::Present(false)),
+            (None, None) => (text, Test::Present(true)),
         };
         let is_name = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
         if field.is_empty() || !field.chars().all(is_name) {
@@ -126,16 +118,13 @@ impl Trigger {
 impl Condition {
     fn holds(&self, structure: &gst::StructureRef) -> bool {
         let value = structure.value(&self.field).ok();
-        match (&self.test, value) {
-            (Test::Present, value) => value.is_some(),
-            (Test::Absent, value) => value.is_none(),
-            (Test::Compared(orders, wanted), Some(value)) => any(value, &|value| {
-                order(value, wanted).is_some_and(|order| orders.contains(&order))
+        match &self.test {
+            Test::Present(wanted) => value.is_some() == *wanted,
+            Test::Compared(orders, operand, wanted) => value.is_some_and(|value| {
+                let compared =
+                    |value: &_| order(value, operand).is_some_and(|order| orders.contains(&order));
+                any(value, &compared) == *wanted
             }),
-            (Test::Differs(wanted), Some(value)) => !any(value, &|value| {
-                order(value, wanted) == Some(Ordering::Equal)
-            }),
-            (Test::Compared(..) | Test::Differs(_), None) => false,
         }
     }
 }

@@ -99,6 +99,7 @@ impl Observer {
             tls: None,
             keep_alive: Duration::from_secs(5),
             session_expiry: Duration::ZERO,
+            resumes: false,
             receive_maximum: RECEIVE_MAXIMUM,
             will: None,
             subscriptions: [

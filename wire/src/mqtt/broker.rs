@@ -20,13 +20,17 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    pub fn as_str(self) -> &'static str {
+    fn name_and_port(self) -> (&'static str, u16) {
         match self {
-            Scheme::Mqtt => "mqtt",
-            Scheme::Mqtts => "mqtts",
-            Scheme::Ws => "ws",
-            Scheme::Wss => "wss",
+            Scheme::Mqtt => ("mqtt", 1883),
+            Scheme::Mqtts => ("mqtts", 8883),
+            Scheme::Ws => ("ws", 80),
+            Scheme::Wss => ("wss", 443),
         }
+    }
+
+    pub fn as_str(self) -> &'static str {
+        self.name_and_port().0
     }
 
     pub fn is_tls(self) -> bool {
@@ -35,15 +39,6 @@ impl Scheme {
 
     pub fn is_websocket(self) -> bool {
         matches!(self, Scheme::Ws | Scheme::Wss)
-    }
-
-    fn default_port(self) -> u16 {
-        match self {
-            Scheme::Mqtt => 1883,
-            Scheme::Mqtts => 8883,
-            Scheme::Ws => 80,
-            Scheme::Wss => 443,
-        }
     }
 }
 
@@ -104,7 +99,7 @@ impl BrokerUrl {
             BrokerUrl {
                 scheme,
                 host: host.to_owned(),
-                port: port.unwrap_or(scheme.default_port()),
+                port: port.unwrap_or(scheme.name_and_port().1),
                 path,
             },
             userinfo,

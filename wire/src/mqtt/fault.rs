@@ -63,30 +63,53 @@ impl Fault {
             error => error,
         };
         if let Some(fault) = tls::fault(cause) {
-            return Fault::new(FaultKind::Tls, format!("{broker}: {fault}"));
+            return Fault::new(Tls, format!("{broker}: {fault}"));
         }
-        let text = match error {
+        use FaultKind::{Closed, Protocol, Refused, Timeout, Tls, Unreachable};
+        let plain = |kind| (kind, format!("{broker}: {error}"));
+        let (kind, text) = match error {
             ConnectionError::ConnectionRefused(
                 ConnectReturnCode::NotAuthorized | ConnectReturnCode::BadUserNamePassword,
-            ) => format!(
-                "{broker} refuses the login: check username and password (or password-file) and the broker's access rights"
+            ) => (
+                Refused,
+                format!(
+                    "{broker} refuses the login: check username and password (or password-file) and the broker's access rights"
+                ),
             ),
-            ConnectionError::ConnectionRefused(code) => {
-                format!("{broker} refuses the connection: {code:?}")
-            }
-            ConnectionError::Timeout(_) => format!(
-                "{broker} has not answered within {} s: the link is dead, a firewall is in the way, or the broker hangs",
-                connect_timeout.as_secs()
+            ConnectionError::ConnectionRefused(code) => (
+                Refused,
+                format!("{broker} refuses the connection: {code:?}"),
             ),
-            ConnectionError::MqttState(StateError::AwaitPingResp) => {
-                format!("{broker} has not answered a ping: the link is dead, or the broker hangs")
-            }
+            ConnectionError::Timeout(_) => (
+                Timeout,
+                format!(
+                    "{broker} has not answered within {} s: the link is dead, a firewall is in the way, or the broker hangs",
+                    connect_timeout.as_secs()
+                ),
+            ),
+            ConnectionError::MqttState(StateError::AwaitPingResp) => (
+                Timeout,
+                format!("{broker} has not answered a ping: the link is dead, or the broker hangs"),
+            ),
             ConnectionError::MqttState(StateError::ConnectionAborted) => {
-                format!("{broker} closed the connection")
+                (Closed, format!("{broker} closed the connection"))
             }
-            error => format!("{broker}: {error}"),
+            ConnectionError::MqttState(StateError::ConnFail { .. }) => plain(Refused),
+            ConnectionError::MqttState(StateError::CollisionTimeout) => plain(Timeout),
+            ConnectionError::Io(_) | ConnectionError::MqttState(StateError::Io(_)) => {
+                plain(Unreachable)
+            }
+            ConnectionError::RequestsDone => plain(Closed),
+            ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, .. }) => {
+                plain(kind_of_disconnect(*reason_code))
+            }
+            #[cfg(feature = "tls")]
+            ConnectionError::Tls(rumqttc::TlsError::Io(_)) => plain(Unreachable),
+            #[cfg(feature = "tls")]
+            ConnectionError::Tls(_) => plain(Tls),
+            _ => plain(Protocol),
         };
-        Fault::new(kind_of(error), text)
+        Fault::new(kind, text)
     }
 
     pub(super) fn of_disconnect(code: DisconnectReasonCode) -> Self {
@@ -94,30 +117,6 @@ impl Fault {
             kind_of_disconnect(code),
             format!("the broker disconnected: {code:?}"),
         )
-    }
-}
-
-fn kind_of(error: &ConnectionError) -> FaultKind {
-    match error {
-        ConnectionError::ConnectionRefused(_)
-        | ConnectionError::MqttState(StateError::ConnFail { .. }) => FaultKind::Refused,
-        ConnectionError::Timeout(_)
-        | ConnectionError::MqttState(StateError::AwaitPingResp | StateError::CollisionTimeout) => {
-            FaultKind::Timeout
-        }
-        ConnectionError::Io(_) | ConnectionError::MqttState(StateError::Io(_)) => {
-            FaultKind::Unreachable
-        }
-        ConnectionError::MqttState(StateError::ConnectionAborted)
-        | ConnectionError::RequestsDone => FaultKind::Closed,
-        ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, .. }) => {
-            kind_of_disconnect(*reason_code)
-        }
-        #[cfg(feature = "tls")]
-        ConnectionError::Tls(rumqttc::TlsError::Io(_)) => FaultKind::Unreachable,
-        #[cfg(feature = "tls")]
-        ConnectionError::Tls(_) => FaultKind::Tls,
-        _ => FaultKind::Protocol,
     }
 }
 

@@ -8,12 +8,13 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    fmt,
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
     time::Duration,
 };
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use rumqttc::{
     NetworkOptions, Outgoing,
     v5::{
@@ -34,8 +35,8 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 
-use super::broker::BrokerUrl;
 use super::{
+    broker::BrokerUrl,
     fault::{Fault, FaultKind},
     transport::transport,
 };
@@ -100,6 +101,9 @@ pub struct Config {
     pub keep_alive: Duration,
     /// How long the broker keeps queued commands for this client. Zero: not at all.
     pub session_expiry: Duration,
+    /// It takes the place of a session with the same client id that has just ended: what the
+    /// broker has kept since then is not forgotten.
+    pub resumes: bool,
     /// Messages that the broker may send ahead of our acknowledgements; usually
     /// [`RECEIVE_MAXIMUM`]. Of more retained values than this and 1000 together, Mosquitto drops
     /// those beyond at a new subscription.
@@ -158,9 +162,9 @@ pub struct Properties {
 
 /// One MQTT session; lives until [`Session::stop`] or until it is dropped (without a clean end).
 pub struct Session {
-    shared: Arc<Shared>,
+    state: Arc<Mutex<State>>,
     stop: Option<oneshot::Sender<Vec<(String, String)>>>,
-    task: Option<JoinHandle<()>>,
+    task: JoinHandle<()>,
 }
 
 impl Session {
@@ -170,49 +174,37 @@ impl Session {
         config: Config,
         on_event: impl FnMut(Event) + Send + 'static,
     ) -> Self {
-        Self::launch(runtime, config, true, on_event)
-    }
-
-    /// As [`Session::spawn`], in place of a session with the same client id that has just ended:
-    /// what the broker has kept since then is not forgotten.
-    pub fn resume(
-        runtime: &Handle,
-        config: Config,
-        on_event: impl FnMut(Event) + Send + 'static,
-    ) -> Self {
-        Self::launch(runtime, config, false, on_event)
-    }
-
-    fn launch(
-        runtime: &Handle,
-        config: Config,
-        clean_start: bool,
-        on_event: impl FnMut(Event) + Send + 'static,
-    ) -> Self {
-        let shared = Arc::new(Shared::default());
+        let state = Arc::<Mutex<State>>::default();
         let (stop, stopped) = oneshot::channel();
-        let task = runtime.spawn(run(config, shared.clone(), clean_start, on_event, stopped));
+        let task = Task {
+            clean_start: !config.resumes,
+            config,
+            state: state.clone(),
+            on_event,
+            delivered: Delivered::default(),
+        };
+        let task = runtime.spawn(task.run(stopped));
         Session {
-            shared,
+            state,
             stop: Some(stop),
-            task: Some(task),
+            task,
         }
     }
 
     /// Connected and subscribed at this moment.
     pub fn is_up(&self) -> bool {
-        self.shared.lock().client.is_some()
+        self.state.lock().client.is_some()
     }
 
     /// Times the session came up so far.
     pub fn connects(&self) -> u64 {
-        self.shared.lock().connects
+        self.state.lock().connects
     }
 
     /// Makes `payload` the retained value of `topic`, now or as soon as the broker is there.
     /// Values that come faster than the broker acknowledges replace each other.
     pub fn set_retained(&self, topic: &str, payload: impl Into<Vec<u8>>) {
-        let mut state = self.shared.lock();
+        let mut state = self.state.lock();
         let slot = state.retained.entry(topic.to_owned()).or_default();
         slot.payload = payload.into();
         slot.dirty = true;
@@ -222,7 +214,7 @@ impl Session {
     /// Subscribes (QoS 1) to `filter` as well, now or as soon as the broker is there, and at each
     /// connect. What is retained there does not come; a session without it is no worse.
     pub fn subscribe(&self, filter: &str) {
-        let mut state = self.shared.lock();
+        let mut state = self.state.lock();
         if !state.extra.iter().any(|extra| extra == filter) {
             state.extra.push(filter.to_owned());
         }
@@ -231,7 +223,7 @@ impl Session {
 
     /// Ends what [`Session::subscribe`] began.
     pub fn unsubscribe(&self, filter: &str) {
-        let mut state = self.shared.lock();
+        let mut state = self.state.lock();
         state.extra.retain(|extra| extra != filter);
         if let Some(client) = &state.client {
             // What still comes goes nowhere, and the next connection does without.
@@ -247,10 +239,11 @@ impl Session {
         payload: impl Into<Vec<u8>>,
         properties: Properties,
     ) -> Result<(), Fault> {
-        let answer =
-            self.shared
-                .lock()
-                .publish(topic, payload.into(), properties, Waiter::caller)?;
+        let (sender, answer) = oneshot::channel();
+        let waiter = Waiter::Caller(sender);
+        self.state
+            .lock()
+            .publish(topic, payload.into(), properties, waiter)?;
         answer
             .await
             .unwrap_or_else(|_| Err(Fault::new(FaultKind::Offline, "the MQTT session ended")))
@@ -259,38 +252,22 @@ impl Session {
     /// Publishes `last` as retained values, disconnects (no last will) and ends the task;
     /// takes less than a fifth of a second, whatever the network does.
     pub async fn stop(mut self, last: Vec<(String, String)>) {
-        let (Some(stop), Some(task)) = (self.stop.take(), self.task.take()) else {
-            return;
-        };
-        let abort = task.abort_handle();
-        if stop.send(last).is_ok()
-            && timeout(CLOSE_TIMEOUT + CLOSE_TIMEOUT / 3, task)
-                .await
-                .is_err()
+        if let Some(stop) = self.stop.take()
+            && stop.send(last).is_ok()
         {
-            abort.abort();
+            // What is not done by then ends with us.
+            let _ = timeout(CLOSE_TIMEOUT + CLOSE_TIMEOUT / 3, &mut self.task).await;
         }
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
-        }
+        self.task.abort();
     }
 }
 
 /// What the session's task and its callers share.
-#[derive(Default)]
-struct Shared(Mutex<State>);
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock()
-    }
-}
-
 #[derive(Default)]
 struct State {
     /// Set while connected and subscribed.
@@ -320,21 +297,14 @@ enum Waiter {
     Retained(String),
 }
 
-impl Waiter {
-    fn caller() -> (Self, oneshot::Receiver<Result<(), Fault>>) {
-        let (sender, receiver) = oneshot::channel();
-        (Waiter::Caller(sender), receiver)
-    }
-}
-
 impl State {
-    fn publish<T>(
+    fn publish(
         &mut self,
         topic: &str,
         payload: Vec<u8>,
         properties: Properties,
-        waiter: impl FnOnce() -> (Waiter, T),
-    ) -> Result<T, Fault> {
+        waiter: Waiter,
+    ) -> Result<(), Fault> {
         let client = self
             .client
             .as_ref()
@@ -355,9 +325,8 @@ impl State {
                     "the MQTT broker is too slow: too many messages wait for its answer",
                 )
             })?;
-        let (waiter, rest) = waiter();
         self.unnumbered.push_back(waiter);
-        Ok(rest)
+        Ok(())
     }
 
     /// Sends the retained values that changed and are not on their way.
@@ -370,15 +339,12 @@ impl State {
             if !slot.dirty || slot.in_flight {
                 continue;
             }
-            let waiter = || (Waiter::Retained(topic.clone()), ());
-            let retained = Properties {
+            let properties = Properties {
                 retain: true,
                 ..Properties::default()
             };
-            if self
-                .publish(topic, slot.payload.clone(), retained, waiter)
-                .is_err()
-            {
+            let (payload, waiter) = (slot.payload.clone(), Waiter::Retained(topic.clone()));
+            if self.publish(topic, payload, properties, waiter).is_err() {
                 break;
             }
             slot.dirty = false;
@@ -401,14 +367,10 @@ impl State {
         );
         match self.numbered.remove(&pkid)? {
             Waiter::Caller(sender) => {
-                let answer = if taken {
-                    Ok(())
-                } else {
-                    Err(Fault::new(
-                        FaultKind::Refused,
-                        format!("the MQTT broker refused the message: {reason:?}"),
-                    ))
-                };
+                let answer = taken.then_some(()).ok_or_else(|| {
+                    let text = format!("the MQTT broker refused the message: {reason:?}");
+                    Fault::new(FaultKind::Refused, text)
+                });
                 // A caller that no longer waits does not care.
                 let _ = sender.send(answer);
                 None
@@ -418,21 +380,16 @@ impl State {
                 slot.in_flight = false;
                 let first = !std::mem::replace(&mut slot.refused, !taken);
                 self.flush();
-                (!taken && first).then(|| {
-                    let text = format!(
-                        "the broker refuses messages on {topic:?} ({reason:?}): check its access rights"
-                    );
-                    Fault::new(FaultKind::Refused, text)
-                })
+                (!taken && first).then(|| refusal(&format!("messages on {topic:?}"), reason))
             }
         }
     }
 
-    fn subscribe_extra(&self, filter: &str) {
+    fn subscribe_extra(&self, path: &str) {
         if let Some(client) = &self.client {
             // A full queue is that of a broker which does not answer: the next connection tries
             // again.
-            let _ = client.try_subscribe_many([extra_filter(filter)]);
+            let _ = client.try_subscribe_many([filter(path, RetainForwardRule::Never)]);
         }
     }
 
@@ -473,81 +430,28 @@ impl State {
     }
 }
 
-fn extra_filter(path: &str) -> Filter {
+fn refusal(what: &str, reason: impl fmt::Debug) -> Fault {
+    let text = format!("the broker refuses {what} ({reason:?}): check its access rights");
+    Fault::new(FaultKind::Refused, text)
+}
+
+fn filter(path: &str, retain_forward_rule: RetainForwardRule) -> Filter {
     Filter {
         path: path.to_owned(),
         qos: QoS::AtLeastOnce,
         nolocal: false,
         preserve_retain: false,
-        retain_forward_rule: RetainForwardRule::Never,
+        retain_forward_rule,
     }
 }
 
-async fn run(
+/// What the session's task goes on with from connection to connection.
+struct Task<F> {
     config: Config,
-    shared: Arc<Shared>,
-    mut clean_start: bool,
-    mut on_event: impl FnMut(Event) + Send,
-    mut stopped: oneshot::Receiver<Vec<(String, String)>>,
-) {
-    let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
-    // Commands queued for an earlier life of this client are stale: only what comes while
-    // this session lives is kept for it. Forgotten by a connection of its own, because
-    // Mosquitto 2.0 does not store a session that began with a clean start: after a restart of
-    // the broker it would not know of commands sent before we are back.
-    let mut tries = 0;
-    let mut delivered = Delivered::default();
-    let channel = usize::from(config.receive_maximum) + CHANNEL;
-    loop {
-        let started = Instant::now();
-        let connects = shared.lock().connects;
-        tries += 1;
-        let connect_timeout = connect_timeout(tries);
-        let fault = match options(&config, clean_start, connect_timeout) {
-            Err(text) => Fault::new(FaultKind::Setup, text),
-            Ok(options) => {
-                let (client, mut events) = AsyncClient::new(options, channel);
-                let driven = drive(
-                    &config,
-                    &client,
-                    &mut events,
-                    &shared,
-                    &mut on_event,
-                    &mut clean_start,
-                    &mut delivered,
-                );
-                tokio::select! {
-                    biased;
-                    last = &mut stopped => {
-                        if let Ok(last) = last {
-                            close(&client, &mut events, &shared, last).await;
-                        }
-                        return;
-                    }
-                    end = driven => match end {
-                        End::Forgotten => continue,
-                        End::Lost(fault) => fault,
-                    },
-                }
-            }
-        };
-        shared.lock().down(&fault);
-        on_event(Event::Down(fault));
-        if shared.lock().connects != connects {
-            tries = 0;
-            if started.elapsed() >= STABLE {
-                backoff.reset();
-            }
-        }
-        let random = jitter();
-        let pause = backoff.next(random).saturating_sub(started.elapsed());
-        let shortest = Backoff::new(BACKOFF_MIN, BACKOFF_MIN).next(random);
-        tokio::select! {
-            biased;
-            _ = &mut stopped => return,
-            () = sleep(pause.max(shortest)) => {}
-        }
-    }
+    state: Arc<Mutex<State>>,
+    on_event: F,
+    clean_start: bool,
+    delivered: Delivered,
 }
 
 /// What the event handler got of this session, as far as the broker may not know that it did.
@@ -572,18 +476,6 @@ impl Delivered {
         self.0.push_back(message);
         false
     }
-
-    /// A new session counts its packets anew.
-    fn forget(&mut self) {
-        self.0.clear();
-    }
-}
-
-/// Why a connection ended.
-enum End {
-    /// The broker has forgotten what it kept for an earlier life of this client.
-    Forgotten,
-    Lost(Fault),
 }
 
 fn connect_timeout(tries: u32) -> Duration {
@@ -620,167 +512,206 @@ impl Patience {
     }
 }
 
-/// Runs one connection to its end.
-async fn drive(
-    config: &Config,
-    client: &AsyncClient,
-    events: &mut EventLoop,
-    shared: &Shared,
-    on_event: &mut (impl FnMut(Event) + Send),
-    clean_start: &mut bool,
-    delivered: &mut Delivered,
-) -> End {
-    let connect_timeout = Duration::from_secs(events.options.connection_timeout());
-    let BrokerUrl { host, port, .. } = &config.broker;
-    // Whether the name has an address, told apart from whether that one answers. What is found
-    // is not used: rumqttc asks again, with the name that TLS and WebSocket need.
-    if let Err(text) = look_up(host, *port, LOOKUP_TIMEOUT).await {
-        return End::Lost(Fault::new(FaultKind::Unreachable, text));
-    }
-    let mut subscribed = config.subscriptions.is_empty();
-    let mut ping_pause = Duration::ZERO;
-    let began = Instant::now();
-    let mut say_again = began + LATE_WILL;
-    // While it connects, rumqttc's own time-out comes first.
-    let mut patience = Patience {
-        owed: Some("the connection"),
-        until: Instant::now() + SLOW_CONNECT_TIMEOUT * 2,
-    };
-    loop {
-        let event = match timeout_at(patience.until, events.poll()).await {
-            Err(_) => match patience.owed {
-                Some(what) => {
-                    let text = format!(
-                        "{} has not answered {what} within {} s: the link is dead, or the broker hangs",
-                        config.broker,
-                        ANSWER_TIMEOUT.as_secs()
-                    );
-                    return End::Lost(Fault::new(FaultKind::Timeout, text));
-                }
-                None => {
-                    // Dropping poll() loses nothing once it is connected.
-                    events.pending.push_back(Request::PingReq);
-                    patience.owe("a ping");
-                    continue;
-                }
-            },
-            Ok(Err(err)) => {
-                let fault = Fault::of_connection(&err, &config.broker, connect_timeout);
-                return End::Lost(fault);
-            }
-            Ok(Ok(event)) => event,
-        };
-        match &event {
-            MqttEvent::Incoming(Packet::PingResp(_)) if subscribed => {
-                patience.answered(ping_pause);
-                let now = Instant::now();
-                if let Some((topic, _)) = config.will.as_ref().filter(|_| now >= say_again) {
-                    say_again = now + (now - began);
-                    shared.lock().say_again(topic);
-                }
-            }
-            MqttEvent::Incoming(_) => patience.heard(),
-            _ => {}
-        }
-        match event {
-            MqttEvent::Incoming(Packet::ConnAck(answer)) => {
-                if !answer.session_present {
-                    delivered.forget();
-                }
-                // Twice as often as the broker expects it. rumqttc would ping once in the whole
-                // time and wait for the answer as long again; it keeps its first ping only.
-                ping_pause = match events.options.keep_alive() {
-                    Duration::ZERO => config.keep_alive,
-                    // The broker may have named another one than ours.
-                    keep_alive => keep_alive,
-                } / 2;
-                events
-                    .options
-                    .set_keep_alive(Duration::from_secs(u16::MAX.into()));
-                if std::mem::take(clean_start) && is_kept(config) {
-                    disconnect(client, events).await;
-                    return End::Forgotten;
-                }
-                if subscribed {
-                    patience.answered(ping_pause);
-                    shared.lock().up(client.clone());
-                    on_event(Event::Up);
-                    continue;
-                }
-                let filters = config.subscriptions.iter().map(|topic| Filter {
-                    path: topic.clone(),
-                    qos: QoS::AtLeastOnce,
-                    nolocal: false,
-                    preserve_retain: false,
-                    // A session that goes on was given what is retained, and all that followed.
-                    retain_forward_rule: if is_kept(config) {
-                        RetainForwardRule::OnNewSubscribe
-                    } else {
-                        RetainForwardRule::OnEverySubscribe
-                    },
-                });
-                if client.try_subscribe_many(filters).is_err() {
-                    return End::Lost(Fault::new(
-                        FaultKind::Overload,
-                        "cannot subscribe: the request queue is full",
-                    ));
-                }
-                patience.owe("the subscription");
-            }
-            MqttEvent::Incoming(Packet::SubAck(answer)) if !subscribed => {
-                for (topic, code) in config.subscriptions.iter().zip(&answer.return_codes) {
-                    if !matches!(code, SubscribeReasonCode::Success(_)) {
-                        let text = format!(
-                            "the broker refuses the subscription to {topic:?} ({code:?}): check its access rights"
-                        );
-                        return End::Lost(Fault::new(FaultKind::Refused, text));
+impl<F: FnMut(Event) + Send> Task<F> {
+    async fn run(mut self, mut stopped: oneshot::Receiver<Vec<(String, String)>>) {
+        let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
+        let mut tries = 0;
+        let channel = usize::from(self.config.receive_maximum) + CHANNEL;
+        loop {
+            let started = Instant::now();
+            let connects = self.state.lock().connects;
+            tries += 1;
+            let connect_timeout = connect_timeout(tries);
+            let fault = match options(&self.config, self.clean_start, connect_timeout) {
+                Err(text) => Fault::new(FaultKind::Setup, text),
+                Ok(options) => {
+                    let (client, mut events) = AsyncClient::new(options, channel);
+                    tokio::select! {
+                        biased;
+                        last = &mut stopped => {
+                            if let Ok(last) = last {
+                                close(&client, &mut events, &self.state, last).await;
+                            }
+                            return;
+                        }
+                        end = self.drive(&client, &mut events) => match end {
+                            Ok(()) => continue,
+                            Err(fault) => fault,
+                        },
                     }
                 }
-                subscribed = true;
-                patience.answered(ping_pause);
-                shared.lock().up(client.clone());
-                on_event(Event::Up);
-            }
-            MqttEvent::Incoming(Packet::SubAck(answer)) => {
-                let refused = |code: &&_| !matches!(code, SubscribeReasonCode::Success(_));
-                if let Some(code) = answer.return_codes.iter().find(refused) {
-                    let extra = shared.lock().extra.join(", ");
-                    let text = format!(
-                        "the broker refuses the subscription to {extra} ({code:?}): check its access rights"
-                    );
-                    on_event(Event::Refused(Fault::new(FaultKind::Refused, text)));
+            };
+            self.state.lock().down(&fault);
+            (self.on_event)(Event::Down(fault));
+            if self.state.lock().connects != connects {
+                tries = 0;
+                if started.elapsed() >= STABLE {
+                    backoff.reset();
                 }
             }
-            MqttEvent::Incoming(Packet::Publish(publish)) => {
-                if !delivered.is_again(&publish) {
-                    on_event(Event::Message(Message {
-                        topic: String::from_utf8_lossy(&publish.topic).into_owned(),
-                        payload: publish.payload.to_vec(),
-                        retained: publish.retain,
-                        correlation: publish
-                            .properties
-                            .as_ref()
-                            .and_then(|properties| properties.correlation_data.as_ref())
-                            .map(|data| data.to_vec()),
-                    }));
-                }
-                if is_kept(config) {
-                    // There is room for all of them.
-                    let _ = client.try_ack(&publish);
-                }
+            let random = jitter();
+            let pause = backoff.next(random).saturating_sub(started.elapsed());
+            let shortest = Backoff::new(BACKOFF_MIN, BACKOFF_MIN).next(random);
+            tokio::select! {
+                biased;
+                _ = &mut stopped => return,
+                () = sleep(pause.max(shortest)) => {}
             }
-            MqttEvent::Incoming(Packet::PubAck(answer)) => {
-                let refused = shared.lock().acknowledged(answer.pkid, answer.reason);
-                if let Some(fault) = refused {
-                    on_event(Event::Refused(fault));
+        }
+    }
+
+    /// Runs one connection to its end. `Ok`: by it the broker has forgotten what it kept for an
+    /// earlier life of this client.
+    ///
+    /// Commands queued for that life are stale: only what comes while this session lives is kept
+    /// for it. They are forgotten by a connection of its own, because Mosquitto 2.0 does not store
+    /// a session that began with a clean start: after a restart of the broker it would not know of
+    /// commands sent before we are back.
+    async fn drive(&mut self, client: &AsyncClient, events: &mut EventLoop) -> Result<(), Fault> {
+        let (config, state, on_event) = (&self.config, &self.state, &mut self.on_event);
+        let connect_timeout = Duration::from_secs(events.options.connection_timeout());
+        let BrokerUrl { host, port, .. } = &config.broker;
+        // Whether the name has an address, told apart from whether that one answers. What is found
+        // is not used: rumqttc asks again, with the name that TLS and WebSocket need.
+        look_up(host, *port, LOOKUP_TIMEOUT)
+            .await
+            .map_err(|text| Fault::new(FaultKind::Unreachable, text))?;
+        let mut subscribed = config.subscriptions.is_empty();
+        let mut ping_pause = Duration::ZERO;
+        let began = Instant::now();
+        let mut say_again = began + LATE_WILL;
+        // While it connects, rumqttc's own time-out comes first.
+        let mut patience = Patience {
+            owed: Some("the connection"),
+            until: Instant::now() + SLOW_CONNECT_TIMEOUT * 2,
+        };
+        loop {
+            let event = match timeout_at(patience.until, events.poll()).await {
+                Err(_) => match patience.owed {
+                    Some(what) => {
+                        let text = format!(
+                            "{} has not answered {what} within {} s: the link is dead, or the broker hangs",
+                            config.broker,
+                            ANSWER_TIMEOUT.as_secs()
+                        );
+                        return Err(Fault::new(FaultKind::Timeout, text));
+                    }
+                    None => {
+                        // Dropping poll() loses nothing once it is connected.
+                        events.pending.push_back(Request::PingReq);
+                        patience.owe("a ping");
+                        continue;
+                    }
+                },
+                Ok(Err(err)) => {
+                    return Err(Fault::of_connection(&err, &config.broker, connect_timeout));
                 }
+                Ok(Ok(event)) => event,
+            };
+            if matches!(event, MqttEvent::Incoming(_)) {
+                patience.heard();
             }
-            MqttEvent::Outgoing(Outgoing::PingReq) if subscribed => patience.owe("a ping"),
-            MqttEvent::Outgoing(Outgoing::Publish(pkid)) => shared.lock().numbered(pkid),
-            MqttEvent::Incoming(Packet::Disconnect(disconnect)) => {
-                return End::Lost(Fault::of_disconnect(disconnect.reason_code));
+            match event {
+                MqttEvent::Incoming(Packet::PingResp(_)) if subscribed => {
+                    patience.answered(ping_pause);
+                    let now = Instant::now();
+                    if let Some((topic, _)) = config.will.as_ref().filter(|_| now >= say_again) {
+                        say_again = now + (now - began);
+                        state.lock().say_again(topic);
+                    }
+                }
+                MqttEvent::Incoming(Packet::ConnAck(answer)) => {
+                    if !answer.session_present {
+                        // A new session counts its packets anew.
+                        self.delivered.0.clear();
+                    }
+                    // Twice as often as the broker expects it. rumqttc would ping once in the whole
+                    // time and wait for the answer as long again; it keeps its first ping only.
+                    ping_pause = match events.options.keep_alive() {
+                        Duration::ZERO => config.keep_alive,
+                        // The broker may have named another one than ours.
+                        keep_alive => keep_alive,
+                    } / 2;
+                    events
+                        .options
+                        .set_keep_alive(Duration::from_secs(u16::MAX.into()));
+                    if std::mem::take(&mut self.clean_start) && is_kept(config) {
+                        disconnect(client, events).await;
+                        return Ok(());
+                    }
+                    if subscribed {
+                        patience.answered(ping_pause);
+                        state.lock().up(client.clone());
+                        on_event(Event::Up);
+                        continue;
+                    }
+                    // A session that goes on was given what is retained, and all that followed.
+                    let filters = config
+                        .subscriptions
+                        .iter()
+                        .map(|topic| match is_kept(config) {
+                            true => filter(topic, RetainForwardRule::OnNewSubscribe),
+                            false => filter(topic, RetainForwardRule::OnEverySubscribe),
+                        });
+                    if client.try_subscribe_many(filters).is_err() {
+                        return Err(Fault::new(
+                            FaultKind::Overload,
+                            "cannot subscribe: the request queue is full",
+                        ));
+                    }
+                    patience.owe("the subscription");
+                }
+                MqttEvent::Incoming(Packet::SubAck(answer)) => {
+                    let is_refused = |code: &_| !matches!(code, SubscribeReasonCode::Success(_));
+                    let mut codes = answer.return_codes.iter();
+                    if subscribed {
+                        if let Some(code) = codes.find(|code| is_refused(code)) {
+                            let extra = state.lock().extra.join(", ");
+                            let what = format!("the subscription to {extra}");
+                            on_event(Event::Refused(refusal(&what, code)));
+                        }
+                        continue;
+                    }
+                    let mut answers = config.subscriptions.iter().zip(codes);
+                    if let Some((topic, code)) = answers.find(|(_, code)| is_refused(code)) {
+                        return Err(refusal(&format!("the subscription to {topic:?}"), code));
+                    }
+                    subscribed = true;
+                    patience.answered(ping_pause);
+                    state.lock().up(client.clone());
+                    on_event(Event::Up);
+                }
+                MqttEvent::Incoming(Packet::Publish(publish)) => {
+                    if !self.delivered.is_again(&publish) {
+                        on_event(Event::Message(Message {
+                            topic: String::from_utf8_lossy(&publish.topic).into_owned(),
+                            payload: publish.payload.to_vec(),
+                            retained: publish.retain,
+                            correlation: publish
+                                .properties
+                                .as_ref()
+                                .and_then(|properties| properties.correlation_data.as_ref())
+                                .map(|data| data.to_vec()),
+                        }));
+                    }
+                    if is_kept(config) {
+                        // There is room for all of them.
+                        let _ = client.try_ack(&publish);
+                    }
+                }
+                MqttEvent::Incoming(Packet::PubAck(answer)) => {
+                    let refused = state.lock().acknowledged(answer.pkid, answer.reason);
+                    if let Some(fault) = refused {
+                        on_event(Event::Refused(fault));
+                    }
+                }
+                MqttEvent::Outgoing(Outgoing::PingReq) if subscribed => patience.owe("a ping"),
+                MqttEvent::Outgoing(Outgoing::Publish(pkid)) => state.lock().numbered(pkid),
+                MqttEvent::Incoming(Packet::Disconnect(disconnect)) => {
+                    return Err(Fault::of_disconnect(disconnect.reason_code));
+                }
+                _ => {}
             }
-            _ => {}
         }
     }
 }
@@ -789,10 +720,10 @@ async fn drive(
 async fn close(
     client: &AsyncClient,
     events: &mut EventLoop,
-    shared: &Shared,
+    state: &Mutex<State>,
     last: Vec<(String, String)>,
 ) {
-    if shared.lock().client.take().is_none() {
+    if state.lock().client.take().is_none() {
         return;
     }
     for (topic, payload) in last {

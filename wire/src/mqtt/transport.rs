@@ -9,21 +9,17 @@ use crate::{mqtt::broker::Scheme, net::tls};
 impl Scheme {
     /// Says what this build lacks for the scheme.
     pub fn check_built_in(self) -> Result<(), String> {
-        for (needed, built_in, what, feature) in [
-            (self.is_tls(), cfg!(feature = "tls"), "TLS", "tls"),
-            (
-                self.is_websocket(),
-                cfg!(feature = "websocket"),
-                "WebSockets",
-                "websocket",
-            ),
-        ] {
-            if needed && !built_in {
-                return Err(format!(
-                    "{}:// cannot be used, built without {what}: build with the feature {feature}",
-                    self.as_str()
-                ));
-            }
+        let lacks = |what, feature| {
+            let scheme = self.as_str();
+            Err(format!(
+                "{scheme}:// cannot be used, built without {what}: build with the feature {feature}"
+            ))
+        };
+        if self.is_tls() && !cfg!(feature = "tls") {
+            return lacks("TLS", "tls");
+        }
+        if self.is_websocket() && !cfg!(feature = "websocket") {
+            return lacks("WebSockets", "websocket");
         }
         Ok(())
     }

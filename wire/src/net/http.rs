@@ -3,7 +3,7 @@
 //! A small HTTP client: one server, one request at a time, nothing followed, TLS as everywhere
 //! here.
 
-use std::{fmt, future::Future, path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http_body_util::{BodyExt, Full, Limited};
@@ -106,10 +106,6 @@ impl Url {
         })
     }
 
-    pub fn is_tls(&self) -> bool {
-        self.is_tls
-    }
-
     /// Host and port as the header and a URL have them; the usual port is left out.
     fn authority(&self) -> String {
         let authority = Authority(&self.host, self.port).to_string();
@@ -169,24 +165,21 @@ impl Login {
             Login::Basic {
                 user,
                 password_file,
-            } => basic(user, &Secret::from_file(password_file)?).map(Some),
+            } => basic(user, Secret::from_file(password_file)?.expose()).map(Some),
             Login::Bearer { token_file } => {
-                let token = Secret::from_file(token_file)?;
-                sensitive(&Secret::new(format!("Bearer {}", token.expose()))).map(Some)
+                sensitive("Bearer", Secret::from_file(token_file)?.expose()).map(Some)
             }
         }
     }
 }
 
-fn basic(user: &str, password: &Secret) -> Result<HeaderValue, String> {
-    let pair = Secret::new(format!("{user}:{}", password.expose()));
-    sensitive(&Secret::new(format!(
-        "Basic {}",
-        BASE64_STANDARD.encode(pair.expose())
-    )))
+fn basic(user: &str, password: &str) -> Result<HeaderValue, String> {
+    let pair = Secret::new(format!("{user}:{password}"));
+    sensitive("Basic", &BASE64_STANDARD.encode(pair.expose()))
 }
 
-fn sensitive(text: &Secret) -> Result<HeaderValue, String> {
+fn sensitive(scheme: &str, credential: &str) -> Result<HeaderValue, String> {
+    let text = Secret::new(format!("{scheme} {credential}"));
     let mut header = HeaderValue::from_str(text.expose())
         .map_err(|_| "the token holds characters that HTTP does not carry".to_owned())?;
     header.set_sensitive(true);
@@ -266,39 +259,17 @@ impl Client {
 
     /// Asks over a connection of its own; the answer comes within `patience`.
     pub async fn send(&self, query: &Query, patience: Duration) -> Result<Answer, String> {
-        self.within(patience, async {
-            self.connect().await?.ask(self, query).await
-        })
-        .await
-    }
-
-    async fn within<T>(
-        &self,
-        patience: Duration,
-        answer: impl Future<Output = Result<T, String>>,
-    ) -> Result<T, String> {
-        let url = &self.url;
-        match timeout(patience, answer).await {
-            Ok(answer) => answer.map_err(|err| format!("{url}: {err}")),
-            Err(_) => {
-                let seconds = patience.as_secs_f64();
-                Err(format!("{url}: no answer within {seconds} s"))
-            }
-        }
+        KeptClient::new(self.clone()).send(query, patience).await
     }
 
     fn authorization(&self) -> Result<Option<HeaderValue>, String> {
-        match &self.url.userinfo {
-            UserInfo {
-                username: None,
-                password: None,
-            } => self.login.header(),
-            UserInfo { username, password } => basic(
-                username.as_deref().unwrap_or_default(),
-                password.as_ref().unwrap_or(&Secret::new("")),
-            )
-            .map(Some),
+        let UserInfo { username, password } = &self.url.userinfo;
+        if username.is_none() && password.is_none() {
+            return self.login.header();
         }
+        let user = username.as_deref().unwrap_or_default();
+        let password = password.as_ref().map_or("", Secret::expose);
+        basic(user, password).map(Some)
     }
 
     async fn connect(&self) -> Result<Connection, String> {
@@ -341,22 +312,29 @@ impl KeptClient {
     /// Asks over the kept connection, or over a new one where the server has left it meanwhile;
     /// the answer comes within `patience`.
     pub async fn send(&mut self, query: &Query, patience: Duration) -> Result<Answer, String> {
-        let (client, connection) = (&self.client, &mut self.connection);
-        client
-            .within(patience, async {
-                let kept = connection.take().filter(|kept| kept.sender.is_ready());
-                if let Some(mut kept) = kept
-                    && let Ok(answer) = kept.ask(client, query).await
-                {
-                    *connection = Some(kept);
-                    return Ok(answer);
-                }
-                let mut fresh = client.connect().await?;
-                let answer = fresh.ask(client, query).await?;
-                *connection = Some(fresh);
-                Ok(answer)
-            })
-            .await
+        let answer = timeout(patience, self.exchange(query)).await;
+        let url = &self.client.url;
+        match answer {
+            Ok(answer) => answer.map_err(|err| format!("{url}: {err}")),
+            Err(_) => {
+                let seconds = patience.as_secs_f64();
+                Err(format!("{url}: no answer within {seconds} s"))
+            }
+        }
+    }
+
+    async fn exchange(&mut self, query: &Query) -> Result<Answer, String> {
+        let kept = self.connection.take();
+        if let Some(mut kept) = kept.filter(|kept| kept.sender.is_ready())
+            && let Ok(answer) = kept.ask(&self.client, query).await
+        {
+            self.connection = Some(kept);
+            return Ok(answer);
+        }
+        let mut fresh = self.client.connect().await?;
+        let answer = fresh.ask(&self.client, query).await?;
+        self.connection = Some(fresh);
+        Ok(answer)
     }
 }
 

@@ -88,39 +88,32 @@ impl Command {
     fn from_json(text: &str) -> Result<Self, Refusal> {
         let value: Value = serde_json::from_str(text)
             .map_err(|err| Refusal(format!("payload is not valid JSON: {err}")))?;
-        let word = match value.get("command") {
-            Some(Value::String(word)) => word,
-            Some(_) => return Err(Refusal("\"command\" is not a string".into())),
-            None => return Err(Refusal("JSON without \"command\"".into())),
+        let text = |name| match value.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.as_str())),
+            Some(_) => Err(Refusal(format!("{name:?} is not a string"))),
         };
-        let id = match value.get("id") {
-            None | Some(Value::Null) => None,
-            Some(Value::String(id)) => Some(check_id(id)?.to_owned()),
-            Some(_) => return Err(Refusal("\"id\" is not a string".into())),
-        };
+        let word = text("command")?.ok_or_else(|| Refusal("JSON without \"command\"".into()))?;
+        let id = text("id")?.map(check_id).transpose()?;
         let lease = match value.get("lease") {
             None | Some(Value::Null) => None,
             Some(lease) => Some(parse_lease(lease)?),
         };
-        Self::from_word(word.trim(), id, lease)
+        Self::from_word(word.trim(), id.map(str::to_owned), lease)
     }
 
     fn from_word(word: &str, id: Option<String>, lease: Option<Duration>) -> Result<Self, Refusal> {
-        if word.eq_ignore_ascii_case("start") || word.eq_ignore_ascii_case("on") {
-            Ok(Command::Start { id, lease })
-        } else if word.eq_ignore_ascii_case("stop") || word.eq_ignore_ascii_case("off") {
-            Ok(Command::Stop { id })
-        } else if word.eq_ignore_ascii_case("keyframe") {
-            Ok(Command::Keyframe)
-        } else if word.is_empty() {
-            Err(Refusal(
+        match word.to_ascii_lowercase().as_str() {
+            "start" | "on" => Ok(Command::Start { id, lease }),
+            "stop" | "off" => Ok(Command::Stop { id }),
+            "keyframe" => Ok(Command::Keyframe),
+            "" => Err(Refusal(
                 "empty payload: send start, stop, keyframe or JSON".into(),
-            ))
-        } else {
-            Err(Refusal(format!(
+            )),
+            _ => Err(Refusal(format!(
                 "unknown command {}: send start, stop, keyframe or JSON",
                 quote(word)
-            )))
+            ))),
         }
     }
 

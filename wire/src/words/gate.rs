@@ -95,13 +95,8 @@ impl Gate {
 
     /// When the last lease ends; None where the gate is closed or held until a stop.
     pub fn open_until(&self) -> Option<Duration> {
-        self.holders
-            .values()
-            .map(|holder| holder.until)
-            .try_fold(None, |latest: Option<Duration>, until| {
-                until.map(|until| Some(latest.map_or(until, |latest| latest.max(until))))
-            })
-            .flatten()
+        let ends: Option<Vec<_>> = self.holders.values().map(|holder| holder.until).collect();
+        ends?.into_iter().max()
     }
 
     /// A gate that holds these leases, as [`Gate::leases`] told them; what is beyond
@@ -125,7 +120,8 @@ impl Gate {
         default_lease: Duration,
         now: Duration,
     ) -> Outcome {
-        match command {
+        let was_open = self.is_open();
+        let who = match command {
             Command::Start { id, lease } => {
                 let id = id.as_deref().unwrap_or(match origin {
                     Origin::Mqtt => ANYBODY,
@@ -138,23 +134,21 @@ impl Gate {
                 }
                 let lease = lease.unwrap_or(default_lease);
                 let until = (!lease.is_zero()).then(|| now + lease);
-                let was_open = self.is_open();
                 self.holders.insert(id.to_owned(), Holder { origin, until });
-                self.outcome(was_open, origin.into(), Some(id))
+                Some(id)
             }
             Command::Stop { id: None } => {
-                let was_open = self.is_open();
                 self.holders.clear();
-                self.outcome(was_open, origin.into(), None)
+                None
             }
             Command::Stop { id: Some(id) } => {
-                let was_open = self.is_open();
                 self.holders.remove(id);
-                self.outcome(was_open, origin.into(), Some(id))
+                Some(id.as_str())
             }
-            Command::Keyframe if self.is_open() => Outcome::Keyframe,
-            Command::Keyframe => Outcome::Same,
-        }
+            Command::Keyframe if was_open => return Outcome::Keyframe,
+            Command::Keyframe => return Outcome::Same,
+        };
+        self.outcome(was_open, origin.into(), who)
     }
 
     /// What is held at `now`, to be taken up by another gate, whose clock may be another one.

@@ -25,27 +25,10 @@ pub enum HookEvent {
     Unread,
 }
 
-impl HookEvent {
-    pub const ALL: [HookEvent; 4] = [
-        HookEvent::Demand,
-        HookEvent::Undemand,
-        HookEvent::Read,
-        HookEvent::Unread,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            HookEvent::Demand => "demand",
-            HookEvent::Undemand => "undemand",
-            HookEvent::Read => "read",
-            HookEvent::Unread => "unread",
-        }
-    }
-}
-
 impl fmt::Display for HookEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        // The word that serde writes.
+        self.serialize(f)
     }
 }
 
@@ -79,8 +62,15 @@ mod tests {
 
     #[test]
     fn a_hook_is_read_as_it_was_written() {
-        for event in HookEvent::ALL {
-            assert_eq!(serde_json::to_value(event).unwrap(), event.as_str());
+        use HookEvent::{Demand, Read, Undemand, Unread};
+        for (event, word) in [
+            (Demand, "demand"),
+            (Undemand, "undemand"),
+            (Read, "read"),
+            (Unread, "unread"),
+        ] {
+            assert_eq!(serde_json::to_value(event).unwrap(), word);
+            assert_eq!(event.to_string(), word);
             let hook = Hook {
                 event,
                 path: "robots/r1/live".into(),

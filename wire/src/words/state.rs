@@ -9,10 +9,8 @@ use super::word::words;
 
 words! {
     /// What a viewer needs to know of the robot's stream, in one word.
-    #[derive(Default)]
-    pub enum StreamState {
+    pub enum StreamState default "idle" {
         /// Closed: nothing flows.
-        #[default]
         Idle = "idle",
         /// Open, but the server has not accepted the publisher yet or no frame has passed.
         Starting = "starting",
@@ -44,7 +42,7 @@ impl StreamState {
 
 words! {
     /// State of the sink's publishing session.
-    pub enum PublishPhase {
+    pub enum PublishPhase default "" {
         /// No session is wanted.
         Idle = "idle",
         /// The server has not accepted the publisher yet.
@@ -60,7 +58,7 @@ words! {
 
 words! {
     /// Why the valve is as it is.
-    pub enum Cause {
+    pub enum Cause default "" {
         /// The robot has just started.
         Boot = "boot",
         /// A command by MQTT.
@@ -76,7 +74,7 @@ words! {
 
 words! {
     /// What keeps running while the valve is closed.
-    pub enum Standby {
+    pub enum Standby default "" {
         /// Nothing: everything upstream is stopped, the device is released.
         Cold = "cold",
         /// Upstream runs, frames are dropped before the encoder.
@@ -85,18 +83,6 @@ words! {
         Hot = "hot",
     }
 }
-
-/// A field that is missing in a state is empty.
-macro_rules! empty_by_default {
-    ($($name:ident),+) => {$(
-        impl Default for $name {
-            fn default() -> Self {
-                $name::Other(String::new())
-            }
-        }
-    )+};
-}
-empty_by_default!(PublishPhase, Cause, Standby);
 
 /// What the sink says of its publishing session; part of the state as `publish`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

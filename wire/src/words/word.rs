@@ -2,10 +2,10 @@
 
 //! Enums whose variants are words on the wire.
 
-/// Defines an enum of words. A word of a newer version is kept in `Other`, so that it is handed
+/// Defines an enum of words; a field that is missing in a state is the default one. A word of a newer version is kept in `Other`, so that it is handed
 /// on as it came.
 macro_rules! words {
-    ($(#[$meta:meta])* pub enum $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)+ }) => {
+    ($(#[$meta:meta])* pub enum $name:ident default $default:literal { $($(#[$doc:meta])* $variant:ident = $word:literal,)+ }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
         #[serde(from = "String")]
@@ -24,6 +24,12 @@ macro_rules! words {
                     $($name::$variant => $word,)+
                     $name::Other(word) => word,
                 }
+            }
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                $name::from($default)
             }
         }
 

@@ -175,10 +175,7 @@ fn words_know_their_places() {
 #[test]
 fn a_variable_without_a_value_is_named_with_place_and_remedy() {
     let (place, fault) = fault("a\n  b=${NOPE}");
-    assert_eq!(
-        (place.as_str(), fault.kind),
-        ("2:5", FaultKind::Configuration)
-    );
+    assert_eq!((place.as_str(), fault.code), ("2:5", exit::CONFIG));
     assert!(fault.text.contains("--set NOPE=…"), "{}", fault.text);
     assert!(fault.text.contains("${NOPE:-default}"), "{}", fault.text);
 }
