@@ -641,7 +641,7 @@ impl ObjectImpl for MqttValve {
 
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
         let name = pspec.name();
-        if !name.starts_with("password") && name != "broker" {
+        if !name.starts_with("password") && !matches!(name, "broker" | "leases") {
             gst::info!(CAT, imp = self, "{name}: {:?}", value.transform::<String>());
         }
         match name {
