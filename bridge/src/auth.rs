@@ -17,13 +17,13 @@ use argon2::{
 use axum::http::HeaderValue;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use droidrelay_wire::Secret;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use ring::{digest, hmac, rand::SystemRandom};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error};
 use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 
-use crate::failure::Failure;
+use crate::{clock::seconds, failure::Failure};
 
 /// What a user may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -198,12 +198,13 @@ pub enum Denial {
     Limited(Duration),
 }
 
+/// All that may come in.
+pub type Users = Arc<[Arc<User>]>;
+
 /// Checks credentials against the users.
 pub struct Auth {
-    users: RwLock<Arc<[Arc<User>]>>,
+    users: watch::Sender<Users>,
     anonymous: Option<Arc<User>>,
-    /// Counts the times that the users were replaced.
-    generation: watch::Sender<u64>,
     /// Of the last good password of each user with an argon2 hash, so that only the first
     /// request pays for it. The key lives in this process only.
     cache: Mutex<HashMap<String, hmac::Tag>>,
@@ -228,9 +229,8 @@ impl Auth {
             })
         });
         Ok(Auth {
-            users: RwLock::new(users.into_iter().map(Arc::new).collect()),
+            users: watch::Sender::new(users.into_iter().map(Arc::new).collect()),
             anonymous,
-            generation: watch::Sender::new(0),
             cache: Mutex::default(),
             cache_key,
             failures: Mutex::new(Failures::new(limit)),
@@ -246,19 +246,14 @@ impl Auth {
     /// Knows these users and no others from now on. Whether anybody is let in without a
     /// credential stays as it was.
     pub fn replace(&self, users: Vec<User>) {
-        let users = users.into_iter().map(Arc::new).collect();
-        *self.users.write() = users;
+        self.users
+            .send_replace(users.into_iter().map(Arc::new).collect());
         self.cache.lock().clear();
-        self.generation.send_modify(|generation| *generation += 1);
     }
 
-    /// Changes when the users are replaced.
-    pub fn generation(&self) -> watch::Receiver<u64> {
-        self.generation.subscribe()
-    }
-
-    fn users(&self) -> Arc<[Arc<User>]> {
-        self.users.read().clone()
+    /// The users, as they are replaced.
+    pub fn users(&self) -> watch::Receiver<Users> {
+        self.users.subscribe()
     }
 
     /// Who sent this header from `peer`?
@@ -284,14 +279,26 @@ impl Auth {
         self.admit(peer)?;
         let found = match credentials {
             Some(Credentials::Bearer(token)) => self.by_token(&token),
-            Some(Credentials::Basic(name, password)) => match self.by_password(&name, &password) {
-                Verdict::Known(found) => found,
-                Verdict::Slow(user, hash) => {
-                    return self
-                        .by_slow_password(user, hash, name, password, peer)
-                        .await;
+            Some(Credentials::Basic(name, password)) => {
+                let users = self.users.borrow().clone();
+                let has_password = |user: &&Arc<User>| user.name == name && user.password.is_some();
+                let user = users.iter().find(has_password);
+                // An unknown name takes as long as a known one: somebody else's hash is the decoy.
+                let decoy = || {
+                    let mut passwords = users.iter().filter_map(|user| user.password.as_ref());
+                    passwords.find(|hash| matches!(hash, Hash::Argon2(_)))
+                };
+                match user.map_or_else(decoy, |user| user.password.as_ref()) {
+                    Some(hash @ Hash::Argon2(_)) if !self.is_cached(&name, &password) => {
+                        let (user, hash) = (user.cloned(), hash.clone());
+                        let slow = self.by_slow_password(user, hash, name, password, peer);
+                        return slow.await;
+                    }
+                    Some(Hash::Argon2(_)) => user.cloned(),
+                    Some(hash) => user.filter(|_| hash.verify(&password)).cloned(),
+                    None => None,
                 }
-            },
+            }
             None => None,
         };
         found.ok_or_else(|| {
@@ -316,7 +323,7 @@ impl Auth {
     fn by_token(&self, token: &Secret) -> Option<Arc<User>> {
         let digest = sha256(token);
         let mut found = None;
-        for user in self.users().iter() {
+        for user in self.users.borrow().iter() {
             if let Some(Hash::Sha256(expected)) = &user.token
                 && bool::from(digest.ct_eq(expected))
             {
@@ -326,30 +333,7 @@ impl Auth {
         found
     }
 
-    /// What can be said at once.
-    fn by_password(&self, name: &str, password: &Secret) -> Verdict {
-        let users = self.users();
-        let user = users.iter().find(|user| user.name == name);
-        match user.and_then(|user| Some((user, user.password.as_ref()?))) {
-            Some((user, hash @ Hash::Argon2(_))) => {
-                if self.is_cached(name, password) {
-                    Verdict::Known(Some(user.clone()))
-                } else {
-                    Verdict::Slow(Some(user.clone()), hash.clone())
-                }
-            }
-            Some((user, hash)) => Verdict::Known(hash.verify(password).then(|| user.clone())),
-            // An unknown name takes as long as a known one: somebody else's hash is the decoy.
-            None => users
-                .iter()
-                .filter_map(|user| user.password.as_ref())
-                .find(|hash| matches!(hash, Hash::Argon2(_)))
-                .map_or(Verdict::Known(None), |decoy| {
-                    Verdict::Slow(None, decoy.clone())
-                }),
-        }
-    }
-
+    /// With argon2 by this hash; the user is missing where it is a decoy.
     async fn by_slow_password(
         &self,
         user: Option<Arc<User>>,
@@ -365,7 +349,7 @@ impl Auth {
         }
         self.admit(peer)?;
         // Charged ahead: who hangs up during the check has tried all the same.
-        self.failures.lock().charge(peer, Instant::now());
+        self.charge(peer);
         let tag = self.tag(&name, &password);
         // The turn comes back with the verdict, so that the next one finds the cache filled; it
         // ends with the check itself where nobody waits any more.
@@ -399,12 +383,6 @@ impl Auth {
     }
 }
 
-enum Verdict {
-    Known(Option<Arc<User>>),
-    /// Needs argon2, with this hash; the user is missing where the hash is a decoy.
-    Slow(Option<Arc<User>>, Hash),
-}
-
 /// What somebody shows to come in.
 pub enum Credentials {
     /// User name and password.
@@ -430,23 +408,40 @@ impl Credentials {
 }
 
 /// How many failed tries from one address are borne.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct FailureLimit {
     /// Tries that may fail at once.
+    #[serde(deserialize_with = "burst")]
     pub burst: u32,
     /// The time in which that many are forgotten.
+    #[serde(deserialize_with = "seconds::<_, 1, 86_400>")]
     pub window: Duration,
+}
+
+impl Default for FailureLimit {
+    fn default() -> Self {
+        FailureLimit {
+            burst: 10,
+            window: Duration::from_secs(60),
+        }
+    }
+}
+
+fn burst<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    match u32::deserialize(deserializer)? {
+        0 => Err(D::Error::custom(
+            "burst is 0: nobody could ever come in; give at least 1",
+        )),
+        burst => Ok(burst),
+    }
 }
 
 /// Failed tries by address, a leaky bucket each; `now` is an argument.
 struct Failures {
     limit: FailureLimit,
-    by_peer: HashMap<IpAddr, Bucket>,
-}
-
-struct Bucket {
-    level: f64,
-    at: Instant,
+    /// When all tries of an address will be forgotten: each one takes its share of the window.
+    forgotten_at: HashMap<IpAddr, Instant>,
 }
 
 /// Addresses that are remembered; beyond it, some attacker's is forgotten.
@@ -456,56 +451,46 @@ impl Failures {
     fn new(limit: FailureLimit) -> Self {
         Failures {
             limit,
-            by_peer: HashMap::new(),
+            forgotten_at: HashMap::new(),
         }
     }
 
     /// How long `peer` has to wait before it may try again.
     fn locked_for(&self, peer: IpAddr, now: Instant) -> Option<Duration> {
-        let bucket = self.by_peer.get(&network(peer))?;
-        let over = self.level(bucket, now) + 1.0 - f64::from(self.limit.burst);
-        // Rounding must not leave a wait of nothing.
-        (over > 1e-6).then(|| Duration::from_secs_f64(over / self.rate()))
+        let at = self.forgotten_at.get(&network(peer))?;
+        let after_another = at.saturating_duration_since(now) + self.share();
+        let wait = after_another.saturating_sub(self.limit.window);
+        (!wait.is_zero()).then_some(wait)
     }
 
     fn charge(&mut self, peer: IpAddr, now: Instant) {
-        if self.by_peer.len() >= MAX_PEERS {
+        if self.forgotten_at.len() >= MAX_PEERS {
             self.forget(now);
         }
-        let peer = network(peer);
-        let level = self
-            .by_peer
-            .get(&peer)
-            .map_or(0.0, |bucket| self.level(bucket, now));
-        let level = level + 1.0;
-        self.by_peer.insert(peer, Bucket { level, at: now });
+        let share = self.share();
+        let at = self.forgotten_at.entry(network(peer)).or_insert(now);
+        *at = now.max(*at) + share;
     }
 
     fn refund(&mut self, peer: IpAddr) {
-        if let Some(bucket) = self.by_peer.get_mut(&network(peer)) {
-            bucket.level = (bucket.level - 1.0).max(0.0);
+        let share = self.share();
+        if let Some(at) = self.forgotten_at.get_mut(&network(peer)) {
+            *at = at.checked_sub(share).unwrap_or(*at);
         }
     }
 
     fn forget(&mut self, now: Instant) {
-        let mut by_peer = std::mem::take(&mut self.by_peer);
-        by_peer.retain(|_, bucket| self.level(bucket, now) > 0.0);
-        if by_peer.len() >= MAX_PEERS
-            && let Some(peer) = by_peer.keys().next().copied()
+        self.forgotten_at.retain(|_, at| *at > now);
+        if self.forgotten_at.len() >= MAX_PEERS
+            && let Some(peer) = self.forgotten_at.keys().next().copied()
         {
-            by_peer.remove(&peer);
+            self.forgotten_at.remove(&peer);
         }
-        self.by_peer = by_peer;
     }
 
-    fn level(&self, bucket: &Bucket, now: Instant) -> f64 {
-        let leaked = now.saturating_duration_since(bucket.at).as_secs_f64() * self.rate();
-        (bucket.level - leaked).max(0.0)
-    }
-
-    /// Tries forgotten per second.
-    fn rate(&self) -> f64 {
-        f64::from(self.limit.burst) / self.limit.window.as_secs_f64()
+    /// The time in which one try is forgotten.
+    fn share(&self) -> Duration {
+        self.limit.window / self.limit.burst
     }
 }
 
@@ -513,8 +498,7 @@ impl Failures {
 fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => {
-            let high = address.to_bits() & !u128::from(u64::MAX);
-            IpAddr::V6(Ipv6Addr::from_bits(high))
+            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
         }
         v4 => v4,
     }
@@ -693,7 +677,7 @@ mod tests {
         for peer in 0..(MAX_PEERS as u32 + 50) {
             failures.charge(IpAddr::from(peer.to_be_bytes()), now);
         }
-        assert_eq!(failures.by_peer.len(), MAX_PEERS);
+        assert_eq!(failures.forgotten_at.len(), MAX_PEERS);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use droidrelay_wire::{
     mqtt::session::{Properties, Session},
     words::topics::availability_topic,
 };
+use ipnet::IpNet;
 use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
@@ -22,9 +23,8 @@ use crate::{
     config::Config,
     demand::{self, Demands},
     failure::Failure,
-    fleet::{BrokerLink, Fleet},
+    fleet::Fleet,
     metrics::Metrics,
-    network::Network,
     presence::ON_BEHALF,
     robots::{Robot, shares_topic},
     share::{Revoked, Shares},
@@ -40,9 +40,9 @@ pub struct Bridge {
     pub metrics: Arc<Metrics>,
     pub views: ViewerSessions,
     pub demands: Demands,
-    pub mediamtx: Option<demand::Settings>,
+    pub mediamtx: demand::Settings,
     /// Whose word on who asks is believed.
-    pub proxies: Vec<Network>,
+    pub proxies: Vec<IpNet>,
     /// How long a `start` stays good on its way to the robot.
     pub start_expiry: Duration,
     ack_timeout: Duration,
@@ -111,7 +111,7 @@ impl Bridge {
     /// The robot of this name, where the user may do this with it.
     pub fn robot(&self, user: &User, right: Right, name: &str) -> Result<Robot, Failure> {
         user.check(right, name)?;
-        let robot = self.fleet.robot(name);
+        let robot = self.fleet.directory.robot(name);
         robot.ok_or_else(|| Failure::not_found(format!("there is no robot {name:?}")))
     }
 
@@ -124,12 +124,7 @@ impl Bridge {
         let published = self
             .publish(&robot.topic, command.to_payload(), properties)
             .await;
-        let what = match command {
-            Command::Start { .. } => "start",
-            Command::Stop { .. } => "stop",
-            Command::Keyframe => "keyframe",
-        };
-        self.metrics.command(what, &published);
+        self.metrics.command(word(command), &published);
         if published.is_ok() {
             self.fleet.sent_command();
         }
@@ -192,14 +187,9 @@ impl Bridge {
 
     /// 503 where the broker is out of reach; waits for the first try to connect.
     pub async fn check_link(&self, deadline: Instant) -> Result<(), Failure> {
-        match self.fleet.link_decided(deadline).await {
-            BrokerLink::Up(_) => Ok(()),
-            BrokerLink::Connecting => Err(Failure::unavailable(
-                "the MQTT broker is out of reach: it has not answered yet",
-            )),
-            BrokerLink::Down(reason) => Err(Failure::unavailable(format!(
-                "the MQTT broker is out of reach: {reason}"
-            ))),
+        match self.fleet.link_decided(deadline).await.fault() {
+            None => Ok(()),
+            Some(reason) => Err(Failure::unavailable(reason)),
         }
     }
 
@@ -207,11 +197,13 @@ impl Bridge {
     pub fn broker_deadline(&self) -> Instant {
         Instant::now() + self.ack_timeout
     }
+}
 
-    /// How long a demand that the media server's hooks tell holds.
-    pub fn demand_lease(&self) -> Duration {
-        self.mediamtx
-            .as_ref()
-            .map_or(demand::LEASE, |settings| settings.lease)
+/// The command's name, as those who look at the bridge know it.
+pub fn word(command: &Command) -> &'static str {
+    match command {
+        Command::Start { .. } => "start",
+        Command::Stop { .. } => "stop",
+        Command::Keyframe => "keyframe",
     }
 }

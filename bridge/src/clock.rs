@@ -4,6 +4,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Deserializer, de::Error};
 use tokio::time::Instant;
 
 /// One moment on both clocks.
@@ -60,6 +61,19 @@ pub fn since_1970() -> Duration {
 /// In whole milliseconds, as they are written to the broker.
 pub fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Whole seconds within bounds, as a configuration names them.
+pub fn seconds<'de, D: Deserializer<'de>, const MIN: u64, const MAX: u64>(
+    deserializer: D,
+) -> Result<Duration, D::Error> {
+    let seconds = u64::deserialize(deserializer)?;
+    if !(MIN..=MAX).contains(&seconds) {
+        return Err(D::Error::custom(format!(
+            "{seconds} is out of range: give whole seconds from {MIN} to {MAX}"
+        )));
+    }
+    Ok(Duration::from_secs(seconds))
 }
 
 /// RFC 3339 in UTC, to the second.

@@ -4,7 +4,10 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use droidrelay_wire::net::http::Client;
+use droidrelay_wire::{
+    net::http::Client,
+    words::hook::{Hook, HookEvent},
+};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -12,7 +15,6 @@ use tokio::time::Instant;
 pub const LEASE: Duration = Duration::from_secs(20);
 
 /// What the configuration says of MediaMTX.
-#[derive(Clone)]
 pub struct Settings {
     /// A viewer who is let in starts the robot.
     pub read_starts: bool,
@@ -20,20 +22,6 @@ pub struct Settings {
     pub lease: Duration,
     /// Who is asked whether somebody looks, where no hook tells it.
     pub api: Option<Client>,
-}
-
-/// What a hook tells of a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Notice {
-    Wanted,
-    Unwanted,
-}
-
-/// When a hook was started, by a clock that may begin anew.
-#[derive(Debug, Clone, Copy)]
-pub struct Started<'a> {
-    pub clock: &'a str,
-    pub at: f64,
 }
 
 /// Demands so far; by robot and by who told them.
@@ -61,33 +49,28 @@ impl Demands {
 
     /// Whether what a hook tells is news: hooks are processes that may overtake each other, and
     /// of two that were started at the same time the demand counts.
-    pub fn is_news(
-        &self,
-        robot: &str,
-        by: &str,
-        notice: Notice,
-        started: Option<Started<'_>>,
-    ) -> bool {
+    pub fn is_news(&self, robot: &str, by: &str, hook: &Hook) -> bool {
         self.of(robot, by, |demand| {
-            let Some(Started { clock, at }) = started else {
+            let Some(at) = hook.at else {
                 return true;
             };
-            if demand.clock != clock {
+            if demand.clock != hook.clock {
                 *demand = Demand {
-                    clock: clock.to_owned(),
+                    clock: hook.clock.clone(),
                     seen: demand.seen,
                     ..Demand::default()
                 };
             }
-            match notice {
-                Notice::Wanted => {
+            match hook.event {
+                HookEvent::Demand => {
                     demand.wanted_at = demand.wanted_at.max(at);
                     at >= demand.unwanted_at
                 }
-                Notice::Unwanted => {
+                HookEvent::Undemand => {
                     demand.unwanted_at = demand.unwanted_at.max(at);
                     at > demand.wanted_at
                 }
+                HookEvent::Read | HookEvent::Unread => true,
             }
         })
     }
@@ -114,23 +97,31 @@ mod tests {
 
     #[test]
     fn a_hook_that_was_overtaken_changes_nothing() {
-        use Notice::{Unwanted, Wanted};
+        use HookEvent::{Demand, Undemand};
         let demands = Demands::default();
-        let told =
-            |by, notice, clock, at| demands.is_news("r1", by, notice, Some(Started { clock, at }));
-        let news = |notice, at| told("m", notice, "boot 1", at);
-        assert!(news(Wanted, 10.0));
-        assert!(news(Wanted, 15.0));
-        assert!(news(Unwanted, 16.0));
+        let told = |by, event, clock: &str, at| {
+            let hook = Hook {
+                event,
+                path: "robots/r1".into(),
+                at,
+                clock: clock.into(),
+                reader: None,
+            };
+            demands.is_news("r1", by, &hook)
+        };
+        let news = |event, at| told("m", event, "boot 1", Some(at));
+        assert!(news(Demand, 10.0));
+        assert!(news(Demand, 15.0));
+        assert!(news(Undemand, 16.0));
         assert!(
-            !news(Wanted, 15.5),
+            !news(Demand, 15.5),
             "a heartbeat that was on its way at the end"
         );
-        assert!(news(Wanted, 17.0));
-        assert!(!news(Unwanted, 16.5), "the end before this demand");
-        assert!(!news(Unwanted, 17.0), "at the same time: the demand counts");
-        assert!(told("other", Unwanted, "boot 1", 1.0));
-        assert!(told("m", Unwanted, "boot 2", 1.0));
-        assert!(demands.is_news("r1", "m", Unwanted, None));
+        assert!(news(Demand, 17.0));
+        assert!(!news(Undemand, 16.5), "the end before this demand");
+        assert!(!news(Undemand, 17.0), "at the same time: the demand counts");
+        assert!(told("other", Undemand, "boot 1", Some(1.0)));
+        assert!(told("m", Undemand, "boot 2", Some(1.0)));
+        assert!(told("m", Undemand, "", None));
     }
 }

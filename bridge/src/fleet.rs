@@ -19,7 +19,7 @@ use droidrelay_wire::{
 };
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
@@ -36,6 +36,7 @@ use crate::{
     view::{Availability, RobotView},
     wanted::{ConnectionAge, Delivery, LeaseTable},
     watch::Watch,
+    watcher::Watcher,
     webhook::Webhooks,
 };
 
@@ -58,9 +59,22 @@ pub enum BrokerLink {
     Down(String),
 }
 
+impl BrokerLink {
+    /// Why nobody can be reached over it; None: it is up.
+    pub fn fault(&self) -> Option<String> {
+        let reason = match self {
+            BrokerLink::Up(_) => return None,
+            BrokerLink::Connecting => "it has not answered yet",
+            BrokerLink::Down(reason) => reason,
+        };
+        Some(format!("the MQTT broker is out of reach: {reason}"))
+    }
+}
+
 /// All robots' views, fed by the MQTT session.
 pub struct Fleet {
-    directory: Directory,
+    /// Which robots there are.
+    pub directory: Directory,
     /// Locked ahead of what is wanted, where both are.
     views: Mutex<HashMap<String, watch::Sender<RobotView>>>,
     link: watch::Sender<BrokerLink>,
@@ -72,7 +86,8 @@ pub struct Fleet {
     pub shares: Shares,
     /// Who is told when something happens.
     webhooks: Webhooks,
-    watch_urls: Watch,
+    /// Where players find the streams.
+    pub watch_urls: Watch,
     was_up: AtomicBool,
     /// Commands that the broker has taken since it last gave one back.
     unheard: AtomicU32,
@@ -114,21 +129,6 @@ impl Fleet {
         self.clock.instant(monotonic)
     }
 
-    /// The robot of this name, if there can be one.
-    pub fn robot(&self, name: &str) -> Option<Robot> {
-        self.directory.robot(name)
-    }
-
-    /// The robot of the endpoints that name none.
-    pub fn default_robot(&self) -> Option<Robot> {
-        self.directory.default_robot()
-    }
-
-    /// The robot that publishes to this path of the media server.
-    pub fn robot_at(&self, path: &str) -> Option<Robot> {
-        self.directory.by_path(path)
-    }
-
     /// The share link of this token, if it still lets anybody in; none before what was revoked is
     /// known.
     pub fn check_share(&self, token: &str) -> Option<ShareLink> {
@@ -139,7 +139,7 @@ impl Fleet {
     /// The robot's newest event, as a listener gets it.
     pub fn newest_event(&self, name: &str) -> Option<Bytes> {
         self.events
-            .newest(name, || Some(self.describe(&self.robot(name)?)))
+            .newest(name, || Some(self.describe(&self.directory.robot(name)?)))
     }
 
     /// Takes what happens to the session; does not block.
@@ -177,6 +177,7 @@ impl Fleet {
             return;
         };
         match word {
+            Word::Wanted | Word::Shares if message.payload.is_empty() => {}
             Word::Availability => self.hear_availability(name, message),
             Word::State => self.hear_state(name, message),
             Word::Command => self.hear_command(name, message),
@@ -204,14 +205,13 @@ impl Fleet {
     }
 
     fn hear_state(&self, name: &str, message: &Message) {
-        let state = if message.payload.is_empty() {
-            None
-        } else {
-            match read::<RobotState>(name, "state", message) {
-                Some(state) => Some(Arc::new(state)),
-                None => return,
-            }
-        };
+        let mut state = None;
+        if !message.payload.is_empty() {
+            let Some(told) = read::<RobotState>(name, "state", message) else {
+                return;
+            };
+            state = Some(Arc::new(told));
+        }
         let word = state.as_ref().map(|state| state.state.as_str());
         debug!(robot = name, state = word);
         self.change_view(name, |view| view.send_modify(|view| view.state = state));
@@ -258,9 +258,6 @@ impl Fleet {
     }
 
     fn hear_note(&self, name: &str, message: &Message) {
-        if message.payload.is_empty() {
-            return;
-        }
         let delivery = match message.retained {
             true => Delivery::Retained,
             false => Delivery::Live,
@@ -272,9 +269,6 @@ impl Fleet {
     }
 
     fn hear_shares(&self, name: &str, message: &Message) {
-        if message.payload.is_empty() {
-            return;
-        }
         if let Some(revoked) = read(name, "list of revoked links", message)
             && self.shares.read(name, revoked, self.now().wall)
         {
@@ -289,16 +283,6 @@ impl Fleet {
                 "the broker gives no command back: without the right to read the command topics, robots that poll are told nothing, and at MediaMTX no robot may publish"
             );
         }
-    }
-
-    /// Where streams are, for a robot to be filled in.
-    pub fn watch_templates(&self) -> &Watch {
-        &self.watch_urls
-    }
-
-    /// Where players find the robot's stream.
-    pub fn watch_urls(&self, robot: &Robot) -> Map<String, Value> {
-        self.watch_urls.fill(robot)
     }
 
     /// What everybody who may see the robot is told of it.
@@ -339,13 +323,12 @@ impl Fleet {
         for view in self.views.lock().values() {
             let view = view.borrow();
             sums.robots_online += i64::from(view.availability.is_online());
-            if let Some(state) = &view.state {
-                let known = StreamState::ALL
-                    .iter()
-                    .position(|known| *known == state.state);
-                if let Some(known) = known {
-                    sums.robots_by_state[known] += 1;
-                }
+            let state = view.state.as_ref().map(|state| &state.state);
+            let known = StreamState::ALL
+                .iter()
+                .position(|known| Some(known) == state);
+            if let Some(known) = known {
+                sums.robots_by_state[known] += 1;
             }
         }
         sums
@@ -403,18 +386,21 @@ impl Fleet {
     }
 
     /// Follows one robot, also one that has not said anything yet.
-    pub fn watch(&self, name: &str) -> Watcher<'_> {
-        Watcher {
-            receiver: self
-                .views
-                .lock()
-                .entry(name.to_owned())
-                .or_default()
-                .subscribe(),
-            _forget: Forget {
-                fleet: self,
-                name: name.to_owned(),
-            },
+    pub fn watch(&self, name: &str) -> Watcher<'_, RobotView> {
+        let name = name.to_owned();
+        let mut views = self.views.lock();
+        let receiver = views.entry(name.clone()).or_default().subscribe();
+        Watcher::new(receiver, move || self.forget_if_useless(&name))
+    }
+
+    /// A robot that has not said anything, and whom nobody watches.
+    fn forget_if_useless(&self, name: &str) {
+        let mut views = self.views.lock();
+        let is_useless = |view: &watch::Sender<RobotView>| {
+            view.receiver_count() == 0 && view.borrow().is_empty()
+        };
+        if views.get(name).is_some_and(is_useless) {
+            views.remove(name);
         }
     }
 
@@ -433,31 +419,6 @@ fn read<T: DeserializeOwned>(robot: &str, what: &str, message: &Message) -> Opti
     serde_json::from_slice(&message.payload)
         .inspect_err(|err| warn!(robot, "{what} that cannot be read, ignored: {err}"))
         .ok()
-}
-
-/// What one robot says, as it changes.
-pub struct Watcher<'a> {
-    pub receiver: watch::Receiver<RobotView>,
-    /// Dropped after the receiver, which counts until then.
-    _forget: Forget<'a>,
-}
-
-/// Forgets a robot that never said anything when the last one who asked for it goes.
-struct Forget<'a> {
-    fleet: &'a Fleet,
-    name: String,
-}
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        let mut views = self.fleet.views.lock();
-        let is_useless = |view: &watch::Sender<RobotView>| {
-            view.receiver_count() == 0 && view.borrow().is_empty()
-        };
-        if views.get(&self.name).is_some_and(is_useless) {
-            views.remove(&self.name);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 //! What is done beside the requests, for as long as the bridge runs or somebody looks.
 
-use std::{future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::http::StatusCode;
 use droidrelay_wire::{
@@ -47,18 +47,13 @@ pub async fn run(bridge: Arc<Bridge>) {
         write_revoked(&bridge).await;
         write_notes(&bridge).await;
         let deadline = fleet.wanted.next_deadline();
-        let due = async {
-            match deadline {
-                Some(deadline) => sleep_until(fleet.instant(deadline)).await,
-                None => future::pending().await,
-            }
-        };
+        let due = sleep_until(fleet.instant(deadline.unwrap_or_default()));
         select! {
             _ = look.tick() => {
                 let is_live = |name: &str| fleet.view(name).is_live();
                 bridge.views.end_stale(is_live, fleet.now().wall);
             }
-            () = due => {}
+            () = due, if deadline.is_some() => {}
             () = fleet.wanted.wake.notified() => {}
             _ = link.changed() => {}
         }
@@ -69,7 +64,7 @@ pub async fn run(bridge: Arc<Bridge>) {
 fn robots<T>(bridge: &Bridge, named: Vec<(String, T)>) -> impl Iterator<Item = (Robot, T)> {
     named
         .into_iter()
-        .filter_map(|(name, rest)| Some((bridge.fleet.robot(&name)?, rest)))
+        .filter_map(|(name, rest)| Some((bridge.fleet.directory.robot(&name)?, rest)))
 }
 
 /// Where the broker does not take something for the robot: what that is, for the log.
@@ -118,11 +113,11 @@ async fn write_notes(bridge: &Bridge) {
     }
 }
 
-/// Starts the robot for `lease`, on behalf of `by`.
-pub async fn demand(bridge: &Bridge, robot: &Robot, by: &str, lease: Duration) {
+/// Starts the robot for as long as a demand holds, on behalf of `by`.
+pub async fn demand(bridge: &Bridge, robot: &Robot, by: &str) {
     let start = Command::Start {
         id: Some(by.to_owned()),
-        lease: Some(lease),
+        lease: Some(bridge.mediamtx.lease),
     };
     let started = bridge.command(robot, &start).await;
     tell(started, robot, "a viewer waits, not started");
@@ -135,20 +130,21 @@ pub async fn keyframe(bridge: &Bridge, robot: &Robot) {
 }
 
 /// Renews the demand while MediaMTX has readers of this robot, and ends with the last of them.
-pub async fn follow(bridge: &Bridge, robot: &Robot, by: &str, settings: &Settings) {
+pub async fn follow(bridge: &Bridge, robot: &Robot, by: &str) {
+    let Settings { lease, api, .. } = &bridge.mediamtx;
     let mut closing = bridge.closing();
-    while bridge.demands.is_seen(&robot.name, by, settings.lease) {
+    while bridge.demands.is_seen(&robot.name, by, *lease) {
         select! {
-            () = sleep(settings.lease / 3) => {}
+            () = sleep(*lease / 3) => {}
             _ = closing.wait_for(|closing| *closing) => return,
         }
-        let Some(api) = &settings.api else {
+        let Some(api) = api else {
             continue;
         };
         match has_readers(api, &robot.path).await {
             Ok(true) => {
                 bridge.demands.seen(&robot.name, by);
-                demand(bridge, robot, by, settings.lease).await;
+                demand(bridge, robot, by).await;
             }
             Ok(false) => {}
             Err(err) => warn!(robot = robot.name, "MediaMTX does not say who looks: {err}"),

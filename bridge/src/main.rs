@@ -18,10 +18,10 @@ use droidrelay_bridge::{
     config, housekeeping,
     serve::{Tls, serve},
 };
-use droidrelay_wire::Secret;
+use droidrelay_wire::{Secret, exit};
 use tokio::{
     net::TcpListener,
-    runtime::{Builder, Handle, Runtime},
+    runtime::{Builder, Handle},
     signal::unix::{SignalKind, signal},
     task::JoinSet,
     time::interval,
@@ -87,61 +87,33 @@ enum RobotCommand {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match arguments.command {
-        Some(Subcommands::HashPassword { sha256 }) => {
-            return report(hash_password(sha256), ExitCode::FAILURE);
+    let path = arguments.config;
+    let done = match arguments.command {
+        Some(Subcommands::HashPassword { sha256 }) => hash_password(sha256),
+        Some(Subcommands::Hook(options)) => block_on(hook::run(&options)),
+        Some(Subcommands::Robot { what }) => match what {
+            RobotCommand::Add(options) => robot::add(&options, &path),
+            RobotCommand::Remove(options) => robot::remove(&options, &path),
         }
-        Some(Subcommands::Hook(options)) => {
-            let told = runtime().and_then(|runtime| {
-                let told = runtime.block_on(hook::run(&options));
-                runtime.shutdown_background();
-                told
-            });
-            return report(told, ExitCode::FAILURE);
-        }
-        Some(Subcommands::Robot { what }) => {
-            let told = match what {
-                RobotCommand::Add(options) => robot::add(&options, &arguments.config),
-                RobotCommand::Remove(options) => robot::remove(&options, &arguments.config),
-            };
-            return report(told.and_then(|told| print(&told)), ExitCode::FAILURE);
-        }
-        None => {}
-    }
-    if arguments.print_config_template {
-        return report(print(config::TEMPLATE), ExitCode::FAILURE);
-    }
-    let config = match Config::load(&arguments.config) {
-        Ok(config) => config,
-        Err(err) => {
-            return report(
-                Err(err.to_string()),
-                ExitCode::from(droidrelay_wire::exit::CONFIG),
-            );
-        }
+        .and_then(|told| print(&told)),
+        None if arguments.print_config_template => print(config::TEMPLATE),
+        None => match Config::load(&path) {
+            Ok(_) if arguments.check => Ok(()),
+            Ok(config) => {
+                start_log(arguments.log_level);
+                let ended = block_on(run(path, config)).inspect_err(|err| error!("{err}"));
+                return ended.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+            }
+            Err(err) => return fail(&err, ExitCode::from(exit::CONFIG)),
+        },
     };
-    if arguments.check {
-        return ExitCode::SUCCESS;
-    }
-    start_log(arguments.log_level);
-    match run_to_the_end(arguments.config, config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(err) => {
-            error!("{err}");
-            ExitCode::FAILURE
-        }
-    }
+    done.map_or_else(|err| fail(&err, ExitCode::FAILURE), |()| ExitCode::SUCCESS)
 }
 
-fn report(result: Result<(), String>, failure: ExitCode) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(err) => {
-            // Nothing is left to tell where standard error is closed.
-            let _ = writeln!(io::stderr(), "droidrelay-bridge: {err}");
-            failure
-        }
-    }
+fn fail(reason: &str, code: ExitCode) -> ExitCode {
+    // Nothing is left to tell where standard error is closed.
+    let _ = writeln!(io::stderr(), "droidrelay-bridge: {reason}");
+    code
 }
 
 fn print(text: &str) -> Result<(), String> {
@@ -180,19 +152,15 @@ fn start_log(level: Level) {
         .init();
 }
 
-fn run_to_the_end(path: PathBuf, config: Config) -> Result<(), String> {
-    let runtime = runtime()?;
-    let result = runtime.block_on(run(path, config));
+fn block_on(task: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|err| format!("cannot start: {err}"))?;
+    let result = runtime.block_on(task);
     // A name that does not resolve would hold a plain drop for seconds.
     runtime.shutdown_background();
     result
-}
-
-fn runtime() -> Result<Runtime, String> {
-    Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|err| format!("cannot start: {err}"))
 }
 
 async fn run(path: PathBuf, mut config: Config) -> Result<(), String> {

@@ -2,11 +2,11 @@
 
 //! Counters and gauges for Prometheus: sums only, no robot's name and no secret.
 
-use std::{fmt, sync::atomic::AtomicU64, time::Duration};
+use std::{borrow::Cow, fmt, sync::atomic::AtomicU64, time::Duration};
 
 use droidrelay_wire::StreamState;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    encoding::text::encode,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Metric, Registry, Unit},
 };
@@ -16,32 +16,11 @@ use crate::{auth::Denial, clock::since_1970};
 /// Seconds; requests that wait for something take up to a minute.
 const BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0];
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Answered {
-    route: String,
-    method: &'static str,
-    status: u16,
-}
+type Labels<const N: usize> = [(&'static str, Cow<'static, str>); N];
+type Counters<const N: usize> = Family<Labels<N>, Counter>;
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Route {
-    route: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reason {
-    reason: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Outcome {
-    what: &'static str,
-    result: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct InState {
-    state: &'static str,
+fn count<const N: usize>(counters: &Counters<N>, labels: Labels<N>) {
+    counters.get_or_create(&labels).inc();
 }
 
 /// How many there are of something now.
@@ -57,17 +36,17 @@ pub struct Sums {
 /// What is counted.
 pub struct Metrics {
     registry: Registry,
-    requests: Family<Answered, Counter>,
-    seconds: Family<Route, Histogram>,
-    refusals: Family<Reason, Counter>,
-    commands: Family<Outcome, Counter>,
-    mediamtx: Family<Outcome, Counter>,
-    webhooks: Family<Outcome, Counter>,
+    requests: Counters<3>,
+    seconds: Family<Labels<1>, Histogram>,
+    refusals: Counters<1>,
+    commands: Counters<2>,
+    mediamtx: Counters<2>,
+    webhooks: Counters<2>,
     /// Who listens to events.
     pub listeners: Present,
     /// Polls and requests that wait for something.
     pub waiting: Present,
-    robots: Family<InState, Gauge>,
+    robots: Family<Labels<1>, Gauge>,
     online: Gauge,
     broker: Gauge,
     views: Gauge,
@@ -104,7 +83,7 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut all = Registry::with_prefix("droidrelay_bridge");
         let to = &mut all;
-        let seconds: Family<Route, Histogram> =
+        let seconds: Family<Labels<1>, Histogram> =
             Family::new_with_constructor(|| Histogram::new(BUCKETS));
         let started = Gauge::<f64, AtomicU64>::default();
         started.set(since_1970().as_secs_f64());
@@ -154,18 +133,12 @@ impl Default for Metrics {
 impl Metrics {
     /// Counts an answer, by the route that gave it.
     pub fn answered(&self, route: &str, method: &'static str, status: u16, took: Duration) {
-        let route = route.to_owned();
-        let labels = Route {
-            route: route.clone(),
-        };
-        let seconds = took.as_secs_f64();
-        self.seconds.get_or_create(&labels).observe(seconds);
-        let labels = Answered {
-            route,
-            method,
-            status,
-        };
-        self.requests.get_or_create(&labels).inc();
+        let by_route = [("route", route.to_owned().into())];
+        let seconds = self.seconds.get_or_create(&by_route);
+        seconds.observe(took.as_secs_f64());
+        let [route] = by_route;
+        let status = ("status", status.to_string().into());
+        count(&self.requests, [route, ("method", method.into()), status]);
     }
 
     pub fn refused(&self, denial: Denial) {
@@ -174,34 +147,32 @@ impl Metrics {
             Denial::Wrong => "wrong",
             Denial::Limited(_) => "limited",
         };
-        self.refusals.get_or_create(&Reason { reason }).inc();
+        count(&self.refusals, [("reason", reason.into())]);
     }
 
     pub fn command<E>(&self, what: &'static str, acknowledged: &Result<(), E>) {
-        let result = result(acknowledged, "ok");
-        self.commands.get_or_create(&Outcome { what, result }).inc();
+        outcome(&self.commands, what, acknowledged, ["ok", "failed"]);
     }
 
     /// A question of the media server's: who may do this?
-    pub fn mediamtx_asked(&self, what: &'static str, result: &'static str) {
-        self.mediamtx.get_or_create(&Outcome { what, result }).inc();
+    pub fn mediamtx_asked<T, E>(&self, what: &'static str, allowed: &Result<T, E>) {
+        outcome(&self.mediamtx, what, allowed, ["allowed", "refused"]);
     }
 
     /// A hook of the media server's.
     pub fn mediamtx_told<E>(&self, what: &'static str, done: &Result<(), E>) {
-        self.mediamtx_asked(what, result(done, "done"));
+        outcome(&self.mediamtx, what, done, ["done", "failed"]);
     }
 
     pub fn webhook<E>(&self, what: &'static str, delivered: &Result<(), E>) {
-        let result = result(delivered, "delivered");
-        self.webhooks.get_or_create(&Outcome { what, result }).inc();
+        outcome(&self.webhooks, what, delivered, ["delivered", "failed"]);
     }
 
     /// All of it, as Prometheus reads it.
     pub fn text(&self, sums: &Sums) -> Result<String, fmt::Error> {
         for (state, count) in StreamState::ALL.iter().zip(sums.robots_by_state) {
-            let state = state.as_str();
-            self.robots.get_or_create(&InState { state }).set(count);
+            let labels = [("state", state.as_str().into())];
+            self.robots.get_or_create(&labels).set(count);
         }
         self.online.set(sums.robots_online);
         self.views
@@ -213,6 +184,13 @@ impl Metrics {
     }
 }
 
-fn result<E>(result: &Result<(), E>, ok: &'static str) -> &'static str {
-    if result.is_ok() { ok } else { "failed" }
+/// Counts a success or a failure, each by its word.
+fn outcome<T, E>(
+    counters: &Counters<2>,
+    what: &'static str,
+    result: &Result<T, E>,
+    [ok, failed]: [&'static str; 2],
+) {
+    let result = if result.is_ok() { ok } else { failed };
+    count(counters, [("what", what.into()), ("result", result.into())]);
 }

@@ -15,13 +15,11 @@ use axum::{
     body::Body,
     extract::{ConnectInfo, Request},
 };
+use droidrelay_wire::net::tls::{certificates, private_key};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use rustls::{
-    ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-};
+use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -50,21 +48,18 @@ pub struct Tls {
 impl Tls {
     /// Reads both PEM files; the error names the file and the remedy.
     pub fn load(cert_file: PathBuf, key_file: PathBuf) -> Result<Self, String> {
-        let times = times(&cert_file, &key_file);
-        let config = Arc::new(read(&cert_file, &key_file)?);
         Ok(Tls {
+            read: Mutex::new(times(&cert_file, &key_file)),
+            current: Mutex::new(read(&cert_file, &key_file)?),
             cert_file,
             key_file,
-            current: Mutex::new(config),
-            read: Mutex::new(times),
         })
     }
 
     /// Reads the files again; what is there stays where they are not right.
     pub fn reload(&self) -> Result<(), String> {
-        let times = times(&self.cert_file, &self.key_file);
-        *self.read.lock() = times;
-        let config = Arc::new(read(&self.cert_file, &self.key_file)?);
+        *self.read.lock() = times(&self.cert_file, &self.key_file);
+        let config = read(&self.cert_file, &self.key_file)?;
         *self.current.lock() = config;
         Ok(())
     }
@@ -76,8 +71,7 @@ impl Tls {
     }
 
     fn acceptor(&self) -> TlsAcceptor {
-        let current = self.current.lock();
-        TlsAcceptor::from(current.clone())
+        self.current.lock().clone().into()
     }
 }
 
@@ -86,18 +80,12 @@ fn times(cert_file: &Path, key_file: &Path) -> Option<[SystemTime; 2]> {
     Some([time(cert_file)?, time(key_file)?])
 }
 
-fn read(cert_file: &Path, key_file: &Path) -> Result<ServerConfig, String> {
-    let chain = CertificateDer::pem_file_iter(cert_file)
-        .and_then(|found| found.collect::<Result<Vec<_>, _>>())
-        .map_err(|err| {
-            let file = cert_file.display();
-            format!(
-                "cannot read cert-file {file}: {err}; give the server's certificate chain as PEM"
-            )
-        })?;
-    let key = PrivateKeyDer::from_pem_file(key_file).map_err(|err| {
-        let file = key_file.display();
-        format!("cannot read key-file {file}: {err}; give the server's private key as PEM")
+fn read(cert_file: &Path, key_file: &Path) -> Result<Arc<ServerConfig>, String> {
+    let chain = certificates(cert_file).map_err(|err| {
+        format!("cannot read cert-file {err}; give the server's certificate chain as PEM")
+    })?;
+    let key = private_key(key_file).map_err(|err| {
+        format!("cannot read key-file {err}; give the server's private key as PEM")
     })?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -110,7 +98,7 @@ fn read(cert_file: &Path, key_file: &Path) -> Result<ServerConfig, String> {
             format!("cert-file {cert} and key-file {key} do not work together: {err}")
         })?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
+    Ok(Arc::new(config))
 }
 
 /// Serves until `closing`, then gives requests in progress `drain` to end.

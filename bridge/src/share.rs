@@ -13,13 +13,14 @@ use axum::http::StatusCode;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use droidrelay_wire::Secret;
 use parking_lot::Mutex;
-use ring::{
-    hmac,
-    rand::{SecureRandom, SystemRandom},
-};
+use ring::hmac;
 use serde::{Deserialize, Serialize};
 
-use crate::{clock::millis, failure::Failure};
+use crate::{
+    clock::millis,
+    failure::Failure,
+    random::{hex, random},
+};
 
 const VERSION: u8 = 1;
 /// Version, end, making, id.
@@ -114,10 +115,7 @@ impl Shares {
         now: Duration,
     ) -> Result<(ShareLink, Secret), Failure> {
         let key = self.key()?;
-        let mut id = [0; 8];
-        SystemRandom::new()
-            .fill(&mut id)
-            .map_err(|_| Failure::unavailable("the system gives no random numbers"))?;
+        let id = random::<8>().map_err(Failure::unavailable)?;
         let ends = now.as_secs() + lasts;
         let made = millis(now);
         let mut bytes = vec![VERSION];
@@ -203,10 +201,6 @@ impl Shares {
         let revoked = |name: String| Some((name.clone(), all.get(&name)?.clone()));
         names.into_iter().filter_map(revoked).collect()
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -104,27 +104,18 @@ impl ViewerSessions {
     /// Ends what no hook has ended: views of robots that have not been live for a minute.
     pub fn end_stale(&self, is_live: impl Fn(&str) -> bool, now: Duration) {
         let mut inner = self.0.lock();
-        let looked_at: Vec<String> = inner
-            .open
-            .values()
-            .map(|view| view.who.robot.clone())
-            .collect();
-        let mut stale = HashMap::new();
-        for robot in looked_at {
-            if !is_live(&robot) {
-                let since = inner.stale.get(&robot).copied().unwrap_or(now);
-                stale.insert(robot, since);
-            }
-        }
+        let robots = inner.open.values().map(|view| view.who.robot.clone());
+        let since = |robot: String| {
+            let since = inner.stale.get(&robot).copied().unwrap_or(now);
+            (robot, since)
+        };
+        let stale = robots.filter(|robot| !is_live(robot)).map(since);
+        let mut stale: HashMap<String, Duration> = stale.collect();
         inner.stale = stale.clone();
         drop(inner);
-        let is_over = |robot: &str| {
-            stale
-                .get(robot)
-                .is_some_and(|since| *since + STALE_AFTER <= now)
-        };
-        for view in self.take(|view| is_over(&view.who.robot)) {
-            let since = stale.get(&view.who.robot).copied().unwrap_or(now);
+        stale.retain(|_, since| *since + STALE_AFTER <= now);
+        for view in self.take(|view| stale.contains_key(&view.who.robot)) {
+            let since = stale[&view.who.robot];
             log(&view, since.max(view.from), "the robot is not live");
         }
     }
@@ -142,13 +133,10 @@ impl ViewerSessions {
     }
 
     fn take(&self, of: impl Fn(&ViewerSession) -> bool) -> Vec<ViewerSession> {
-        let mut inner = self.0.lock();
-        let (taken, left) = std::mem::take(&mut inner.open)
-            .into_iter()
-            .partition(|(_, view)| of(view));
-        inner.open = left;
-        let taken: HashMap<String, ViewerSession> = taken;
-        taken.into_values().collect()
+        let open = &mut self.0.lock().open;
+        open.extract_if(|_, view| of(view))
+            .map(|(_, view)| view)
+            .collect()
     }
 }
 

@@ -26,6 +26,7 @@ use crate::{
     note::{Decided, HeldLease, Note},
     presence::{Presence, Speaker},
     view::Availability,
+    watcher::Watcher,
 };
 
 /// A robot that is offline for so long has closed, as a valve does by default: nobody could have
@@ -78,6 +79,7 @@ struct Pending {
     online: HashSet<String>,
 }
 
+#[derive(Default)]
 struct Entry {
     gate: Gate,
     keyframe: u64,
@@ -90,11 +92,8 @@ struct Entry {
 impl Entry {
     fn new(version: u64) -> Self {
         Entry {
-            gate: Gate::default(),
-            keyframe: 0,
             version: watch::Sender::new(version),
-            presence: None,
-            scheduled: None,
+            ..Entry::default()
         }
     }
 
@@ -308,14 +307,10 @@ impl LeaseTable {
     }
 
     /// Follows what is wanted of a robot.
-    pub fn watch(&self, name: &str) -> Watcher<'_> {
-        Watcher {
-            version: self.update(name, |entry, _| entry.version.subscribe()),
-            _forget: Forget {
-                table: self,
-                name: name.to_owned(),
-            },
-        }
+    pub fn watch(&self, name: &str) -> Watcher<'_, u64> {
+        let version = self.update(name, |entry, _| entry.version.subscribe());
+        let name = name.to_owned();
+        Watcher::new(version, move || self.update(&name, |_, _| ()))
     }
 
     /// What is wanted of the robot now; of itself the robot tells elsewhere.
@@ -383,25 +378,6 @@ impl LeaseTable {
     /// Robots whose being online is to be said anew.
     pub fn unannounced(&self) -> Vec<String> {
         self.inner.lock().pending.online.drain().collect()
-    }
-}
-
-/// What is wanted of one robot, as it changes.
-pub struct Watcher<'a> {
-    pub version: watch::Receiver<u64>,
-    /// Dropped after the receiver, which counts until then.
-    _forget: Forget<'a>,
-}
-
-/// Forgets a robot of which nothing is wanted when the last one who asked goes.
-struct Forget<'a> {
-    table: &'a LeaseTable,
-    name: String,
-}
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        self.table.update(&self.name, |_, _| ());
     }
 }
 

@@ -2,8 +2,9 @@
 
 //! Where players find the streams: URL templates, without credentials.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
-use serde_json::{Map, Value};
 
 use crate::robots::{PLACEHOLDER, Robot};
 
@@ -33,15 +34,13 @@ impl Watch {
     }
 
     /// The URLs of one robot's stream, by the way to watch it.
-    pub fn fill(&self, robot: &Robot) -> Map<String, Value> {
+    pub fn fill(&self, robot: &Robot) -> BTreeMap<&'static str, String> {
         let ways = [
             ("rtsp", &self.rtsp),
             ("hls", &self.hls),
             ("webrtc", &self.webrtc),
         ];
-        let filled = |(way, url): (&str, &Option<WatchUrl>)| {
-            Some((way.to_owned(), url.as_ref()?.fill(robot).into()))
-        };
+        let filled = |(way, url): (_, &Option<WatchUrl>)| Some((way, url.as_ref()?.fill(robot)));
         ways.into_iter().filter_map(filled).collect()
     }
 }

@@ -9,7 +9,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use droidrelay_wire::{
     Backoff, Cause, RobotState, Secret, StreamState,
     backoff::jitter,
-    net::http::{Client, Query},
+    net::http::{Answer, Client, Query},
 };
 use parking_lot::Mutex;
 use ring::hmac;
@@ -21,7 +21,8 @@ use tracing::{info, warn};
 use crate::{
     clock::{since_1970, utc},
     metrics::Metrics,
-    view::{Availability, RobotView},
+    random::hex,
+    view::{Availability, RobotView, reason},
 };
 
 /// Calls that wait for one receiver; more are dropped and told in the log.
@@ -73,14 +74,10 @@ impl RobotEvent {
             }
             RobotEvent::Offline => format!("{robot} is offline"),
             RobotEvent::Online => format!("{robot} is online again"),
-            RobotEvent::Error => {
-                let publish = state.and_then(|state| state.publish.as_ref()?.reason.as_deref());
-                let reason = publish.or(state.and_then(|state| state.last_error.as_deref()));
-                match reason {
-                    Some(reason) => format!("{robot} cannot stream: {reason}"),
-                    None => format!("{robot} cannot stream"),
-                }
-            }
+            RobotEvent::Error => match state.and_then(reason) {
+                Some(reason) => format!("{robot} cannot stream: {reason}"),
+                None => format!("{robot} cannot stream"),
+            },
             RobotEvent::Live => format!("{robot} is live"),
             RobotEvent::Idle => format!("{robot} has ended its stream"),
         }
@@ -97,6 +94,14 @@ pub struct Webhook {
     pub robots: Option<Vec<String>>,
 }
 
+impl Webhook {
+    fn wants(&self, event: RobotEvent, robot: &str) -> bool {
+        let robots = self.robots.as_ref();
+        self.events.contains(&event)
+            && robots.is_none_or(|robots| robots.iter().any(|name| name == robot))
+    }
+}
+
 /// The key in a receiver's secret: as the Standard Webhooks specification has it (`whsec_` and
 /// base64), or any other text as it is.
 pub fn key(secret: &Secret) -> Result<hmac::Key, String> {
@@ -110,7 +115,6 @@ pub fn key(secret: &Secret) -> Result<hmac::Key, String> {
 }
 
 /// What is to be sent.
-#[derive(Clone)]
 struct Call {
     id: String,
     event: RobotEvent,
@@ -123,20 +127,14 @@ struct Call {
 #[derive(Default)]
 pub struct Webhooks {
     last: Mutex<HashMap<String, Last>>,
-    receivers: Vec<Receiver>,
+    /// Each with its queue.
+    receivers: Vec<(Arc<Webhook>, mpsc::Sender<Arc<Call>>)>,
 }
 
 #[derive(Clone, PartialEq, Eq, Default)]
 struct Last {
     availability: Availability,
     state: Option<StreamState>,
-}
-
-struct Receiver {
-    events: Vec<RobotEvent>,
-    robots: Option<Vec<String>>,
-    queue: mpsc::Sender<Call>,
-    name: String,
 }
 
 impl Webhooks {
@@ -148,16 +146,9 @@ impl Webhooks {
         runtime: &tokio::runtime::Handle,
     ) -> Self {
         let receiver = |webhook: Webhook| {
-            let (queue, calls) = mpsc::channel(QUEUE);
-            let receiver = Receiver {
-                events: webhook.events,
-                robots: webhook.robots,
-                queue,
-                name: webhook.client.url().to_string(),
-            };
-            let (client, key) = (webhook.client, webhook.key);
-            tasks.spawn_on(deliver(client, key, calls, metrics.clone()), runtime);
-            receiver
+            let (webhook, (queue, calls)) = (Arc::new(webhook), mpsc::channel(QUEUE));
+            tasks.spawn_on(deliver(webhook.clone(), calls, metrics.clone()), runtime);
+            (webhook, queue)
         };
         Webhooks {
             last: Mutex::default(),
@@ -217,28 +208,17 @@ impl Webhooks {
             "online": view.availability.known(),
             "state": state,
         });
-        let body = body.to_string();
         let since = state.map_or("", |state| state.since.as_str());
-        for receiver in &self.receivers {
-            let robots = receiver.robots.as_ref();
-            let wants = receiver.events.contains(&event)
-                && robots.is_none_or(|robots| robots.iter().any(|name| name == robot));
-            if !wants {
-                continue;
-            }
-            let call = Call {
-                id: id(event, robot, since, now),
-                event,
-                robot: robot.to_owned(),
-                body: body.clone(),
-            };
-            if receiver.queue.try_send(call).is_err() {
-                warn!(
-                    robot,
-                    event = event.as_str(),
-                    "webhook {}: too many calls wait, dropped",
-                    receiver.name
-                );
+        let call = Arc::new(Call {
+            id: id(event, robot, since, now),
+            event,
+            robot: robot.to_owned(),
+            body: body.to_string(),
+        });
+        for (webhook, queue) in &self.receivers {
+            if webhook.wants(event, robot) && queue.try_send(call.clone()).is_err() {
+                let (event, url) = (event.as_str(), webhook.client.url());
+                warn!(robot, event, "webhook {url}: too many calls wait, dropped");
             }
         }
     }
@@ -254,23 +234,18 @@ fn id(event: RobotEvent, robot: &str, since: &str, now: Duration) -> String {
     };
     let text = format!("{} {robot} {when}", event.as_str());
     let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-    let hex: String = digest.as_ref()[..12]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("msg_{hex}")
+    format!("msg_{}", hex(&digest.as_ref()[..12]))
 }
 
 async fn deliver(
-    client: Client,
-    key: Option<hmac::Key>,
-    mut calls: mpsc::Receiver<Call>,
+    webhook: Arc<Webhook>,
+    mut calls: mpsc::Receiver<Arc<Call>>,
     metrics: Arc<Metrics>,
 ) {
-    let url = client.url();
+    let url = webhook.client.url();
     while let Some(call) = calls.recv().await {
         let event = call.event.as_str();
-        let result = try_again_and_again(&client, key.as_ref(), &call).await;
+        let result = try_again_and_again(&webhook, &call).await;
         metrics.webhook(event, &result);
         match result {
             Ok(()) => info!(robot = call.robot, event, "webhook {url}: delivered"),
@@ -279,11 +254,8 @@ async fn deliver(
     }
 }
 
-async fn try_again_and_again(
-    client: &Client,
-    key: Option<&hmac::Key>,
-    call: &Call,
-) -> Result<(), String> {
+async fn try_again_and_again(webhook: &Webhook, call: &Call) -> Result<(), String> {
+    let client = &webhook.client;
     let mut backoff = Backoff::new(PAUSE, MAX_PAUSE);
     let mut last = String::new();
     for attempt in 0..TRIES {
@@ -291,22 +263,15 @@ async fn try_again_and_again(
             sleep(backoff.next(jitter())).await;
         }
         let query = Query {
-            headers: headers(key, call, since_1970().as_secs()),
+            headers: headers(webhook.key.as_ref(), call, since_1970().as_secs()),
             ..Query::with_json(Method::POST, "", call.body.clone())
         };
-        match client
-            .send(&query, PATIENCE)
-            .await
-            .map(|answer| answer.status)
-        {
-            Ok(status) if status.is_success() => return Ok(()),
-            Ok(status) => {
+        match client.send(&query, PATIENCE).await {
+            Ok(answer) if answer.status.is_success() => return Ok(()),
+            Ok(Answer { status, .. }) => {
                 last = format!("{}: {status}", client.url());
-                let may_pass = matches!(
-                    status,
-                    StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
-                );
-                if status.is_client_error() && !may_pass {
+                let may_pass = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
+                if status.is_client_error() && !may_pass.contains(&status) {
                     break;
                 }
             }
@@ -318,18 +283,14 @@ async fn try_again_and_again(
 
 /// As the Standard Webhooks specification has them.
 fn headers(key: Option<&hmac::Key>, call: &Call, timestamp: u64) -> HeaderMap {
+    let signature = key.map(|key| signature(key, &call.id, timestamp, &call.body));
     let mut headers = HeaderMap::new();
-    let text = |text: &str| HeaderValue::from_str(text).ok();
-    let pairs = [
-        ("webhook-id", text(&call.id)),
-        ("webhook-timestamp", text(&timestamp.to_string())),
-        (
-            "webhook-signature",
-            key.and_then(|key| text(&signature(key, &call.id, timestamp, &call.body))),
-        ),
-    ];
-    for (name, value) in pairs {
-        if let Some(value) = value {
+    for (name, text) in [
+        ("webhook-id", Some(call.id.clone())),
+        ("webhook-timestamp", Some(timestamp.to_string())),
+        ("webhook-signature", signature),
+    ] {
+        if let Some(value) = text.and_then(|text| HeaderValue::try_from(text).ok()) {
             headers.insert(name, value);
         }
     }

@@ -7,6 +7,7 @@ mod common;
 mod credentials;
 mod discovery;
 mod elements;
+mod extremes;
 mod keyframes;
 mod never_deaf;
 mod standby;

@@ -100,12 +100,6 @@ impl From<&str> for Value {
     }
 }
 
-impl From<f64> for Value {
-    fn from(number: f64) -> Self {
-        Value::Number(number)
-    }
-}
-
 /// Writes `text` as a string, or as a long string from 65,536 bytes on (sections 2.4, 2.14).
 pub fn encode_string(out: &mut Vec<u8>, text: &str) {
     match u16::try_from(text.len()) {
@@ -249,7 +243,7 @@ mod tests {
         assert_eq!(
             bytes_of(&Value::Object(vec![
                 ("app".into(), "live".into()),
-                ("n".into(), 1.0.into())
+                ("n".into(), Value::Number(1.0))
             ])),
             b"\x03\x00\x03app\x02\x00\x04live\x00\x01n\x00\x3f\xf0\0\0\0\0\0\0\x00\x00\x09"
         );
@@ -275,7 +269,7 @@ mod tests {
             Value::String("x".repeat(70_000)),
             Value::Object(vec![("o".into(), Value::Object(vec![]))]),
             Value::EcmaArray(vec![("k".into(), Value::Null)]),
-            Value::StrictArray(vec![Value::Undefined, 1.0.into()]),
+            Value::StrictArray(vec![Value::Undefined, Value::Number(1.0)]),
             Value::Null,
         ];
         let mut bytes = Vec::new();

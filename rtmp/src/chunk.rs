@@ -3,6 +3,8 @@
 //! The chunk layer: messages cut into chunks and put together again
 //! (RTMP 1.0, sections 5.3 and 5.4).
 
+use std::collections::BTreeMap;
+
 use super::error::Error;
 
 /// Message type ids, sections 5.4, 6.2 and 7.1.
@@ -86,7 +88,6 @@ impl ChunkWriter {
         if length > MAX_24 as usize {
             return;
         }
-        let length_field = (length as u32).to_be_bytes();
         out.reserve(length + 16 + length / self.chunk_size * 5);
 
         // A delta that needs the extended field is sent as a full header: peers disagree on
@@ -100,24 +101,16 @@ impl ChunkWriter {
             timestamp,
             stream_id,
         });
-        let mut extended = None;
-        match delta {
-            Some(delta) => {
-                out.push(0x40 | chunk_stream);
-                out.extend(&delta.to_be_bytes()[1..]);
-                out.extend(&length_field[1..]);
-                out.push(type_id);
-            }
-            None => {
-                extended = (timestamp >= MAX_24).then_some(timestamp);
-                out.push(chunk_stream);
-                out.extend(&timestamp.min(MAX_24).to_be_bytes()[1..]);
-                out.extend(&length_field[1..]);
-                out.push(type_id);
-                out.extend(stream_id.to_le_bytes());
-            }
+        let (format, time) = delta.map_or((0, timestamp), |delta| (0x40, delta));
+        let extended = (time >= MAX_24).then(|| time.to_be_bytes());
+        out.push(format | chunk_stream);
+        out.extend(&time.min(MAX_24).to_be_bytes()[1..]);
+        out.extend(&(length as u32).to_be_bytes()[1..]);
+        out.push(type_id);
+        if delta.is_none() {
+            out.extend(stream_id.to_le_bytes());
         }
-        out.extend(extended.map(u32::to_be_bytes).iter().flatten());
+        out.extend(extended.iter().flatten());
 
         let mut room = self.chunk_size;
         for part in body {
@@ -125,7 +118,7 @@ impl ChunkWriter {
             while !part.is_empty() {
                 if room == 0 {
                     out.push(0xc0 | chunk_stream);
-                    out.extend(extended.map(u32::to_be_bytes).iter().flatten());
+                    out.extend(extended.iter().flatten());
                     room = self.chunk_size;
                 }
                 let (head, rest) = part.split_at(part.len().min(room));
@@ -146,16 +139,29 @@ pub struct Message {
     pub body: Vec<u8>,
 }
 
-/// What is remembered of one chunk stream of the peer.
-#[derive(Default)]
-struct ChunkStream {
-    id: u32,
-    timestamp: u32,
-    delta: u32,
+impl Message {
+    /// What a message that is a number says.
+    pub fn number(&self) -> Option<u32> {
+        Some(u32::from_be_bytes(*self.body.first_chunk()?))
+    }
+}
+
+/// What a chunk says of its message (section 5.3.1.2), or repeats of the chunk before.
+#[derive(Clone, Copy, Default)]
+struct Header {
+    /// As it came: absolute, or since the message before.
+    time: u32,
     length: usize,
     type_id: u8,
     stream_id: u32,
     extended: bool,
+}
+
+/// What is remembered of one chunk stream of the peer.
+#[derive(Default)]
+struct ChunkStream {
+    timestamp: u32,
+    header: Header,
     /// The message under way; `None` between messages.
     body: Option<Vec<u8>>,
 }
@@ -165,7 +171,7 @@ pub struct ChunkReader {
     chunk_size: usize,
     buffer: Vec<u8>,
     read: usize,
-    streams: Vec<ChunkStream>,
+    streams: BTreeMap<u32, ChunkStream>,
     pending: usize,
 }
 
@@ -187,17 +193,40 @@ impl<'a> Fields<'a> {
                 .fold(0, |sum, byte| sum << 8 | u32::from(*byte)),
         )
     }
-}
 
-/// The headers of one chunk, section 5.3.1.
-struct Header {
-    format: u8,
-    id: u32,
-    time: u32,
-    length: usize,
-    type_id: u8,
-    stream_id: u32,
-    extended: bool,
+    /// Format and chunk stream id, section 5.3.1.1.
+    fn basic_header(&mut self) -> Option<(u8, u32)> {
+        let first = self.number(1)?;
+        let id = match first & 0x3f {
+            0 => 64 + self.number(1)?,
+            1 => 64 + u32::from((self.number(2)? as u16).swap_bytes()),
+            id => id,
+        };
+        Some(((first >> 6) as u8, id))
+    }
+
+    /// What is not said stays as in the `last` header.
+    fn message_header(&mut self, format: u8, last: Header) -> Option<Header> {
+        let mut header = last;
+        if format <= 2 {
+            header.time = self.number(3)?;
+            header.extended = header.time == MAX_24;
+        }
+        if format <= 1 {
+            header.length = self.number(3)? as usize;
+            header.type_id = self.number(1)? as u8;
+        }
+        if format == 0 {
+            header.stream_id = self.number(4)?.swap_bytes();
+        }
+        if header.extended {
+            let time = self.number(4)?;
+            if format <= 2 {
+                header.time = time;
+            }
+        }
+        Some(header)
+    }
 }
 
 impl ChunkReader {
@@ -206,7 +235,7 @@ impl ChunkReader {
             chunk_size: DEFAULT_CHUNK_SIZE,
             buffer: Vec::new(),
             read: 0,
-            streams: Vec::new(),
+            streams: BTreeMap::new(),
             pending: 0,
         }
     }
@@ -221,12 +250,8 @@ impl ChunkReader {
     pub fn next_message(&mut self) -> Result<Option<Message>, Error> {
         while let Some(finished) = self.next_chunk()? {
             let Some(message) = finished else { continue };
-            let value = || {
-                let bytes: [u8; 4] = message.body.get(..4)?.try_into().ok()?;
-                Some(u32::from_be_bytes(bytes))
-            };
             match message.type_id {
-                message_type::SET_CHUNK_SIZE => match value() {
+                message_type::SET_CHUNK_SIZE => match message.number() {
                     Some(size @ 1..=0x7fff_ffff) => self.chunk_size = size as usize,
                     size => {
                         return Err(Error::new(format!(
@@ -235,8 +260,7 @@ impl ChunkReader {
                     }
                 },
                 message_type::ABORT => {
-                    let id = value();
-                    let stream = self.streams.iter_mut().find(|s| Some(s.id) == id);
+                    let stream = message.number().and_then(|id| self.streams.get_mut(&id));
                     if let Some(body) = stream.and_then(|stream| stream.body.take()) {
                         self.pending -= body.len();
                     }
@@ -251,15 +275,23 @@ impl ChunkReader {
     /// that it finished, if any.
     fn next_chunk(&mut self) -> Result<Option<Option<Message>>, Error> {
         let mut fields = Fields(&self.buffer[self.read..]);
-        let Some(header) = Self::header(&mut fields, &self.streams)? else {
+        let Some((format, id)) = fields.basic_header() else {
             return Ok(None);
         };
-        let known = self.streams.iter().position(|s| s.id == header.id);
-        let under_way = known.and_then(|at| self.streams[at].body.as_ref());
-        if under_way.is_some() && header.format != 3 {
+        let last = self.streams.get(&id);
+        if format >= 2 && last.is_none() {
             return Err(Error::new(format!(
-                "the server began a message on chunk stream {} inside another one",
-                header.id
+                "the server's chunk stream {id} begins without a full header"
+            )));
+        }
+        let last_header = last.map(|last| last.header).unwrap_or_default();
+        let Some(header) = fields.message_header(format, last_header) else {
+            return Ok(None);
+        };
+        let under_way = last.and_then(|last| last.body.as_ref());
+        if under_way.is_some() && format != 3 {
+            return Err(Error::new(format!(
+                "the server began a message on chunk stream {id} inside another one"
             )));
         }
         let missing = header.length - under_way.map_or(0, Vec::len);
@@ -275,108 +307,36 @@ impl ChunkReader {
         };
         let left = fields.0.len();
 
-        let at = match known {
-            Some(at) => at,
-            None if self.streams.len() == MAX_CHUNK_STREAMS => {
-                return Err(Error::new(format!(
-                    "the server uses more than {MAX_CHUNK_STREAMS} chunk streams"
-                )));
-            }
-            None => {
-                self.streams.push(ChunkStream {
-                    id: header.id,
-                    ..Default::default()
-                });
-                self.streams.len() - 1
-            }
-        };
-        let stream = &mut self.streams[at];
+        if last.is_none() && self.streams.len() == MAX_CHUNK_STREAMS {
+            return Err(Error::new(format!(
+                "the server uses more than {MAX_CHUNK_STREAMS} chunk streams"
+            )));
+        }
+        let stream = self.streams.entry(id).or_default();
         if stream.body.is_none() {
             // A type 3 chunk that begins a message repeats the last delta, which is the
             // timestamp itself behind a type 0 chunk (section 5.3.1.2.4).
-            match header.format {
+            match format {
                 0 => stream.timestamp = header.time,
                 _ => stream.timestamp = stream.timestamp.wrapping_add(header.time),
             }
-            stream.delta = header.time;
-            stream.length = header.length;
-            stream.type_id = header.type_id;
-            stream.stream_id = header.stream_id;
-            stream.extended = header.extended;
+            stream.header = header;
         }
         let body = stream.body.get_or_insert_with(Vec::new);
         body.extend(data);
         self.pending += data.len();
         let mut finished = None;
-        if body.len() == stream.length {
-            self.pending -= stream.length;
+        if body.len() == header.length {
+            self.pending -= header.length;
             finished = stream.body.take().map(|body| Message {
-                type_id: stream.type_id,
-                stream_id: stream.stream_id,
+                type_id: header.type_id,
+                stream_id: header.stream_id,
                 timestamp: stream.timestamp,
                 body,
             });
         }
         self.read = self.buffer.len() - left;
         Ok(Some(finished))
-    }
-
-    fn header(fields: &mut Fields, streams: &[ChunkStream]) -> Result<Option<Header>, Error> {
-        let Some((format, id)) = Self::basic_header(fields) else {
-            return Ok(None);
-        };
-        let last = streams.iter().find(|stream| stream.id == id);
-        if format >= 2 && last.is_none() {
-            return Err(Error::new(format!(
-                "the server's chunk stream {id} begins without a full header"
-            )));
-        }
-        Ok(Self::message_header(fields, format, id, last))
-    }
-
-    fn basic_header(fields: &mut Fields) -> Option<(u8, u32)> {
-        let first = fields.number(1)?;
-        let id = match first & 0x3f {
-            0 => 64 + fields.number(1)?,
-            1 => 64 + u32::from((fields.number(2)? as u16).swap_bytes()),
-            id => id,
-        };
-        Some(((first >> 6) as u8, id))
-    }
-
-    fn message_header(
-        fields: &mut Fields,
-        format: u8,
-        id: u32,
-        last: Option<&ChunkStream>,
-    ) -> Option<Header> {
-        let mut header = Header {
-            format,
-            id,
-            time: last.map_or(0, |last| last.delta),
-            length: last.map_or(0, |last| last.length),
-            type_id: last.map_or(0, |last| last.type_id),
-            stream_id: last.map_or(0, |last| last.stream_id),
-            extended: last.is_some_and(|last| last.extended),
-        };
-        if format <= 2 {
-            header.time = fields.number(3)?;
-            header.extended = header.time == MAX_24;
-        }
-        if format <= 1 {
-            header.length = fields.number(3)? as usize;
-            header.type_id = fields.number(1)? as u8;
-        }
-        if format == 0 {
-            header.stream_id = fields.number(4)?.swap_bytes();
-        }
-        if header.extended {
-            let time = fields.number(4)?;
-            if format <= 2 {
-                header.time = time;
-            }
-        }
-        Some(header)
     }
 }
 
@@ -488,7 +448,7 @@ mod tests {
         assert_eq!(messages.len(), 1);
         let messages = read_all(&mut reader, b"\x01\x06\x01\0\0\0\0\0\x01\x08\x01\0\0\0y");
         assert_eq!(messages.len(), 1);
-        let ids: Vec<u32> = reader.streams.iter().map(|s| s.id).collect();
+        let ids: Vec<u32> = reader.streams.keys().copied().collect();
         assert_eq!(ids, [3, 70, 326]);
     }
 

@@ -248,7 +248,7 @@ impl Connection {
             }
             "createStream" => {
                 self.reach(Step::CreateStream)?;
-                self.send("_result", id, &[Value::Null, 1.0.into()])?;
+                self.send("_result", id, &[Value::Null, Value::Number(1.0)])?;
             }
             "publish" => {
                 self.reach(Step::Publish)?;

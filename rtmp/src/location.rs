@@ -17,28 +17,29 @@ pub const RTMP_PORT: u16 = 1935;
 /// Default port of `rtmps://`; it has no registered one, and MediaMTX listens there.
 pub const RTMPS_PORT: u16 = 1936;
 
-/// How the publisher's credentials reach the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// How the publisher's credentials reach the server; with the words of the sink's property.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]
+#[enum_type(name = "GstRtmpAuthSinkCredentialMode")]
 pub enum CredentialMode {
-    /// `?user=USER&pass=PASSWORD` behind the stream name, as MediaMTX takes them.
     #[default]
+    #[enum_value(
+        name = "Query: ?user=USER&pass=PASSWORD behind the stream name, as MediaMTX takes them",
+        nick = "query"
+    )]
     Query,
-    /// `?token=PASSWORD` behind the stream name.
+    #[enum_value(name = "Token: ?token=PASSWORD behind the stream name", nick = "token")]
     Token,
-    /// The server's challenge at connect is answered: see [`crate::auth`].
+    /// See [`crate::auth`].
+    #[enum_value(
+        name = "RTMP: the server's challenge at connect is answered (Adobe's and Limelight's login)",
+        nick = "rtmp"
+    )]
     Rtmp,
-    /// No credentials are sent.
+    #[enum_value(name = "None: no credentials are sent", nick = "none")]
     None,
 }
 
 const NOT_UTF8: &str = "the credentials in the location are not UTF-8 after percent-decoding";
-
-/// Credentials of the publisher.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Credentials {
-    pub user: Option<String>,
-    pub password: Option<Secret>,
-}
 
 /// `rtmp(s)://host[:port]/app/stream[?query]` without credentials: what `Display` shows is
 /// safe to log.
@@ -56,7 +57,7 @@ pub struct Location {
 impl Location {
     /// Parses `url`; credentials in its userinfo or in `user=`, `pass=` come back beside it,
     /// percent-decoded. The error shows nothing of them.
-    pub fn parse(url: &str) -> Result<(Self, Credentials), String> {
+    pub fn parse(url: &str) -> Result<(Self, UserInfo), String> {
         let (scheme, rest) = url
             .split_once("://")
             .ok_or("the location has no scheme: write rtmp:// or rtmps://host/app/stream")?;
@@ -92,7 +93,7 @@ impl Location {
         userinfo: Option<&str>,
         place: &str,
         query: &str,
-    ) -> Result<(Self, Credentials), String> {
+    ) -> Result<(Self, UserInfo), String> {
         let (address, path) = place.split_once('/').unwrap_or((place, ""));
         let (host, port) = split_port(address)?;
         if host.is_empty() {
@@ -106,17 +107,13 @@ impl Location {
             ));
         }
 
-        let UserInfo { username, password } =
-            UserInfo::parse(userinfo).map_err(|_| NOT_UTF8.to_owned())?;
-        let mut credentials = Credentials {
-            user: username,
-            password,
-        };
+        let mut credentials = UserInfo::parse(userinfo).map_err(|_| NOT_UTF8)?;
+        let decode = |text| percent_decode(text).map_err(|_| NOT_UTF8);
         let mut kept = Vec::new();
         for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
             let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
             match name {
-                "user" => credentials.user = Some(decode(value)?),
+                "user" => credentials.username = Some(decode(value)?),
                 "pass" | "token" => credentials.password = Some(Secret::new(decode(value)?)),
                 _ => kept.push(parameter),
             }
@@ -132,74 +129,45 @@ impl Location {
         Ok((location, credentials))
     }
 
-    fn authority(&self) -> Authority<'_> {
-        Authority(&self.host, self.port)
-    }
-
-    fn scheme(&self) -> &'static str {
-        if self.tls { "rtmps" } else { "rtmp" }
-    }
-
     /// The URL of the application, as the connect command carries it.
     pub fn tc_url(&self) -> String {
-        format!("{}://{}/{}", self.scheme(), self.authority(), self.app)
+        let scheme = if self.tls { "rtmps" } else { "rtmp" };
+        let authority = Authority(&self.host, self.port);
+        format!("{scheme}://{authority}/{}", self.app)
     }
 
     /// The stream name with the credentials that `mode` puts behind it, strictly percent-encoded.
-    pub fn stream_name(&self, credentials: &Credentials, mode: CredentialMode) -> Secret {
-        let mut query = self.query.clone();
-        let mut add = |name: &str, value: &str| {
-            if !query.is_empty() {
-                query.push('&');
-            }
-            query.push_str(name);
-            query.push('=');
-            query.push_str(&percent_encode(value));
-        };
+    pub fn stream_name(&self, credentials: &UserInfo, mode: CredentialMode) -> Secret {
+        let user = credentials.username.as_deref();
         let password = credentials.password.as_ref().map(Secret::expose);
-        match mode {
-            CredentialMode::None | CredentialMode::Rtmp => {}
-            CredentialMode::Query => {
-                if let Some(user) = &credentials.user {
-                    add("user", user);
-                }
-                if let Some(password) = password {
-                    add("pass", password);
-                }
-            }
-            CredentialMode::Token => {
-                if let Some(password) = password {
-                    add("token", password);
-                }
-            }
+        let (user, password) = match mode {
+            CredentialMode::None | CredentialMode::Rtmp => (None, None),
+            CredentialMode::Query => (user, password.map(|password| ("pass", password))),
+            CredentialMode::Token => (None, password.map(|password| ("token", password))),
+        };
+        let mut name = self.stream.clone();
+        let mut add = |parameter: &str| {
+            name.push(if name.contains('?') { '&' } else { '?' });
+            name.push_str(parameter);
+        };
+        if !self.query.is_empty() {
+            add(&self.query);
         }
-        Secret::new(if query.is_empty() {
-            self.stream.clone()
-        } else {
-            format!("{}?{query}", self.stream)
-        })
+        for (key, value) in user.map(|user| ("user", user)).into_iter().chain(password) {
+            add(&format!("{key}={}", percent_encode(value)));
+        }
+        Secret::new(name)
     }
 }
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}://{}/{}/{}",
-            self.scheme(),
-            self.authority(),
-            self.app,
-            self.stream
-        )?;
+        write!(f, "{}/{}", self.tc_url(), self.stream)?;
         if !self.query.is_empty() {
             write!(f, "?{}", self.query)?;
         }
         Ok(())
     }
-}
-
-fn decode(text: &str) -> Result<String, String> {
-    percent_decode(text).map_err(|_| NOT_UTF8.to_owned())
 }
 
 #[cfg(test)]
@@ -215,7 +183,7 @@ mod tests {
         ] {
             let (location, credentials) = Location::parse(url).unwrap();
             assert_eq!(location.to_string(), "rtmp://h:1935/live/stream");
-            assert_eq!(credentials.user.as_deref(), Some("pub"));
+            assert_eq!(credentials.username.as_deref(), Some("pub"));
             let shown = format!("{location:?} {credentials:?}");
             assert!(!shown.contains("a&b") && !shown.contains("%2Fa"), "{shown}");
             assert_eq!(credentials.password.unwrap().expose(), "p/a&b");
@@ -233,7 +201,7 @@ mod tests {
         let url = "rtmp://h/live/stream?user=pub@example.org&pass=a@b";
         let (location, credentials) = Location::parse(url).unwrap();
         assert_eq!(location.to_string(), "rtmp://h:1935/live/stream");
-        assert_eq!(credentials.user.as_deref(), Some("pub@example.org"));
+        assert_eq!(credentials.username.as_deref(), Some("pub@example.org"));
         assert_eq!(credentials.password.unwrap().expose(), "a@b");
     }
 
@@ -251,8 +219,8 @@ mod tests {
     #[test]
     fn the_stream_name_carries_what_the_mode_says_strictly_encoded() {
         let (location, _) = Location::parse("rtmp://h/live/stream?x=1").unwrap();
-        let credentials = Credentials {
-            user: Some("a/b".into()),
+        let credentials = UserInfo {
+            username: Some("a/b".into()),
             password: Some("c&d".into()),
         };
         let name = |mode| location.stream_name(&credentials, mode).expose().to_owned();
@@ -328,8 +296,8 @@ mod properties {
             query in "(\\?x=[a-z]{0,3})?",
         ) {
             let (location, _) = Location::parse(&format!("rtmp://h/live/stream{query}")).unwrap();
-            let credentials = Credentials {
-                user: user.clone(),
+            let credentials = UserInfo {
+                username: user.clone(),
                 password: password.clone().map(Secret::new),
             };
             let given = decoded(query.trim_start_matches('?'));
@@ -367,7 +335,7 @@ mod properties {
             let (location, credentials) = Location::parse(&url).unwrap();
             prop_assert_eq!(location.to_string(), "rtmp://h:1935/live/stream");
             prop_assert_eq!(location.tc_url(), "rtmp://h:1935/live");
-            prop_assert_eq!(credentials.user, Some(user));
+            prop_assert_eq!(credentials.username, Some(user));
             prop_assert_eq!(credentials.password, Some(Secret::new(password)));
         }
 

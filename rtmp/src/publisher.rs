@@ -16,6 +16,8 @@ use super::flv::Metadata;
 const VERSION: u8 = 3;
 /// Length of C1, C2, S1, S2, section 5.2.3.
 const HANDSHAKE_SIZE: usize = 1536;
+const S0_S1: usize = 1 + HANDSHAKE_SIZE;
+const S0_S1_S2: usize = S0_S1 + HANDSHAKE_SIZE;
 /// Our chunks: most frames go in one, and audio never waits long behind one.
 const CHUNK_SIZE: u32 = 65_536;
 /// How many bytes the server may take before it acknowledges them. Small, so that
@@ -100,13 +102,6 @@ pub enum Event {
     StreamIdMismatch,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    AwaitS0S1,
-    AwaitS2,
-    Messages,
-}
-
 /// One publishing session, from C0 to `deleteStream`.
 ///
 /// Give every byte that the socket reads to [`input`](Self::input), write what
@@ -115,7 +110,6 @@ enum Phase {
 /// the session is over: close the socket.
 pub struct Publisher {
     params: Params,
-    phase: Phase,
     progress: Progress,
     handshake: Vec<u8>,
     reader: ChunkReader,
@@ -158,7 +152,6 @@ impl Publisher {
         output.extend(filler.take(HANDSHAKE_SIZE - 8));
         Publisher {
             params,
-            phase: Phase::AwaitS0S1,
             progress: Progress::Handshake,
             handshake: Vec::new(),
             reader: ChunkReader::new(),
@@ -274,12 +267,19 @@ impl Publisher {
         }
         self.over = true;
         if self.publish_sent {
-            self.stream_command("FCUnpublish", transaction::FC_UNPUBLISH);
-            let id = Value::Number(self.stream_id.into());
-            let mut body = command("deleteStream", transaction::DELETE_STREAM);
-            Value::Null.encode(&mut body);
-            id.encode(&mut body);
-            self.command(0, &body);
+            let (stream, id) = (self.stream(), Value::Number(self.stream_id.into()));
+            self.command(
+                0,
+                "FCUnpublish",
+                transaction::FC_UNPUBLISH,
+                &[Value::Null, stream],
+            );
+            self.command(
+                0,
+                "deleteStream",
+                transaction::DELETE_STREAM,
+                &[Value::Null, id],
+            );
         }
     }
 
@@ -297,24 +297,22 @@ impl Publisher {
     }
 
     fn take(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
-        while self.phase != Phase::Messages && !bytes.is_empty() {
-            let size = match self.phase {
-                Phase::AwaitS0S1 => 1 + HANDSHAKE_SIZE,
-                _ => HANDSHAKE_SIZE,
+        while self.progress == Progress::Handshake && !bytes.is_empty() {
+            let size = match self.handshake.len() {
+                0..S0_S1 => S0_S1,
+                _ => S0_S1_S2,
             };
             let missing = size - self.handshake.len();
             let (head, rest) = bytes.split_at(bytes.len().min(missing));
             self.handshake.extend(head);
             bytes = rest;
-            if self.phase == Phase::AwaitS0S1 && self.handshake[0] != VERSION {
+            if self.handshake[0] != VERSION {
                 return Err(Error::new(format!(
                     "the server answers {:#04x} where RTMP says 0x03: is this the RTMP port?",
                     self.handshake[0]
                 )));
             }
-            if self.handshake.len() == size {
-                self.handshake_step();
-            }
+            self.handshake_step();
         }
         if !bytes.is_empty() {
             self.reader.push(bytes);
@@ -330,33 +328,32 @@ impl Publisher {
     }
 
     fn handshake_step(&mut self) {
-        if self.phase == Phase::AwaitS0S1 {
-            self.phase = Phase::AwaitS2;
-            // C2 repeats S1, section 5.2.4; its second time field may stay the server's.
-            self.output.extend(&self.handshake[1..]);
-            if self.params.pipelined && !self.over {
-                self.send_connect();
-                self.send_create_stream();
-                self.send_publish();
+        let pipelined = self.params.pipelined;
+        match self.handshake.len() {
+            S0_S1 => {
+                // C2 repeats S1, section 5.2.4; its second time field may stay the server's.
+                self.output.extend(&self.handshake[1..]);
+                if pipelined && !self.over {
+                    self.send_connect();
+                    self.send_create_stream();
+                    self.send_publish();
+                }
             }
-        } else {
-            self.phase = Phase::Messages;
-            self.progress = self.progress.max(Progress::Connect);
-            if !self.params.pipelined && !self.over {
-                self.send_connect();
+            S0_S1_S2 => {
+                self.handshake.clear();
+                self.progress = Progress::Connect;
+                if !pipelined && !self.over {
+                    self.send_connect();
+                }
             }
+            _ => {}
         }
-        self.handshake.clear();
     }
 
     fn message(&mut self, message: Message) -> Result<(), Error> {
-        let number = || {
-            let bytes: [u8; 4] = message.body.get(..4)?.try_into().ok()?;
-            Some(u32::from_be_bytes(bytes))
-        };
         match message.type_id {
             message_type::ACKNOWLEDGEMENT => {
-                if let Some(sequence) = number() {
+                if let Some(sequence) = message.number() {
                     // The sequence number has 32 bits and wraps (section 5.4.3).
                     let known = self.acknowledged.unwrap_or(0);
                     let more = sequence.wrapping_sub(known as u32);
@@ -366,10 +363,10 @@ impl Publisher {
                 }
             }
             message_type::WINDOW_ACKNOWLEDGEMENT_SIZE => {
-                self.window_of_peer = number().filter(|size| *size > 0);
+                self.window_of_peer = message.number().filter(|size| *size > 0);
             }
             message_type::SET_PEER_BANDWIDTH => {
-                if let Some(size) = number() {
+                if let Some(size) = message.number() {
                     self.send_window(size.min(WINDOW));
                 }
             }
@@ -529,60 +526,57 @@ impl Publisher {
         self.writer.set_chunk_size(&mut self.output, CHUNK_SIZE);
         self.send_window(WINDOW);
         let with_login = |text: &str| match &self.params.login {
-            Some(login) => format!("{text}?{}", login.expose()),
-            None => text.to_owned(),
+            Some(login) => Value::String(format!("{text}?{}", login.expose())),
+            None => text.into(),
         };
-        let mut members: Vec<(String, Value)> = [
-            ("app", with_login(&self.params.app).as_str()),
-            ("type", "nonprivate"),
-            ("flashVer", "FMLE/3.0 (compatible; droidrelay)"),
-            ("tcUrl", &with_login(&self.params.tc_url)),
-        ]
-        .into_iter()
-        .map(|(name, text)| (name.to_string(), text.into()))
-        .collect();
+        let mut members = vec![
+            ("app".into(), with_login(&self.params.app)),
+            ("type".into(), "nonprivate".into()),
+            (
+                "flashVer".into(),
+                "FMLE/3.0 (compatible; droidrelay)".into(),
+            ),
+            ("tcUrl".into(), with_login(&self.params.tc_url)),
+        ];
         if self.params.hevc {
             let list = Value::StrictArray(vec!["hvc1".into()]);
-            members.push(("fourCcList".to_string(), list));
+            members.push(("fourCcList".into(), list));
         }
-        let mut body = command("connect", transaction::CONNECT);
-        Value::Object(members).encode(&mut body);
-        self.command(0, &body);
+        let members = Value::Object(members);
+        self.command(0, "connect", transaction::CONNECT, &[members]);
     }
 
     fn send_create_stream(&mut self) {
-        self.stream_command("releaseStream", transaction::RELEASE_STREAM);
-        self.stream_command("FCPublish", transaction::FC_PUBLISH);
-        let mut body = command("createStream", transaction::CREATE_STREAM);
-        Value::Null.encode(&mut body);
-        self.command(0, &body);
+        // The first two name the stream, as Flash Media Server and its heirs expect it.
+        let named = [Value::Null, self.stream()];
+        self.command(0, "releaseStream", transaction::RELEASE_STREAM, &named);
+        self.command(0, "FCPublish", transaction::FC_PUBLISH, &named);
+        self.command(
+            0,
+            "createStream",
+            transaction::CREATE_STREAM,
+            &[Value::Null],
+        );
     }
 
     fn send_publish(&mut self) {
-        let mut body = command("publish", transaction::PUBLISH);
-        Value::Null.encode(&mut body);
-        amf0::encode_string(&mut body, self.params.stream.expose());
-        amf0::encode_string(&mut body, "live");
-        self.command(self.stream_id, &body);
+        let arguments = [Value::Null, self.stream(), "live".into()];
+        self.command(self.stream_id, "publish", transaction::PUBLISH, &arguments);
         self.publish_sent = true;
     }
 
-    /// A command that names the stream, as Flash Media Server and its heirs expect it.
-    fn stream_command(&mut self, name: &str, transaction: u32) {
-        let mut body = command(name, transaction);
-        Value::Null.encode(&mut body);
-        amf0::encode_string(&mut body, self.params.stream.expose());
-        self.command(0, &body);
+    fn stream(&self) -> Value {
+        self.params.stream.expose().into()
     }
 
-    fn command(&mut self, stream_id: u32, body: &[u8]) {
+    fn command(&mut self, stream_id: u32, name: &str, transaction: u32, arguments: &[Value]) {
         self.writer.message(
             &mut self.output,
             chunk_stream::COMMAND,
             message_type::COMMAND_AMF0,
             stream_id,
             0,
-            &[body],
+            &[&command(name, transaction, arguments)],
         );
     }
 
@@ -600,10 +594,11 @@ impl Publisher {
     }
 }
 
-fn command(name: &str, transaction: u32) -> Vec<u8> {
+fn command(name: &str, transaction: u32, arguments: &[Value]) -> Vec<u8> {
     let mut body = Vec::new();
     amf0::encode_string(&mut body, name);
     Value::Number(transaction.into()).encode(&mut body);
+    arguments.iter().for_each(|value| value.encode(&mut body));
     body
 }
 

@@ -437,14 +437,22 @@ fn a_server_that_takes_connections_and_says_nothing(kind: Kind) {
 
 fn is_silenced(scene: &Scene, silence: &SilentServer, location: &str, more: &str, reason: &str) {
     let silenced = || {
+        let connections = silence.connections();
+        let first = connections.mark();
         let robot = scene.robot_at(location, more);
         let mark = scene.mark(&robot);
         scene.wait_named(&robot, mark, StreamState::Backoff, reason);
         // The worst moment: the next connection has just been lost to silence.
-        let connections = silence.connections();
-        let mark = connections.mark();
-        let next = connections.wait(mark, "the next connection", |()| true);
-        next.unwrap();
+        connections
+            .wait(connections.mark(), "the next connection", |()| true)
+            .unwrap();
+        // And its try has been read: what is read later is a try after the fault's end.
+        let read = || {
+            let log = robot.log().all();
+            let tries = log.iter().filter(|line| line.contains(CONNECTING)).count();
+            (tries >= connections.mark() - first).then_some(())
+        };
+        assert!(poll(DEADLINE, read).is_some(), "{}", robot.text());
         robot
     };
     silenced().end();

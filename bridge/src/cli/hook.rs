@@ -15,7 +15,7 @@ use droidrelay_wire::{
 };
 use serde_json::Value;
 
-use crate::network::USER_AGENT;
+use crate::config::USER_AGENT;
 
 /// For the whole of it: MediaMTX waits for its hooks when it ends.
 const PATIENCE: Duration = Duration::from_secs(8);

@@ -7,9 +7,8 @@
 //! touched, and nothing is written before all of it has been found good.
 
 use std::{
-    fmt::Write as _,
     fs::{self, OpenOptions, Permissions},
-    io::{self, Write as _},
+    io::{self, Write},
     num::NonZeroU32,
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown},
     path::{Path, PathBuf},
@@ -21,14 +20,12 @@ use droidrelay_wire::{
     Secret,
     words::topics::{availability_topic, state_topic},
 };
-use ring::{
-    pbkdf2,
-    rand::{SecureRandom, SystemRandom},
-};
+use ring::pbkdf2;
 
 use crate::{
     auth::Hash,
     config::Config,
+    random::{hex, random},
     robots::{Robot, check_name},
 };
 
@@ -87,29 +84,25 @@ pub fn add(options: &Options, config: &Path) -> Result<String, String> {
     let name = options.name.as_str();
     check_name(name).map_err(|err| format!("{name:?}: {err}"))?;
     let files = Files::of(options, config);
-    let before = Config::load(config).map_err(|err| err.to_string())?;
+    let before = Config::load(config)?;
     let robot = before.directory.robot(name).ok_or_else(|| {
         format!(
             "{}: there is no robot {name:?}: add a [robots] template, or a [[robot]] with this name",
             config.display()
         )
     })?;
-    let host = match &options.host {
-        Some(host) => host.clone(),
-        None => before.watch.host().ok_or_else(|| {
-            format!(
-                "where does the robot find the server? Give --host NAME, or a [watch] URL in {}",
-                config.display()
-            )
-        })?,
-    };
+    let host = options.host.clone().or_else(|| before.watch.host());
+    let host = host.ok_or_else(|| {
+        format!(
+            "where does the robot find the server? Give --host NAME, or a [watch] URL in {}",
+            config.display()
+        )
+    })?;
     let text = read(&files.config)?;
     let passwd = read(&files.passwd)?;
     let acl = read(&files.acl)?;
     if before.users.iter().any(|user| user.name == name)
-        || passwd
-            .lines()
-            .any(|line| line.split(':').next() == Some(name))
+        || passwd.lines().any(|line| is_password_of(line, name))
         || acl.lines().any(|line| is_user_line(line, name))
         || files.secrets.exists()
     {
@@ -121,7 +114,7 @@ pub fn add(options: &Options, config: &Path) -> Result<String, String> {
     let (mqtt, rtmp) = (password()?, password()?);
     let text = joined(&text, &config_block(name, &Hash::sha256(&rtmp)));
     // What the bridge would refuse at its next start must not be written.
-    Config::parse(&text, config, |name| std::env::var(name).ok()).map_err(|err| err.to_string())?;
+    Config::parse(&text, config, |name| std::env::var(name).ok())?;
     let passwd = joined(&passwd, &format!("{name}:{}\n", mosquitto_hash(&mqtt)?));
     let acl = joined(&acl, &acl_block(&robot));
     fs::create_dir_all(&files.secrets).map_err(|err| cannot("make", &files.secrets, &err))?;
@@ -147,7 +140,7 @@ pub fn remove(options: &Options, config: &Path) -> Result<String, String> {
     for path in [&files.passwd, &files.acl, &files.config] {
         let old = read(path)?;
         let new = if *path == files.passwd {
-            without(&old, |line| line.split(':').next() == Some(name), |_| true)
+            without(&old, |line| is_password_of(line, name), |_| true)
         } else {
             without(&old, |line| line == header(name), str::is_empty)
         };
@@ -177,29 +170,25 @@ Let mosquitto and droidrelay-bridge know: send each SIGHUP, or
 
 fn instructions(robot: &Robot, host: &str, files: &Files) -> String {
     let Robot { name, topic, path } = robot;
-    let trust = if files.ca.exists() {
-        " ca-file=/etc/droidrelay/ca.crt"
-    } else {
-        ""
-    };
-    let mut text = format!("{name} is added.\n{RELOAD}Give the robot, in /etc/droidrelay:\n");
+    let ca = Some(&files.ca).filter(|ca| ca.exists()).cloned();
+    let trust = ca
+        .as_ref()
+        .map_or("", |_| " ca-file=/etc/droidrelay/ca.crt");
     let secrets = ["mqtt.pass", "rtmp.pass"].map(|file| files.secrets.join(file));
-    let ca = Some(files.ca.clone()).filter(|ca| ca.exists());
-    for file in secrets.into_iter().chain(ca) {
-        // A String takes everything.
-        let _ = writeln!(text, "  {}", file.display());
-    }
-    let _ = write!(
-        text,
-        "The robot's line, with the camera and encoder that it has (pipelines/ has more):\n\
+    let files = secrets.into_iter().chain(ca);
+    let files: String = files
+        .map(|file| format!("  {}\n", file.display()))
+        .collect();
+    format!(
+        "{name} is added.\n{RELOAD}Give the robot, in /etc/droidrelay:\n{files}\
+         The robot's line, with the camera and encoder that it has (pipelines/ has more):\n\
          gst-launch-1.0 libcamerasrc ! video/x-raw,format=NV12,width=1280,height=720,framerate=30/1 ! \\\n  \
          mqttvalve broker=mqtts://{host}:8883{trust} topic={topic} username={name} \
          password-file=/etc/droidrelay/mqtt.pass ! \\\n  \
          queue ! x264enc tune=zerolatency speed-preset=ultrafast bitrate=1500 key-int-max=60 ! \\\n  \
          rtmpauthsink location=rtmps://{host}:1936/{path}{trust} user={name} \
          password-file=/etc/droidrelay/rtmp.pass\n"
-    );
-    text
+    )
 }
 
 /// Marks what belongs to a robot, up to the next empty line.
@@ -222,6 +211,10 @@ fn acl_block(robot: &Robot) -> String {
         state_topic(topic),
         availability_topic(topic)
     )
+}
+
+fn is_password_of(line: &str, name: &str) -> bool {
+    line.split(':').next() == Some(name)
 }
 
 fn is_user_line(line: &str, name: &str) -> bool {
@@ -256,25 +249,12 @@ fn without(text: &str, begin: impl Fn(&str) -> bool, end: impl Fn(&str) -> bool)
 
 /// 48 hexadecimal digits: RTMP clients disagree about everything but letters and digits.
 fn password() -> Result<Secret, String> {
-    let mut bytes = [0; 24];
-    random(&mut bytes)?;
-    Ok(Secret::new(
-        bytes
-            .iter()
-            .fold(String::new(), |text, byte| text + &format!("{byte:02x}")),
-    ))
-}
-
-fn random(bytes: &mut [u8]) -> Result<(), String> {
-    SystemRandom::new()
-        .fill(bytes)
-        .map_err(|_| "the system gives no random numbers".to_owned())
+    Ok(Secret::new(hex(&random::<24>()?)))
 }
 
 /// As `mosquitto_passwd` of Mosquitto 2 writes it: PBKDF2 with SHA-512.
 fn mosquitto_hash(secret: &Secret) -> Result<String, String> {
-    let (mut salt, mut hash) = ([0; 12], [0; 64]);
-    random(&mut salt)?;
+    let (salt, mut hash) = (random::<12>()?, [0; 64]);
     let secret = secret.expose().as_bytes();
     pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA512, ROUNDS, &salt, secret, &mut hash);
     let (salt, hash) = (STANDARD.encode(salt), STANDARD.encode(hash));

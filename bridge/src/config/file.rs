@@ -2,7 +2,11 @@
 
 //! The configuration file as it is written: keys, types, defaults.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use droidrelay_wire::{
     BrokerUrl, Secret,
@@ -12,31 +16,33 @@ use droidrelay_wire::{
         url::UserInfo,
     },
 };
+use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
 use crate::{
-    auth::{Hash, Role},
+    auth::{FailureLimit, Hash, Role},
+    clock::seconds,
     demand::LEASE,
-    network::Network,
     robots::PLACEHOLDER,
     watch::Watch,
     webhook::RobotEvent,
 };
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct File {
-    pub listen: Spanned<Listen>,
-    pub trusted_proxies: Vec<Network>,
+    pub listen: Option<Spanned<Listen>>,
+    #[serde(deserialize_with = "networks")]
+    pub trusted_proxies: Vec<IpNet>,
     pub tls: Option<TlsTable>,
     pub mqtt: Mqtt,
     pub robots: Robots,
     #[serde(rename = "robot")]
     pub listed: Vec<Listed>,
     pub watch: Watch,
-    pub failures: FailureTable,
-    pub mediamtx: Option<MediaMtxTable>,
+    pub failures: FailureLimit,
+    pub mediamtx: MediaMtxTable,
     pub share: Option<ShareTable>,
     #[serde(rename = "webhook")]
     pub webhooks: Vec<WebhookTable>,
@@ -44,23 +50,18 @@ pub struct File {
     pub users: Vec<UserTable>,
 }
 
-impl Default for File {
-    fn default() -> Self {
-        File {
-            listen: Spanned::new(0..0, Listen(SocketAddr::from(([127, 0, 0, 1], 8080)))),
-            trusted_proxies: Vec::new(),
-            tls: None,
-            mqtt: Mqtt::default(),
-            robots: Robots::default(),
-            listed: Vec::new(),
-            watch: Watch::default(),
-            failures: FailureTable::default(),
-            mediamtx: None,
-            share: None,
-            webhooks: Vec::new(),
-            users: Vec::new(),
-        }
-    }
+/// Networks, or single addresses.
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let network = |text: String| {
+        let address = |_| text.parse().map(|address: IpAddr| address.into());
+        text.parse().or_else(address).map_err(|_| {
+            D::Error::custom(format!(
+                "{text:?} is neither an address nor a network: write for example \"127.0.0.1\" or \"10.0.0.0/8\""
+            ))
+        })
+    };
+    let texts = Vec::deserialize(deserializer)?;
+    texts.into_iter().map(network).collect()
 }
 
 #[derive(Deserialize)]
@@ -95,22 +96,23 @@ pub struct Mqtt {
     pub ca_file: Option<Spanned<PathBuf>>,
     pub cert_file: Option<Spanned<PathBuf>>,
     pub key_file: Option<Spanned<PathBuf>>,
-    pub keep_alive: Seconds<5, 3600>,
-    pub start_expiry: Seconds<1, 86_400>,
-    pub ack_timeout: Seconds<1, 60>,
+    #[serde(deserialize_with = "seconds::<_, 5, 3600>")]
+    pub keep_alive: Duration,
+    #[serde(deserialize_with = "seconds::<_, 1, 86_400>")]
+    pub start_expiry: Duration,
+    #[serde(deserialize_with = "seconds::<_, 1, 60>")]
+    pub ack_timeout: Duration,
 }
 
 impl Default for Mqtt {
     fn default() -> Self {
-        let (url, userinfo) = (
-            BrokerUrl {
-                scheme: Scheme::Mqtt,
-                host: "127.0.0.1".into(),
-                port: 1883,
-                path: "/mqtt".into(),
-            },
-            UserInfo::default(),
-        );
+        let url = BrokerUrl {
+            scheme: Scheme::Mqtt,
+            host: "127.0.0.1".into(),
+            port: 1883,
+            path: "/mqtt".into(),
+        };
+        let userinfo = UserInfo::default();
         Mqtt {
             broker: Spanned::new(0..0, Broker { url, userinfo }),
             username: None,
@@ -119,9 +121,9 @@ impl Default for Mqtt {
             ca_file: None,
             cert_file: None,
             key_file: None,
-            keep_alive: Seconds(10),
-            start_expiry: Seconds(30),
-            ack_timeout: Seconds(4),
+            keep_alive: Duration::from_secs(10),
+            start_expiry: Duration::from_secs(30),
+            ack_timeout: Duration::from_secs(4),
         }
     }
 }
@@ -133,31 +135,8 @@ pub struct Broker {
 
 impl<'de> Deserialize<'de> for Broker {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = secret_text(deserializer)?;
-        let (url, userinfo) = BrokerUrl::parse(text.expose()).map_err(D::Error::custom)?;
-        Ok(Broker { url, userinfo })
-    }
-}
-
-/// Whole seconds within bounds.
-pub struct Seconds<const MIN: u64, const MAX: u64>(pub u64);
-
-impl<const MIN: u64, const MAX: u64> Seconds<MIN, MAX> {
-    pub fn duration(&self) -> Duration {
-        Duration::from_secs(self.0)
-    }
-}
-
-impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Seconds<MIN, MAX> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let seconds = u64::deserialize(deserializer)?;
-        if (MIN..=MAX).contains(&seconds) {
-            Ok(Seconds(seconds))
-        } else {
-            Err(D::Error::custom(format!(
-                "{seconds} is out of range: give whole seconds from {MIN} to {MAX}"
-            )))
-        }
+        let parsed = parse_secret(deserializer, BrokerUrl::parse);
+        parsed.map(|(url, userinfo)| Broker { url, userinfo })
     }
 }
 
@@ -200,25 +179,10 @@ impl TryFrom<String> for MediaPath {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct FailureTable {
-    pub burst: Spanned<u32>,
-    pub window: Seconds<1, 86_400>,
-}
-
-impl Default for FailureTable {
-    fn default() -> Self {
-        FailureTable {
-            burst: Spanned::new(0..0, 10),
-            window: Seconds(60),
-        }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct MediaMtxTable {
     pub read_starts: bool,
-    pub lease: Seconds<10, 3600>,
+    #[serde(deserialize_with = "seconds::<_, 10, 3600>")]
+    pub lease: Duration,
     pub api: Option<Spanned<UrlText>>,
     pub api_user: Option<String>,
     pub api_password_file: Option<Spanned<PathBuf>>,
@@ -228,7 +192,7 @@ impl Default for MediaMtxTable {
     fn default() -> Self {
         MediaMtxTable {
             read_starts: false,
-            lease: Seconds(LEASE.as_secs()),
+            lease: LEASE,
             api: None,
             api_user: None,
             api_password_file: None,
@@ -257,10 +221,7 @@ pub struct UrlText(pub Url);
 
 impl<'de> Deserialize<'de> for UrlText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = secret_text(deserializer)?;
-        Url::parse(text.expose(), Policy::Secret)
-            .map(UrlText)
-            .map_err(D::Error::custom)
+        parse_secret(deserializer, |text| Url::parse(text, Policy::Secret)).map(UrlText)
     }
 }
 
@@ -276,14 +237,17 @@ pub struct UserTable {
 
 impl<'de> Deserialize<'de> for Hash {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Hash::parse(secret_text(deserializer)?.expose()).map_err(D::Error::custom)
+        parse_secret(deserializer, Hash::parse)
     }
 }
 
-/// A string whose error does not show what stood there instead.
-fn secret_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
+/// Reads a string; the error does not show what stands there instead.
+fn parse_secret<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<T, D::Error> {
     match toml::Value::deserialize(deserializer)? {
-        toml::Value::String(text) => Ok(Secret::new(text)),
+        toml::Value::String(text) => parse(Secret::new(text).expose()).map_err(D::Error::custom),
         _ => Err(D::Error::custom("the value must be a string in quotes")),
     }
 }

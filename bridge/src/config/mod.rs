@@ -5,8 +5,8 @@
 mod file;
 
 use std::{
-    env, fmt, fs,
-    net::SocketAddr,
+    env, fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::Range,
     path::{Path, PathBuf},
     time::Duration,
@@ -21,20 +21,18 @@ use droidrelay_wire::{
     },
     words::topics::{DEFAULT_TOPIC, check_topic},
 };
-use ring::{
-    hmac,
-    rand::{SecureRandom, SystemRandom},
-};
+use ipnet::IpNet;
+use ring::hmac;
 use toml::Spanned;
 
 use self::file::{
-    Broker, File, Listed, MediaMtxTable, Mqtt, Robots, ShareTable, TlsTable, UrlText, UserTable,
-    WebhookTable,
+    Broker, File, Listed, Listen, MediaMtxTable, Mqtt, Robots, ShareTable, TlsTable, UrlText,
+    UserTable, WebhookTable,
 };
 use crate::{
     auth::{FailureLimit, Hash, Role, User},
     demand,
-    network::{Network, USER_AGENT},
+    random::{hex, random},
     robots::{self, Directory, PLACEHOLDER, Robot, TopicTemplate},
     serve::Tls,
     share,
@@ -45,33 +43,16 @@ use crate::{
 /// The commented default file: the manual.
 pub const TEMPLATE: &str = include_str!("../../droidrelay-bridge.toml");
 
+/// By which name the bridge asks other servers.
+pub const USER_AGENT: &str = concat!("droidrelay-bridge/", env!("CARGO_PKG_VERSION"));
+
 /// Override the broker's password: the secret itself, or a file whose first line it is.
 pub const PASSWORD_VARIABLE: &str = "DROIDRELAY_MQTT_PASSWORD";
 pub const PASSWORD_FILE_VARIABLE: &str = "DROIDRELAY_MQTT_PASSWORD_FILE";
 
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 /// Robot, topic and path of a bridge without any robot in its configuration.
 const DEFAULT_ROBOT: (&str, &str, &str) = ("robot", DEFAULT_TOPIC, "live/stream");
-
-/// Where and why a configuration is refused. Shows no value that could be a secret.
-#[derive(Debug, PartialEq, Eq)]
-pub struct ConfigError {
-    file: PathBuf,
-    /// Line and column, from 1.
-    position: Option<(usize, usize)>,
-    message: String,
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:", self.file.display())?;
-        if let Some((line, column)) = self.position {
-            write!(f, "{line}:{column}:")?;
-        }
-        write!(f, " {}", self.message)
-    }
-}
-
-impl std::error::Error for ConfigError {}
 
 /// What the bridge works with.
 pub struct Config {
@@ -86,24 +67,24 @@ pub struct Config {
     pub users: Vec<User>,
     pub failures: FailureLimit,
     /// Whose word on who asks is believed.
-    pub proxies: Vec<Network>,
+    pub proxies: Vec<IpNet>,
     pub tls: Option<Tls>,
     /// Where TLS is spoken, and plain HTTP at `listen`. None: TLS there, if at all.
     pub tls_listen: Option<SocketAddr>,
-    pub(crate) mediamtx: Option<demand::Settings>,
+    pub(crate) mediamtx: demand::Settings,
     pub(crate) share_key: Option<hmac::Key>,
     pub(crate) webhooks: Vec<Webhook>,
 }
 
 impl Config {
-    /// Reads and checks the file at `path`; its relative paths count from its own folder.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|err| ConfigError {
-            file: path.to_owned(),
-            position: None,
-            message: format!(
-                "cannot read the configuration: {err}; make one with `droidrelay-bridge --print-config-template`"
-            ),
+    /// Reads and checks the file at `path`; its relative paths count from its own folder. An error
+    /// says where and why the file is refused, and shows no value that could be a secret.
+    pub fn load(path: &Path) -> Result<Self, String> {
+        let text = fs::read_to_string(path).map_err(|err| {
+            format!(
+                "{}: cannot read the configuration: {err}; make one with `droidrelay-bridge --print-config-template`",
+                path.display()
+            )
         })?;
         let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         Self::parse(&text, path, variable)
@@ -114,30 +95,22 @@ impl Config {
         text: &str,
         path: &Path,
         variable: impl Fn(&str) -> Option<String>,
-    ) -> Result<Self, ConfigError> {
-        let refuse = |(span, message): Refusal| ConfigError {
-            file: path.to_owned(),
-            position: span.map(|span| position(text, span.start)),
-            message,
-        };
-        let file: File =
-            toml::from_str(text).map_err(|err| refuse((err.span(), err.message().to_owned())))?;
-        file.check(path, variable).map_err(refuse)
+    ) -> Result<Self, String> {
+        toml::from_str(text)
+            .map_err(|err| (err.span(), err.message().to_owned()))
+            .and_then(|file: File| file.check(path, variable))
+            .map_err(|(span, message)| {
+                let place = span.map_or(String::new(), |span| position(text, span.start));
+                format!("{}:{place} {message}", path.display())
+            })
     }
 }
 
 /// What is wrong, and where where that is known.
 type Refusal = (Option<Range<usize>>, String);
 
-fn at<T>(spanned: &Spanned<T>, message: impl Into<String>) -> Refusal {
-    (
-        Some(spanned.span()).filter(|span| !span.is_empty()),
-        message.into(),
-    )
-}
-
-fn refuse<T, U>(spanned: &Spanned<T>, message: impl Into<String>) -> Result<U, Refusal> {
-    Err(at(spanned, message))
+fn refuse<T, U>(place: &Spanned<T>, message: impl Into<String>) -> Result<U, Refusal> {
+    Err((Some(place.span()), message.into()))
 }
 
 /// Says where in the file an error comes from.
@@ -147,7 +120,7 @@ trait At<T> {
 
 impl<T> At<T> for Result<T, String> {
     fn at<S>(self, place: &Spanned<S>) -> Result<T, Refusal> {
-        self.map_err(|message| at(place, message))
+        self.or_else(|message| refuse(place, message))
     }
 }
 
@@ -156,14 +129,12 @@ fn secret(folder: &Path, file: &Spanned<PathBuf>) -> Result<Secret, Refusal> {
     Secret::from_file(folder.join(file.get_ref())).at(file)
 }
 
-/// Line and column of a byte, from 1.
-fn position(text: &str, byte: usize) -> (usize, usize) {
+/// Line and column of a byte, from 1, each with its colon.
+fn position(text: &str, byte: usize) -> String {
     let before = text.get(..byte).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (
-        before.matches('\n').count() + 1,
-        before[line_start..].chars().count() + 1,
-    )
+    let lines = before.matches('\n').count();
+    let in_line = before.rsplit('\n').next().unwrap_or(before);
+    format!("{}:{}:", lines + 1, in_line.chars().count() + 1)
 }
 
 impl File {
@@ -174,12 +145,9 @@ impl File {
     ) -> Result<Config, Refusal> {
         let folder = path.parent().unwrap_or(Path::new(""));
         let tls_listen = self.tls.as_ref().and_then(|tls| tls.listen.as_ref());
-        let far = [Some(&self.listen), tls_listen]
-            .into_iter()
-            .flatten()
-            .find(|listen| !listen.get_ref().0.ip().is_loopback());
+        let is_far = |listen: &&Spanned<Listen>| !listen.get_ref().0.ip().is_loopback();
         if self.users.is_empty()
-            && let Some(far) = far
+            && let Some(far) = self.listen.iter().chain(tls_listen).find(is_far)
         {
             let listen = far.get_ref().0;
             return refuse(
@@ -189,17 +157,9 @@ impl File {
                 ),
             );
         }
-        let tls_listen = tls_listen.map(|listen| listen.get_ref().0);
-        let failures = FailureLimit {
-            burst: *self.failures.burst.get_ref(),
-            window: self.failures.window.duration(),
-        };
-        if failures.burst == 0 {
-            return refuse(
-                &self.failures.burst,
-                "burst is 0: nobody could ever come in; give at least 1",
-            );
-        }
+        let address = |listen: &Spanned<Listen>| listen.get_ref().0;
+        let listen = self.listen.as_ref().map_or(DEFAULT_LISTEN, address);
+        let tls_listen = tls_listen.map(address);
         let tls = |table: TlsTable| {
             let [cert, key] =
                 [table.cert_file.get_ref(), &table.key_file].map(|file| folder.join(file));
@@ -211,15 +171,15 @@ impl File {
         let directory = directory(self.robots, self.listed)?;
         let webhook = |table: WebhookTable| table.check(folder, &directory);
         Ok(Config {
-            listen: self.listen.get_ref().0,
+            listen,
             webhooks: self
                 .webhooks
                 .into_iter()
                 .map(webhook)
                 .collect::<Result<_, _>>()?,
-            mediamtx: self.mediamtx.map(|table| table.check(folder)).transpose()?,
-            start_expiry: self.mqtt.start_expiry.duration(),
-            ack_timeout: self.mqtt.ack_timeout.duration(),
+            mediamtx: self.mediamtx.check(folder)?,
+            start_expiry: self.mqtt.start_expiry,
+            ack_timeout: self.mqtt.ack_timeout,
             mqtt: self
                 .mqtt
                 .check(folder, variable, directory.subscriptions())?,
@@ -230,7 +190,7 @@ impl File {
             tls: self.tls.map(tls).transpose()?,
             tls_listen,
             share_key: self.share.map(share_key).transpose()?,
-            failures,
+            failures: self.failures,
         })
     }
 }
@@ -256,7 +216,7 @@ impl MediaMtxTable {
         };
         Ok(demand::Settings {
             read_starts: self.read_starts,
-            lease: self.lease.duration(),
+            lease: self.lease,
             api: self.api.map(api).transpose()?,
         })
     }
@@ -264,19 +224,16 @@ impl MediaMtxTable {
 
 impl WebhookTable {
     fn check(self, folder: &Path, directory: &Directory) -> Result<Webhook, Refusal> {
-        let (url, span) = match (&self.url, &self.url_file) {
+        let (url, span) = match (self.url, self.url_file) {
             (Some(url), None) => (url.get_ref().0.clone(), url.span()),
             (None, Some(file)) => {
-                let url = Url::parse(secret(folder, file)?.expose(), Policy::Secret).at(file)?;
+                let url = Url::parse(secret(folder, &file)?.expose(), Policy::Secret).at(&file)?;
                 (url, file.span())
             }
             (url, file) => {
-                let spans = [
-                    url.as_ref().map(Spanned::span),
-                    file.as_ref().map(Spanned::span),
-                ];
+                let span = url.map(|url| url.span()).or(file.map(|file| file.span()));
                 let message = "a [[webhook]] needs url or url-file, and not both";
-                return Err((spans.into_iter().flatten().next(), message.into()));
+                return Err((span, message.into()));
             }
         };
         let key = |file| webhook::key(&secret(folder, file)?).at(file);
@@ -326,18 +283,23 @@ impl Mqtt {
     ) -> Result<session::Config, Refusal> {
         let resolve = |file: &Spanned<PathBuf>| folder.join(file.get_ref());
         let Broker { url, userinfo } = self.broker.get_ref();
-        let username = self.username.clone().or(userinfo.username.clone());
-        let password = if let Some(password) = variable(PASSWORD_VARIABLE) {
-            Password::Given(Some(Secret::new(password)))
+        let username = self.username.or(userinfo.username.clone());
+        let mut password = userinfo.password.clone();
+        let mut password_file = None;
+        if let Some(given) = variable(PASSWORD_VARIABLE) {
+            password = Some(Secret::new(given));
         } else if let Some(file) = variable(PASSWORD_FILE_VARIABLE) {
             Secret::from_file(&file)
                 .map_err(|err| (None, format!("{PASSWORD_FILE_VARIABLE}: {err}")))?;
-            Password::File(file.into())
+            password_file = Some(PathBuf::from(file));
         } else if let Some(file) = &self.password_file {
             secret(folder, file)?;
-            Password::File(resolve(file))
-        } else {
-            Password::Given(userinfo.password.clone())
+            password_file = Some(resolve(file));
+        }
+        // Asked at each connection: a rotated password needs no restart.
+        let credentials = move || {
+            let from_file = password_file.as_ref().map(Secret::from_file).transpose()?;
+            Ok((username.clone(), from_file.or(password.clone())))
         };
         let files = TlsFiles {
             ca_file: self.ca_file.as_ref().map(resolve),
@@ -349,32 +311,31 @@ impl Mqtt {
             .into_iter()
             .flatten()
             .next();
-        let tls = if url.scheme.is_tls() {
-            let client = files.client();
-            Some(match some_file {
-                Some(file) => client.at(file),
-                None => client.at(&self.broker),
-            }?)
-        } else if let Some(file) = some_file {
-            return refuse(
-                file,
-                format!("{url} carries no TLS: write mqtts:// or wss://, or take the file out"),
-            );
-        } else {
-            None
+        let tls = match (url.scheme.is_tls(), some_file) {
+            (true, file) => {
+                let place = file.map_or(self.broker.span(), Spanned::span);
+                Some(files.client().map_err(|err| (Some(place), err))?)
+            }
+            (false, None) => None,
+            (false, Some(file)) => {
+                let message = "carries no TLS: write mqtts:// or wss://, or take the file out";
+                return refuse(file, format!("{url} {message}"));
+            }
         };
         let client_id = match self.client_id {
             Some(id) if !id.is_empty() => id,
             // Several bridges work side by side: no two may have one id.
-            _ => format!("droidrelay-bridge-{:016x}", random()?),
+            _ => {
+                let id = random::<8>().map_err(|err| (None, err))?;
+                format!("droidrelay-bridge-{}", hex(&id))
+            }
         };
         Ok(session::Config {
             broker: url.clone(),
             client_id,
-            // Asked at each connection: a rotated password needs no restart.
-            credentials: Box::new(move || Ok((username.clone(), password.read()?))),
+            credentials: Box::new(credentials),
             tls,
-            keep_alive: self.keep_alive.duration().max(MIN_KEEP_ALIVE),
+            keep_alive: self.keep_alive.max(MIN_KEEP_ALIVE),
             session_expiry: Duration::ZERO,
             resumes: false,
             // What tens of thousands of robots have retained comes at once.
@@ -385,96 +346,51 @@ impl Mqtt {
     }
 }
 
-enum Password {
-    Given(Option<Secret>),
-    File(PathBuf),
-}
-
-impl Password {
-    fn read(&self) -> Result<Option<Secret>, String> {
-        match self {
-            Password::Given(secret) => Ok(secret.clone()),
-            Password::File(path) => Secret::from_file(path).map(Some),
-        }
-    }
-}
-
-fn random() -> Result<u64, Refusal> {
-    let mut bytes = [0; 8];
-    SystemRandom::new()
-        .fill(&mut bytes)
-        .map_err(|_| (None, "the system gives no random numbers".to_owned()))?;
-    Ok(u64::from_ne_bytes(bytes))
-}
-
 fn directory(robots: Robots, listed: Vec<Listed>) -> Result<Directory, Refusal> {
-    let template = match (&robots.topic, &robots.path) {
-        (Some(topic), path) => {
-            let parsed = TopicTemplate::parse(topic.get_ref()).at(topic)?;
-            let path = match path {
-                Some(path) if !path.get_ref().0.contains(PLACEHOLDER) => {
-                    return refuse(
-                        path,
-                        format!("every robot would publish to one path: put {PLACEHOLDER} into it"),
-                    );
-                }
-                Some(path) => path.get_ref().0.clone(),
-                None => format!("robots/{PLACEHOLDER}"),
-            };
-            Some((parsed, path))
-        }
+    let template = match (robots.topic, robots.path) {
+        (None, None) => None,
         (None, Some(path)) => {
             return refuse(
-                path,
+                &path,
                 "path without topic: add topic = \"robots/{robot}/stream\", or list robots as [[robot]]",
             );
         }
-        (None, None) => None,
+        (Some(_), Some(path)) if !path.get_ref().0.contains(PLACEHOLDER) => {
+            let message = "every robot would publish to one path: put {robot} into it";
+            return refuse(&path, message);
+        }
+        (Some(topic), path) => {
+            let path = path.map(|path| path.into_inner().0);
+            let path = path.unwrap_or_else(|| format!("robots/{PLACEHOLDER}"));
+            Some((TopicTemplate::parse(topic.get_ref()).at(&topic)?, path))
+        }
     };
     let by_template = Directory::new(template.clone(), Vec::new(), None);
     let mut all: Vec<Robot> = Vec::with_capacity(listed.len());
     for robot in listed {
         let name = robot.name.get_ref();
         robots::check_name(name).at(&robot.name)?;
+        let wrong = |what: &str| refuse(&robot.name, format!("robot {name:?} {what}"));
+        if let Some(topic) = &robot.topic {
+            check_topic(topic.get_ref()).at(topic)?;
+        }
         let templated = by_template.robot(name);
-        let topic = match (&robot.topic, &templated) {
-            (Some(topic), _) => {
-                check_topic(topic.get_ref()).at(topic)?;
-                topic.get_ref().clone()
-            }
-            (None, Some(templated)) => templated.topic.clone(),
-            (None, None) => {
-                return refuse(
-                    &robot.name,
-                    format!(
-                        "robot {name:?} has no topic: give it one, or set robots.topic as the template"
-                    ),
-                );
-            }
+        let topic = robot.topic.map(Spanned::into_inner);
+        let Some(topic) = topic.or(templated.as_ref().map(|robot| robot.topic.clone())) else {
+            return wrong("has no topic: give it one, or set robots.topic as the template");
         };
-        let path = match (robot.path, templated) {
-            (Some(path), _) => path.0.replace(PLACEHOLDER, name),
-            (None, Some(templated)) => templated.path,
-            (None, None) => {
-                return refuse(
-                    &robot.name,
-                    format!(
-                        "robot {name:?} has no path: give it the path it publishes to, for example \"live/stream\""
-                    ),
-                );
-            }
-        };
-        if let Some(twin) = all
-            .iter()
-            .find(|other| other.name == *name || other.topic == topic)
-        {
-            return refuse(
-                &robot.name,
-                format!(
-                    "robot {name:?} has the name or the topic of {:?}: make them differ",
-                    twin.name
-                ),
+        let path = robot.path.map(|path| path.0.replace(PLACEHOLDER, name));
+        let Some(path) = path.or(templated.map(|robot| robot.path)) else {
+            return wrong(
+                "has no path: give it the path it publishes to, for example \"live/stream\"",
             );
+        };
+        let is_twin = |other: &&Robot| other.name == *name || other.topic == topic;
+        if let Some(twin) = all.iter().find(is_twin) {
+            let twin = &twin.name;
+            return wrong(&format!(
+                "has the name or the topic of {twin:?}: make them differ"
+            ));
         }
         all.push(Robot {
             name: name.clone(),
@@ -495,11 +411,8 @@ fn directory(robots: Robots, listed: Vec<Listed>) -> Result<Directory, Refusal> 
         _ => None,
     };
     let default = robots.default.as_ref();
-    let directory = Directory::new(
-        template,
-        all,
-        default.map(|name| name.get_ref().clone()).or(only),
-    );
+    let named = default.map(|name| name.get_ref().clone());
+    let directory = Directory::new(template, all, named.or(only));
     if let Some(name) = default
         && directory.default_robot().is_none()
     {
@@ -524,21 +437,16 @@ fn users(tables: Vec<UserTable>, directory: &Directory) -> Result<Vec<User>, Ref
                 "a user's name is not empty and holds neither ':' nor control characters",
             );
         }
+        let wrong = |what: &str| refuse(&table.name, format!("user {name:?} {what}"));
         if users.iter().any(|user| user.name == name) {
-            return refuse(
-                &table.name,
-                format!("user {name:?} is there twice: remove one"),
-            );
+            return wrong("is there twice: remove one");
         }
         if table.password.is_none() && table.token.is_none() {
-            return refuse(
-                &table.name,
-                format!(
-                    "user {name:?} has neither password nor token: add the hash that `droidrelay-bridge hash-password` prints"
-                ),
+            return wrong(
+                "has neither password nor token: add the hash that `droidrelay-bridge hash-password` prints",
             );
         }
-        if let Some(token) = table.token.as_ref()
+        if let Some(token) = &table.token
             && matches!(token.get_ref(), Hash::Argon2(_))
         {
             return refuse(
@@ -558,12 +466,9 @@ fn users(tables: Vec<UserTable>, directory: &Directory) -> Result<Vec<User>, Ref
             check_robots(robots, directory)?;
         }
         if table.robots.is_none() && table.role == Role::Robot {
-            return refuse(
-                &table.name,
-                format!(
-                    "user {name:?} is a robot, but nobody says which: add robots = [\"{name}\"] or its name"
-                ),
-            );
+            return wrong(&format!(
+                "is a robot, but nobody says which: add robots = [\"{name}\"] or its name"
+            ));
         }
         users.push(User {
             name,

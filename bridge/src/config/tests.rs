@@ -2,18 +2,18 @@
 
 //! Every mistake in a configuration is told with its place and remedy.
 
-use super::{file::FailureTable, *};
+use super::*;
 
 const FILE: &str = "/etc/x/bridge.toml";
 
-fn parse(text: &str) -> Result<Config, ConfigError> {
+fn parse(text: &str) -> Result<Config, String> {
     Config::parse(text, Path::new(FILE), |_| None)
 }
 
 fn error(text: &str) -> String {
     match parse(text) {
         Ok(_) => panic!("accepted: {text}"),
-        Err(err) => err.to_string(),
+        Err(err) => err,
     }
 }
 
@@ -50,17 +50,15 @@ fn the_template_is_valid_and_its_commented_defaults_are_the_defaults() {
             .replace("sha256:...", SHA),
     );
     let file = file.unwrap_or_else(|err| panic!("{err}{uncommented}"));
-    assert_eq!((file.mqtt.keep_alive.0, file.mqtt.start_expiry.0), (10, 30));
-    assert_eq!(file.mqtt.ack_timeout.0, Mqtt::default().ack_timeout.0);
-    assert_eq!(
-        file.failures.burst.get_ref(),
-        FailureTable::default().burst.get_ref()
-    );
-    assert_eq!(file.failures.window.0, FailureTable::default().window.0);
+    let seconds = [file.mqtt.keep_alive, file.mqtt.start_expiry].map(|time| time.as_secs());
+    assert_eq!(seconds, [10, 30]);
+    assert_eq!(file.mqtt.ack_timeout, Mqtt::default().ack_timeout);
+    assert_eq!(file.failures.burst, FailureLimit::default().burst);
+    assert_eq!(file.failures.window, FailureLimit::default().window);
     assert_eq!(file.users.len(), 4);
     assert_eq!(file.webhooks.len(), 3);
-    let mediamtx = file.mediamtx.unwrap();
-    assert_eq!(mediamtx.lease.0, MediaMtxTable::default().lease.0);
+    let mediamtx = file.mediamtx;
+    assert_eq!(mediamtx.lease, MediaMtxTable::default().lease);
     assert_eq!(mediamtx.read_starts, MediaMtxTable::default().read_starts);
 }
 
@@ -176,7 +174,6 @@ fn a_missing_file_is_told_with_the_remedy() {
     let Err(err) = Config::load(Path::new("/nonexistent/x.toml")) else {
         panic!("read a file that is not there");
     };
-    let err = err.to_string();
     assert!(
         err.contains("/nonexistent/x.toml") && err.contains("--print-config-template"),
         "{err}"
@@ -226,4 +223,11 @@ fn the_only_listed_robot_is_the_default_and_a_template_needs_one_named() {
         (robot.topic.as_str(), robot.path.as_str()),
         ("robots/r7/stream", "robots/r7")
     );
+}
+
+#[test]
+fn a_proxy_is_named_by_its_address_or_its_network() {
+    let config = parse("trusted-proxies = ['127.0.0.1', '10.0.0.0/8', 'fd00::1']").unwrap();
+    let proxies: Vec<_> = config.proxies.iter().map(ToString::to_string).collect();
+    assert_eq!(proxies, ["127.0.0.1/32", "10.0.0.0/8", "fd00::1/128"]);
 }

@@ -17,9 +17,10 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use ipnet::IpNet;
 use tracing::warn;
 
-use crate::{auth::Denial, bridge::Bridge, failure::Failure, network::Network};
+use crate::{auth::Denial, bridge::Bridge, failure::Failure};
 
 /// Lets in who has a credential, and nobody whom a foreign page sends.
 pub async fn authenticate(
@@ -32,15 +33,11 @@ pub async fn authenticate(
     const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
     let foreign = |site: &HeaderValue| site == "cross-site" || site == "same-site";
     if !request.method().is_safe() && request.headers().get(SITE).is_some_and(foreign) {
-        return Failure::new(
-            StatusCode::FORBIDDEN,
-            "requests from other sites are refused",
-        )
-        .into_response();
+        return Failure::forbidden("requests from other sites are refused").into_response();
     }
     if bridge.auth.is_open() && !names_this_host(request.headers().get(HOST)) {
         let reason = "without any [[user]] only requests to localhost or 127.0.0.1 are answered";
-        return Failure::new(StatusCode::FORBIDDEN, reason).into_response();
+        return Failure::forbidden(reason).into_response();
     }
     let peer = client(&bridge.proxies, peer.ip(), request.headers());
     match bridge
@@ -63,9 +60,12 @@ pub async fn authenticate(
 }
 
 /// Who asks: the peer, or whom the last of the trusted proxies says that it speaks for.
-fn client(proxies: &[Network], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+fn client(proxies: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     const FORWARDED: HeaderName = HeaderName::from_static("x-forwarded-for");
-    let is_trusted = |address: IpAddr| proxies.iter().any(|network| network.contains(address));
+    let is_trusted = |address: IpAddr| {
+        let address = address.to_canonical();
+        proxies.iter().any(|network| network.contains(&address))
+    };
     let mut client = peer;
     let values = headers.get_all(FORWARDED).iter().rev();
     for hop in values.flat_map(|value| value.to_str().unwrap_or_default().rsplit(',')) {
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_proxy_that_is_trusted_says_who_asks_and_nobody_else_does() {
-        let proxies = ["127.0.0.1", "10.0.0.0/8"].map(|text| text.parse().unwrap());
+        let proxies = ["127.0.0.1/32", "10.0.0.0/8"].map(|text| text.parse().unwrap());
         let asked = |peer: &str, forwarded: &[&'static str]| {
             let mut headers = HeaderMap::new();
             for value in forwarded {

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use axum::{
     Extension, Json,
-    extract::{Path, Query, State},
+    extract::{Path, State},
 };
 use droidrelay_wire::{
     Command, StreamState,
     words::command::{check_id, lease_from_seconds},
 };
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Value, json};
 use tokio::{
     select,
     time::{Instant, timeout_at},
@@ -22,12 +22,11 @@ use tracing::{info, warn};
 
 use super::request::{Caller, Parameters, Shared, parameters, wait_from_seconds};
 use crate::{
-    auth::{Right, User},
-    bridge::Bridge,
+    auth::Right,
+    bridge::{Bridge, word},
     failure::Failure,
-    fleet::BrokerLink,
     robots::Robot,
-    view::{Availability, RobotView},
+    view::{Availability, RobotView, reason},
 };
 
 #[derive(Default, Deserialize)]
@@ -38,98 +37,31 @@ pub struct CommandQuery {
     wait: Option<f64>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Verb {
-    Start,
-    Stop,
-    Keyframe,
-}
-
-impl Verb {
-    fn as_str(self) -> &'static str {
-        match self {
-            Verb::Start => "start",
-            Verb::Stop => "stop",
-            Verb::Keyframe => "keyframe",
+/// What the route asks (`asked`) of the robot in its path, or else of the default one.
+pub async fn command(
+    State(bridge): Shared,
+    Extension(user): Caller,
+    named: Option<Path<String>>,
+    Extension(asked): Extension<Command>,
+    query: Parameters<CommandQuery>,
+) -> Result<Json<Value>, Failure> {
+    let robot = match &named {
+        Some(Path(name)) => bridge.robot(&user, Right::Command, name)?,
+        None => {
+            let robot = bridge.fleet.directory.default_robot().ok_or_else(|| {
+                Failure::not_found(
+                    "there is no default robot: name one, /robots/NAME/stream/start, or set robots.default",
+                )
+            })?;
+            user.check(Right::Command, &robot.name)?;
+            robot
         }
-    }
-}
-
-type Answer = Result<Json<Value>, Failure>;
-
-pub async fn start(bridge: Shared, by: Caller, query: Parameters<CommandQuery>) -> Answer {
-    default_command(bridge, by, Verb::Start, query).await
-}
-
-pub async fn stop(bridge: Shared, by: Caller, query: Parameters<CommandQuery>) -> Answer {
-    default_command(bridge, by, Verb::Stop, query).await
-}
-
-pub async fn start_robot(
-    bridge: Shared,
-    by: Caller,
-    robot: Path<String>,
-    query: Parameters<CommandQuery>,
-) -> Answer {
-    robot_command(bridge, by, robot, Verb::Start, query).await
-}
-
-pub async fn stop_robot(
-    bridge: Shared,
-    by: Caller,
-    robot: Path<String>,
-    query: Parameters<CommandQuery>,
-) -> Answer {
-    robot_command(bridge, by, robot, Verb::Stop, query).await
-}
-
-pub async fn keyframe_robot(bridge: Shared, by: Caller, robot: Path<String>) -> Answer {
-    let nothing = CommandQuery::default();
-    robot_command(bridge, by, robot, Verb::Keyframe, Ok(Query(nothing))).await
-}
-
-/// The endpoints of the published system: their answer has nothing but `msg` as long as there
-/// is nothing that the caller must know.
-async fn default_command(
-    State(bridge): Shared,
-    Extension(user): Caller,
-    verb: Verb,
-    query: Parameters<CommandQuery>,
-) -> Answer {
-    let robot = bridge.fleet.default_robot().ok_or_else(|| {
-        Failure::not_found(
-            "there is no default robot: name one, /robots/NAME/stream/start, or set robots.default",
-        )
-    })?;
-    user.check(Right::Command, &robot.name)?;
-    let mut answer = command(&bridge, &user, &robot, verb, query).await?;
-    if answer.get("online") == Some(&Value::Bool(true)) {
-        answer.remove("online");
-    }
-    Ok(Json(answer.into()))
-}
-
-async fn robot_command(
-    State(bridge): Shared,
-    Extension(user): Caller,
-    Path(robot): Path<String>,
-    verb: Verb,
-    query: Parameters<CommandQuery>,
-) -> Answer {
-    let robot = bridge.robot(&user, Right::Command, &robot)?;
-    let mut answer = command(&bridge, &user, &robot, verb, query).await?;
-    answer.insert("robot".into(), robot.name.into());
-    Ok(Json(answer.into()))
-}
-
-async fn command(
-    bridge: &Bridge,
-    user: &User,
-    robot: &Robot,
-    verb: Verb,
-    query: Parameters<CommandQuery>,
-) -> Result<Map<String, Value>, Failure> {
-    let query = parameters(query)?;
+    };
+    let query = match asked {
+        // It takes none.
+        Command::Keyframe => CommandQuery::default(),
+        Command::Start { .. } | Command::Stop { .. } => parameters(query)?,
+    };
     if let Some(id) = &query.viewer {
         check_id(id).map_err(|err| Failure::bad_request(format!("viewer: {err}")))?;
     }
@@ -139,46 +71,35 @@ async fn command(
         .transpose()
         .map_err(|err| Failure::bad_request(err.to_string()))?;
     let wait = query.wait.map(wait_from_seconds).transpose()?;
-    let word = match verb {
-        Verb::Start => Command::Start {
-            id: query.viewer.clone(),
-            lease,
-        },
-        Verb::Stop => Command::Stop {
-            id: query.viewer.clone(),
-        },
-        Verb::Keyframe => Command::Keyframe,
+    let id = query.viewer.clone();
+    let command = match asked {
+        Command::Start { .. } => Command::Start { id, lease },
+        Command::Stop { .. } => Command::Stop { id },
+        Command::Keyframe => Command::Keyframe,
     };
-    let published = bridge.command(robot, &word).await;
     let (by, viewer) = (&user.name, query.viewer.as_deref().unwrap_or("*"));
-    if let Err(failure) = published {
-        warn!(
-            robot = robot.name,
-            ?by,
-            ?viewer,
-            "not published {}: {}",
-            verb.as_str(),
-            failure.reason
-        );
-        return Err(failure);
-    }
-    info!(
-        robot = robot.name,
-        ?by,
-        ?viewer,
-        "published {}",
-        verb.as_str()
-    );
+    let (name, word) = (&robot.name, word(&command));
+    let published = bridge.command(&robot, &command).await;
+    published.inspect_err(|Failure { reason, .. }| {
+        warn!(robot = name, ?by, ?viewer, "not published {word}: {reason}");
+    })?;
+    info!(robot = name, ?by, ?viewer, "published {word}");
 
-    let mut answer = Map::new();
-    answer.insert("msg".into(), format!("Published {}", verb.as_str()).into());
-    let waited = match (verb, wait) {
-        (Verb::Start, Some(wait)) => Some(until_live(bridge, robot, wait).await),
+    let mut answer = json!({ "msg": format!("Published {word}") });
+    let waited = match (&command, wait) {
+        (Command::Start { .. }, Some(wait)) => Some(until_live(&bridge, &robot, wait).await),
         _ => None,
     };
-    let view = bridge.fleet.settled_view(&robot.name).await;
+    let view = bridge.fleet.settled_view(name).await;
     let online = view.availability.is_online();
-    answer.insert("online".into(), online.into());
+    // The endpoints of the published system answer with nothing but `msg` as long as there is
+    // nothing that the caller must know.
+    if named.is_some() {
+        answer["robot"] = name.as_str().into();
+    }
+    if named.is_some() || !online {
+        answer["online"] = online.into();
+    }
     if !online {
         let note = match view.availability {
             Availability::Unknown => {
@@ -186,25 +107,25 @@ async fn command(
             }
             Availability::Online | Availability::Offline => "the robot is offline",
         };
-        let effect = match verb {
-            Verb::Start => format!(
+        let effect = match command {
+            Command::Start { .. } => format!(
                 "the start is good for {} s, should it come back by then",
                 bridge.start_expiry.as_secs()
             ),
-            Verb::Stop => "it gets the stop when it comes back".to_owned(),
-            Verb::Keyframe => "there is no picture now".to_owned(),
+            Command::Stop { .. } => "it gets the stop when it comes back".to_owned(),
+            Command::Keyframe => "there is no picture now".to_owned(),
         };
-        answer.insert("note".into(), format!("{note}; {effect}").into());
+        answer["note"] = format!("{note}; {effect}").into();
     }
     if let Some(outcome) = waited {
-        answer.insert("live".into(), outcome.is_ok().into());
+        answer["live"] = outcome.is_ok().into();
         let state = view.state.as_ref().map(|state| state.state.as_str());
-        answer.insert("state".into(), state.into());
+        answer["state"] = state.into();
         if let Err(reason) = outcome {
-            answer.insert("reason".into(), reason.into());
+            answer["reason"] = reason.into();
         }
     }
-    Ok(answer)
+    Ok(Json(answer))
 }
 
 /// Waits until frames reach the server; says why they do not where time is up.
@@ -227,8 +148,8 @@ async fn until_live(bridge: &Bridge, robot: &Robot, wait: Duration) -> Result<()
 }
 
 fn why_not_live(bridge: &Bridge, robot: &Robot) -> String {
-    if let BrokerLink::Down(reason) = bridge.fleet.link() {
-        return format!("the MQTT broker is out of reach: {reason}");
+    if let Some(fault) = bridge.fleet.link().fault() {
+        return fault;
     }
     let view = bridge.fleet.view(&robot.name);
     match (view.availability, view.state) {
@@ -236,13 +157,7 @@ fn why_not_live(bridge: &Bridge, robot: &Robot) -> String {
         (Availability::Unknown, None) => "the robot has never announced itself".into(),
         (_, None) => "the robot does not tell its state".into(),
         (_, Some(state)) => {
-            let detail = state
-                .publish
-                .as_ref()
-                .and_then(|publish| publish.reason.clone())
-                .or_else(|| state.last_error.clone())
-                .map(|detail| format!(": {detail}"))
-                .unwrap_or_default();
+            let detail = reason(&state).map_or(String::new(), |reason| format!(": {reason}"));
             let what = match &state.state {
                 StreamState::Live => return "the robot became live just now".into(),
                 StreamState::Idle => "the robot has not opened its stream",

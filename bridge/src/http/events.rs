@@ -27,10 +27,11 @@ use tokio::{
 
 use super::request::{Caller, Shared};
 use crate::{
-    auth::{Right, User},
+    auth::{Right, User, Users},
     bridge::Bridge,
     events::{ServerSentEvent, frame},
     failure::Failure,
+    metrics::Counted,
 };
 
 /// Robots that are told in one piece.
@@ -43,16 +44,22 @@ struct Listener {
     bridge: Arc<Bridge>,
     user: Arc<User>,
     events: broadcast::Receiver<ServerSentEvent>,
+    /// The broker's state, where it is yet to be told.
+    hello: Option<Bytes>,
     /// Robots that it is yet to be told of, as when it has just come.
     untold: VecDeque<String>,
     closing: watch::Receiver<bool>,
-    users: watch::Receiver<u64>,
+    users: watch::Receiver<Users>,
+    _counted: Counted,
 }
 
 impl Listener {
     /// What is to be sent next; None: the end.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
+            if let Some(hello) = self.hello.take() {
+                return Some(hello);
+            }
             if *self.closing.borrow() {
                 return None;
             }
@@ -70,7 +77,10 @@ impl Listener {
             };
             let bytes = match event {
                 Ok(Ok(event)) => self.gather(event),
-                Ok(Err(RecvError::Lagged(_))) => Some(self.start_anew()),
+                Ok(Err(RecvError::Lagged(_))) => {
+                    self.start_anew();
+                    None
+                }
                 Ok(Err(RecvError::Closed)) => return None,
                 Err(_) => Some(Bytes::from_static(b":\n\n")),
             };
@@ -93,7 +103,10 @@ impl Listener {
             }
             next = match self.events.try_recv() {
                 Ok(event) => Some(event),
-                Err(TryRecvError::Lagged(_)) => return Some(self.start_anew()),
+                Err(TryRecvError::Lagged(_)) => {
+                    self.start_anew();
+                    return None;
+                }
                 Err(TryRecvError::Empty | TryRecvError::Closed) => None,
             };
         }
@@ -104,13 +117,13 @@ impl Listener {
         }
     }
 
-    /// The broker's state now; all robots' states follow.
-    fn start_anew(&mut self) -> Bytes {
+    /// Tells the broker's state now, and all robots' states behind it.
+    fn start_anew(&mut self) {
         let names = self.bridge.fleet.names();
         let mine = |name: &String| self.user.may(Right::Look, name);
         self.untold = names.into_iter().filter(mine).collect();
         self.events = self.bridge.fleet.events.listen();
-        frame("broker", &self.bridge.fleet.broker())
+        self.hello = Some(frame("broker", &self.bridge.fleet.broker()));
     }
 
     fn tell(&mut self) -> Bytes {
@@ -135,23 +148,18 @@ pub async fn events(State(bridge): Shared, Extension(user): Caller) -> Result<Re
     let mut listener = Listener {
         events: bridge.fleet.events.listen(),
         closing: bridge.closing(),
-        users: bridge.auth.generation(),
+        users: bridge.auth.users(),
+        _counted: bridge.metrics.listeners.count(),
+        hello: None,
         untold: VecDeque::new(),
         user,
         bridge,
     };
-    let hello = listener.start_anew();
-    let counted = listener.bridge.metrics.listeners.count();
-    let stream = stream::unfold(
-        (Some(hello), listener, counted),
-        |(hello, mut listener, counted)| async move {
-            let bytes = match hello {
-                Some(hello) => hello,
-                None => listener.next().await?,
-            };
-            Some((Ok::<_, Infallible>(bytes), (None, listener, counted)))
-        },
-    );
+    listener.start_anew();
+    let stream = stream::unfold(listener, async |mut listener| {
+        let bytes = listener.next().await?;
+        Some((Ok::<_, Infallible>(bytes), listener))
+    });
     let headers = [
         (CONTENT_TYPE.as_str(), "text/event-stream"),
         ("x-accel-buffering", "no"),

@@ -19,7 +19,7 @@ use droidrelay_wire::{
     net::url::percent_decode,
     words::hook::{Hook, HookEvent},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
@@ -30,11 +30,9 @@ use super::{
 use crate::{
     auth::{Credentials, Denial, Right, Role, User},
     bridge::Bridge,
-    demand::{Notice, Started},
     failure::Failure,
     housekeeping::{demand, follow, keyframe},
     robots::Robot,
-    share::ShareLink,
     view::RobotView,
     views::Admitted,
 };
@@ -46,48 +44,33 @@ const STATE_IS_LATE: Duration = Duration::from_millis(300);
 const JOINING: Duration = Duration::from_millis(200);
 
 /// MediaMTX's question, as of its version 1.20.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Question {
     ip: String,
     user: String,
     #[serde(deserialize_with = "secret")]
-    password: Secret,
+    password: Option<Secret>,
     #[serde(deserialize_with = "secret")]
-    token: Secret,
+    token: Option<Secret>,
     action: String,
     path: String,
     protocol: String,
     id: Option<String>,
     #[serde(deserialize_with = "secret")]
-    query: Secret,
+    query: Option<Secret>,
 }
 
-impl Default for Question {
-    fn default() -> Self {
-        let nothing = || Secret::new("");
-        Question {
-            ip: String::new(),
-            user: String::new(),
-            password: nothing(),
-            token: nothing(),
-            action: String::new(),
-            path: String::new(),
-            protocol: String::new(),
-            id: None,
-            query: nothing(),
-        }
-    }
-}
-
-fn secret<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
-    String::deserialize(deserializer).map(Secret::new)
+/// None: it is empty.
+fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D::Error> {
+    let secret = String::deserialize(deserializer).map(Secret::new)?;
+    Ok(Some(secret).filter(|secret| !secret.is_empty()))
 }
 
 impl Question {
     /// The decoded value of the query's parameter, if it has exactly one of this name.
     fn parameter(&self, name: &str) -> Option<Secret> {
-        let pairs = self.query.expose().split('&');
+        let pairs = self.query.as_ref()?.expose().split('&');
         let mut values = pairs.filter_map(|pair| {
             let (key, value) = pair.split_once('=')?;
             (key == name).then_some(value)
@@ -101,33 +84,16 @@ impl Question {
     /// MediaMTX repeats the password as the token; alone it is one.
     fn credentials(&self) -> Option<Credentials> {
         if !self.user.is_empty() {
-            return Some(Credentials::Basic(self.user.clone(), self.password.clone()));
+            let password = self.password.clone().unwrap_or_else(|| "".into());
+            return Some(Credentials::Basic(self.user.clone(), password));
         }
-        let token = [&self.token, &self.password]
-            .into_iter()
-            .find(|token| !token.is_empty())
-            .cloned()
-            .or_else(|| self.parameter("token"))?;
+        let token = self.token.clone().or_else(|| self.password.clone());
+        let token = token.or_else(|| self.parameter("token"))?;
         // HLS and WebRTC take "user:password" in place of a token.
         Some(match token.expose().split_once(':') {
             Some((user, password)) => Credentials::Basic(user.to_owned(), password.into()),
             None => Credentials::Bearer(token),
         })
-    }
-}
-
-/// Who is let in.
-enum Who {
-    User(Arc<User>),
-    Link(ShareLink),
-}
-
-impl Who {
-    fn name(&self) -> String {
-        match self {
-            Who::User(user) => user.name.clone(),
-            Who::Link(link) => format!("share {}", link.id),
-        }
     }
 }
 
@@ -163,82 +129,94 @@ pub async fn auth(
         }
     };
     let answer = answer(&bridge, &question, what, ip).await;
-    let (result, response) = match answer {
-        Ok(who) => {
+    bridge.metrics.mediamtx_asked(what, &answer);
+    match answer {
+        Ok(by) => {
+            debug!(what, path = question.path, by, "let in");
             if what == "read" {
-                admitted(&bridge, &caller, &question, &who, ip);
+                admitted(&bridge, &caller, &question, by, ip);
             }
-            debug!(what, path = question.path, by = who.name(), "let in");
-            ("allowed", Ok(StatusCode::NO_CONTENT.into_response()))
+            Ok(StatusCode::NO_CONTENT.into_response())
         }
         Err(Refused::Denial(denial)) => {
             bridge.metrics.refused(denial);
             if denial != Denial::Missing {
                 warn!(%ip, what, path = question.path, "refused: {denial:?}");
             }
-            ("refused", Ok(refuse(denial, true)))
+            Ok(refuse(denial, true))
         }
-        Err(Refused::Right(reason)) => {
-            warn!(%ip, what, path = question.path, "refused: {reason}");
-            ("refused", Err(Failure::forbidden(reason)))
+        Err(Refused::Failure(failure)) => {
+            warn!(%ip, what, path = question.path, "refused: {}", failure.reason);
+            Err(failure)
         }
-    };
-    bridge.metrics.mediamtx_asked(what, result);
-    response
+    }
 }
 
 enum Refused {
     Denial(Denial),
-    Right(String),
+    Failure(Failure),
 }
 
+impl From<Denial> for Refused {
+    fn from(denial: Denial) -> Self {
+        Refused::Denial(denial)
+    }
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Refused::Failure(failure)
+    }
+}
+
+/// The name of who may do it.
 async fn answer(
     bridge: &Bridge,
     question: &Question,
     what: &str,
     ip: IpAddr,
-) -> Result<Who, Refused> {
-    let robot = bridge.fleet.robot_at(&question.path);
+) -> Result<String, Refused> {
+    let robot = bridge.fleet.directory.by_path(&question.path);
     if let (true, Some(token)) = (what == "read", question.parameter("share")) {
-        bridge.auth.admit(ip).map_err(Refused::Denial)?;
+        bridge.auth.admit(ip)?;
         // What was revoked is still on its way.
         bridge.fleet.settled().await;
         let Some(link) = bridge.fleet.check_share(token.expose()) else {
             bridge.auth.charge(ip);
-            return Err(Refused::Denial(Denial::Wrong));
+            return Err(Denial::Wrong.into());
         };
         return match robot {
-            Some(robot) if robot.name == link.robot => Ok(Who::Link(link)),
-            _ => Err(Refused::Right("this link is for another robot".into())),
+            Some(robot) if robot.name == link.robot => Ok(format!("share {}", link.id)),
+            _ => Err(Failure::forbidden("this link is for another robot").into()),
         };
     }
     let user = match question.credentials() {
         _ if bridge.auth.is_open() => bridge.auth.check(None, ip).await,
         None => Err(Denial::Missing),
         credentials => bridge.auth.check_credentials(credentials, ip).await,
-    };
-    let user = user.map_err(Refused::Denial)?;
+    }?;
+    let name = user.name.clone();
+    let forbidden = |reason: String| Err(Failure::forbidden(reason).into());
     if what == "operate" {
         return match user.role {
             // What is in its own configuration, it may do to itself.
-            Role::Admin | Role::MediaMtx => Ok(Who::User(user)),
-            _ => Err(Refused::Right(format!("user {:?} is no admin", user.name))),
+            Role::Admin | Role::MediaMtx => Ok(name),
+            _ => forbidden(format!("user {name:?} is no admin")),
         };
     }
-    let robot = robot.ok_or_else(|| Refused::Right("no robot has this path".into()))?;
+    let robot = robot.ok_or_else(|| Failure::forbidden("no robot has this path"))?;
     let right = match what {
         "publish" => Right::Be,
         _ => Right::Look,
     };
-    user.check(right, &robot.name)
-        .map_err(|failure| Refused::Right(failure.reason))?;
+    user.check(right, &robot.name)?;
     if what == "publish" && !is_wanted(bridge, &robot).await {
-        return Err(Refused::Right(format!(
+        return forbidden(format!(
             "nobody wants robot {:?} to stream: it may publish while a lease lives",
             robot.name
-        )));
+        ));
     }
-    Ok(Who::User(user))
+    Ok(name)
 }
 
 /// Somebody holds a lease, by what was asked on the broker or by the robot's own word.
@@ -255,40 +233,36 @@ async fn is_wanted(bridge: &Bridge, robot: &Robot) -> bool {
 }
 
 /// Somebody is let in to look.
-fn admitted(bridge: &Arc<Bridge>, caller: &User, question: &Question, who: &Who, ip: IpAddr) {
-    let Some(robot) = bridge.fleet.robot_at(&question.path) else {
+fn admitted(bridge: &Arc<Bridge>, caller: &User, question: &Question, by: String, ip: IpAddr) {
+    let Some(robot) = bridge.fleet.directory.by_path(&question.path) else {
         return;
     };
     // Without an id it is the look at a page, which asks again for the stream itself.
     if question.id.is_some() || question.protocol == "hls" {
         bridge.views.admit(Admitted {
             robot: robot.name.clone(),
-            by: who.name(),
+            by,
             protocol: question.protocol.clone(),
             address: ip.to_string(),
             id: question.id.clone(),
         });
     }
-    let Some(settings) = bridge
-        .mediamtx
-        .clone()
-        .filter(|settings| settings.read_starts)
-    else {
+    if !bridge.mediamtx.read_starts {
         return;
-    };
+    }
     // The server waits for our answer, and everybody else for the server.
     let (owner, by) = (bridge, caller.name.clone());
     let bridge = owner.clone();
     owner.spawn(async move {
         let is_live = bridge.fleet.view(&robot.name).is_live();
         let is_new = bridge.demands.seen(&robot.name, &by);
-        demand(&bridge, &robot, &by, settings.lease).await;
+        demand(&bridge, &robot, &by).await;
         if is_live {
             sleep(JOINING).await;
             keyframe(&bridge, &robot).await;
         }
         if is_new {
-            follow(&bridge, &robot, &by, &settings).await;
+            follow(&bridge, &robot, &by).await;
         }
     });
 }
@@ -303,32 +277,24 @@ pub async fn hook(
     let told: Hook = json(body)?;
     let robot = bridge
         .fleet
-        .robot_at(&told.path)
+        .directory
+        .by_path(&told.path)
         .ok_or_else(|| Failure::not_found(format!("no robot has the path {:?}", told.path)))?;
-    let reader = told.reader.unwrap_or_default();
-    let started = told.at.map(|at| Started {
-        clock: &told.clock,
-        at,
-    });
+    let reader = told.reader.clone().unwrap_or_default();
     let (name, by, now) = (&robot.name, &caller.name, bridge.fleet.now().wall);
-    let is_news = |notice| bridge.demands.is_news(name, by, notice, started);
+    let is_news = || bridge.demands.is_news(name, by, &told);
+    let id = Some(by.clone());
     let (what, command) = match told.event {
         HookEvent::Demand => {
-            let start = Command::Start {
-                id: Some(by.clone()),
-                lease: Some(bridge.demand_lease()),
-            };
-            let start = is_news(Notice::Wanted).then_some(start);
+            let lease = Some(bridge.mediamtx.lease);
+            let start = is_news().then_some(Command::Start { id, lease });
             if start.is_some() && !bridge.fleet.wanted.is_open(name) {
                 info!(robot = name, by, "a viewer waits: start");
             }
             ("demand", start)
         }
         HookEvent::Undemand => {
-            let stop = Command::Stop {
-                id: Some(by.clone()),
-            };
-            let stop = is_news(Notice::Unwanted).then_some(stop);
+            let stop = is_news().then_some(Command::Stop { id });
             if stop.is_some() {
                 bridge.views.end_all_of(name, now);
                 info!(robot = name, by, "no viewer is left: stop");

@@ -16,7 +16,7 @@ mod share;
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::State,
     http::{
         HeaderMap, HeaderName, HeaderValue, StatusCode,
@@ -26,7 +26,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, delete, get, post, put},
 };
-use droidrelay_wire::words::hook;
+use droidrelay_wire::{Command, words::hook};
 use serde_json::{Value, json};
 use tower_http::{limit::RequestBodyLimitLayer, timeout::RequestBodyTimeoutLayer};
 
@@ -41,22 +41,20 @@ type Routes = Vec<(&'static str, MethodRouter<Arc<Bridge>>)>;
 
 /// What needs a credential.
 fn routes() -> Routes {
+    let asking = |command: Command| post(commands::command).layer(Extension(command));
     vec![
-        ("/stream/start", post(commands::start)),
-        ("/stream/stop", post(commands::stop)),
+        ("/stream/start", asking(Command::start())),
+        ("/stream/stop", asking(Command::stop())),
         ("/robots", get(robots::list)),
         ("/robots/{robot}", get(robots::one)),
         ("/robots/{robot}/stream", get(poll::poll)),
-        ("/robots/{robot}/stream/start", post(commands::start_robot)),
-        ("/robots/{robot}/stream/stop", post(commands::stop_robot)),
-        (
-            "/robots/{robot}/stream/keyframe",
-            post(commands::keyframe_robot),
-        ),
+        ("/robots/{robot}/stream/start", asking(Command::start())),
+        ("/robots/{robot}/stream/stop", asking(Command::stop())),
+        ("/robots/{robot}/stream/keyframe", asking(Command::Keyframe)),
         ("/robots/{robot}/stream/state", put(poll::report)),
         (
             "/robots/{robot}/share",
-            post(share::share).delete(share::revoke_all),
+            post(share::share).delete(share::revoke),
         ),
         ("/robots/{robot}/share/{id}", delete(share::revoke)),
         ("/mediamtx/auth", post(mediamtx::auth)),
@@ -107,7 +105,7 @@ pub fn app(bridge: Arc<Bridge>) -> Router {
 /// A greeting for apps; for people, the page.
 async fn index(State(bridge): State<Arc<Bridge>>, headers: HeaderMap) -> Response {
     if page::is_wanted(&headers) {
-        return page::answer(bridge.fleet.watch_templates());
+        return page::answer(&bridge.fleet.watch_urls);
     }
     Json(json!({ "msg": "Media bridge service running!" })).into_response()
 }

@@ -59,7 +59,7 @@ pub async fn poll(
         let mut link = bridge.fleet.watch_link();
         let changed = async {
             select! {
-                _ = watcher.version.wait_for(|version| *version != since) => {}
+                _ = watcher.receiver.wait_for(|version| *version != since) => {}
                 _ = closing.wait_for(|closing| *closing) => {}
                 _ = link.wait_for(|link| matches!(link, BrokerLink::Down(_))) => {}
             }

@@ -12,12 +12,10 @@ use axum::{
         rejection::{BytesRejection, QueryRejection},
     },
 };
+use droidrelay_wire::words::poll::MAX_WAIT;
 use serde::de::DeserializeOwned;
 
 use crate::{auth::User, bridge::Bridge, failure::Failure};
-
-/// Longest `wait` in seconds: proxies give up a request after a minute.
-const MAX_WAIT: f64 = 60.0;
 
 pub type Shared = State<Arc<Bridge>>;
 /// Who asks.
@@ -28,10 +26,9 @@ pub type Parameters<T> = Result<Query<T>, QueryRejection>;
 pub type Payload = Result<Bytes, BytesRejection>;
 
 pub fn parameters<T>(query: Parameters<T>) -> Result<T, Failure> {
-    match query {
-        Ok(Query(query)) => Ok(query),
-        Err(err) => Err(Failure::bad_request(err.body_text())),
-    }
+    query
+        .map(|Query(query)| query)
+        .map_err(|err| Failure::bad_request(err.body_text()))
 }
 
 /// A time to wait for something, as a query names it.

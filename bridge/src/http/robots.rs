@@ -17,7 +17,7 @@ pub async fn list(State(bridge): Shared, Extension(user): Caller) -> Json<Value>
     let robots: Vec<Value> = names
         .iter()
         .filter(|name| user.may(Right::Look, name))
-        .filter_map(|name| bridge.fleet.robot(name))
+        .filter_map(|name| bridge.fleet.directory.robot(name))
         .map(|robot| bridge.fleet.describe(&robot))
         .collect();
     Json(json!({ "robots": robots, "broker": bridge.fleet.broker() }))

@@ -14,14 +14,7 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use super::request::{Caller, Parameters, Shared, parameters};
-use crate::{
-    auth::{Right, User},
-    bridge::Bridge,
-    clock::utc,
-    failure::Failure,
-    robots::Robot,
-    share::MAX_FOR,
-};
+use crate::{auth::Right, clock::utc, failure::Failure, share::MAX_FOR};
 
 const DEFAULT_FOR: u64 = 3600;
 /// Longest link a viewer may create, in seconds: a player can send no credentials but in its URL,
@@ -66,12 +59,10 @@ pub async fn share(
         expires,
         "shared"
     );
-    let mut watch = bridge.fleet.watch_urls(&robot);
+    let mut watch = bridge.fleet.watch_urls.fill(&robot);
     for url in watch.values_mut() {
-        if let Value::String(url) = url {
-            let mark = if url.contains('?') { '&' } else { '?' };
-            *url = format!("{url}{mark}share={}", token.expose());
-        }
+        let mark = if url.contains('?') { '&' } else { '?' };
+        *url = format!("{url}{mark}share={}", token.expose());
     }
     Ok(Json(json!({
         "robot": name,
@@ -82,51 +73,34 @@ pub async fn share(
     })))
 }
 
-/// Revokes one link.
+/// Which links are revoked.
+#[derive(Deserialize)]
+pub struct Revoked {
+    robot: String,
+    /// None: all of the robot's.
+    id: Option<String>,
+}
+
+/// Revokes one link, or all of a robot.
 pub async fn revoke(
     State(bridge): Shared,
     Extension(user): Caller,
-    Path((name, id)): Path<(String, String)>,
+    Path(Revoked { robot: name, id }): Path<Revoked>,
 ) -> Result<StatusCode, Failure> {
     let robot = bridge.robot(&user, Right::Share, &name)?;
-    if id.len() != 16
-        || !id
-            .bytes()
-            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-    {
+    let is_digit = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    let is_id = |id: &String| id.len() == 16 && id.bytes().all(is_digit);
+    if !id.as_ref().is_none_or(is_id) {
         return Err(Failure::bad_request(
             "this is no link's id: it has 16 hexadecimal digits, and was told when the link was made",
         ));
     }
-    revoke_some(&bridge, &user, &robot, Some(&id)).await
-}
-
-/// Revokes all links of a robot.
-pub async fn revoke_all(
-    State(bridge): Shared,
-    Extension(user): Caller,
-    Path(name): Path<String>,
-) -> Result<StatusCode, Failure> {
-    let robot = bridge.robot(&user, Right::Share, &name)?;
-    revoke_some(&bridge, &user, &robot, None).await
-}
-
-async fn revoke_some(
-    bridge: &Bridge,
-    user: &User,
-    robot: &Robot,
-    id: Option<&str>,
-) -> Result<StatusCode, Failure> {
     let shares = &bridge.fleet.shares;
     shares.key()?;
-    let revoked = shares.revoke(&robot.name, id, bridge.fleet.now().wall);
+    let revoked = shares.revoke(&name, id.as_deref(), bridge.fleet.now().wall);
     // Here it holds from now on; the answer is about all bridges, and the time after a restart.
-    bridge.keep_revoked(robot, &revoked).await?;
-    info!(
-        robot = robot.name,
-        by = user.name,
-        id = id.unwrap_or("*"),
-        "share revoked"
-    );
+    bridge.keep_revoked(&robot, &revoked).await?;
+    let id = id.as_deref().unwrap_or("*");
+    info!(robot = name, by = user.name, id, "share revoked");
     Ok(StatusCode::NO_CONTENT)
 }

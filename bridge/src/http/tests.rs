@@ -204,6 +204,23 @@ async fn a_mistake_in_the_request_is_told() {
 }
 
 #[tokio::test]
+async fn links_are_revoked_one_by_one_or_all_of_a_robot_by_who_may_share_it() {
+    let bench = Bench::new();
+    for (path, expected, reason) in [
+        ("/robots/r1/share/0123456789abcdef", 409, "share.key-file"),
+        ("/robots/r1/share", 409, "share.key-file"),
+        ("/robots/r1/share/0123456789ABCDEF", 400, "16 hexadecimal"),
+    ] {
+        assert_eq!(bench.as_viewer("DELETE", path).await.0, 403, "{path}");
+        let admin = request("DELETE", path, Some("Bearer t0ken"));
+        let (status, json, _) = bench.send(admin).await;
+        assert_eq!(status, expected, "{path}: {json}");
+        let error = json["error"].as_str().unwrap();
+        assert!(error.contains(reason), "{error} names {reason}");
+    }
+}
+
+#[tokio::test]
 async fn large_bodies_and_requests_from_other_sites_are_refused() {
     let bench = Bench::new();
     let mut large = viewer("POST", "/stream/start");

@@ -71,7 +71,7 @@ fn a_lease_is_told_by_what_is_left_of_it_and_ends_at_its_time() {
     assert_eq!(board.next_deadline(), Some(at(30).monotonic));
     let watcher = board.watch("r1");
     board.expire(at(30));
-    assert!(watcher.version.has_changed().unwrap());
+    assert!(watcher.receiver.has_changed().unwrap());
     assert_eq!(ids(&board.answer("r1", at(30))), [None]);
 }
 

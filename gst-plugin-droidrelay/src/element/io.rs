@@ -4,8 +4,9 @@
 
 use std::{
     io,
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, mpsc},
     thread,
+    time::Duration,
 };
 
 use once_cell::sync::Lazy;
@@ -20,8 +21,8 @@ static SHARED: Lazy<Mutex<Weak<Io>>> = Lazy::new(Mutex::default);
 /// Owns the thread; the last holder to drop it ends and joins it.
 pub struct Io {
     handle: Handle,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<thread::JoinHandle<()>>,
+    /// It ends when the sender is dropped.
+    thread: Option<(oneshot::Sender<()>, thread::JoinHandle<()>)>,
 }
 
 impl Io {
@@ -33,20 +34,19 @@ impl Io {
         }
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
-        let (stop, stopped) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel::<()>();
         let thread = thread::Builder::new()
             .name("droidrelay-io".into())
             .spawn(move || {
                 block_sigpipe();
-                // Either way the owner wants the thread to end.
+                // Nothing is sent: what comes is that the owner is gone.
                 let _ = runtime.block_on(stopped);
                 // Dropping a runtime would wait for a name lookup that hangs.
                 runtime.shutdown_background();
             })?;
         let io = Arc::new(Io {
             handle,
-            stop: Some(stop),
-            thread: Some(thread),
+            thread: Some((stop, thread)),
         });
         *shared = Arc::downgrade(&io);
         Ok(io)
@@ -54,6 +54,21 @@ impl Io {
 
     pub fn handle(&self) -> &Handle {
         &self.handle
+    }
+
+    /// Lets `work` come to its end there; false where that takes longer than `deadline`.
+    pub fn finish(
+        &self,
+        work: impl Future<Output = ()> + Send + 'static,
+        deadline: Duration,
+    ) -> bool {
+        let (done, finished) = mpsc::channel();
+        self.handle.spawn(async move {
+            work.await;
+            // The receiver may have given up.
+            let _ = done.send(());
+        });
+        finished.recv_timeout(deadline).is_ok()
     }
 }
 
@@ -72,11 +87,8 @@ fn block_sigpipe() {
 
 impl Drop for Io {
     fn drop(&mut self) {
-        if let Some(stop) = self.stop.take() {
-            // The thread is gone already if nobody listens.
-            let _ = stop.send(());
-        }
-        if let Some(thread) = self.thread.take() {
+        if let Some((stop, thread)) = self.thread.take() {
+            drop(stop);
             // An element finalised by a task of this very thread cannot join it.
             if thread.thread().id() != thread::current().id() {
                 let _ = thread.join();
@@ -94,7 +106,7 @@ mod tests {
         let first = Io::acquire().unwrap();
         let second = Io::acquire().unwrap();
         assert!(Arc::ptr_eq(&first, &second));
-        let (sender, receiver) = std::sync::mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         first.handle().spawn(async move {
             let name = thread::current().name().map(str::to_owned);
             sender.send(name).unwrap();

@@ -21,26 +21,20 @@ pub fn by_controls(pad: &gst::Pad) {
 /// The running time stays unset: in 1.22 to 1.26 the encoder base class compares a set one
 /// with adjusted time stamps, and every request but the first would count as done.
 pub fn downstream(count: u32) -> gst::Event {
-    gst::event::CustomDownstream::builder(
-        gst::Structure::builder(NAME)
-            .field("timestamp", gst::ClockTime::NONE)
-            .field("stream-time", gst::ClockTime::NONE)
-            .field("running-time", gst::ClockTime::NONE)
-            .field("all-headers", true)
-            .field("count", count)
-            .build(),
-    )
-    .build()
+    let structure = request(count)
+        .field("timestamp", gst::ClockTime::NONE)
+        .field("stream-time", gst::ClockTime::NONE);
+    gst::event::CustomDownstream::new(structure.build())
 }
 
 /// Asks the encoder upstream for a key frame at the next frame.
 pub fn upstream(count: u32) -> gst::Event {
-    gst::event::CustomUpstream::builder(
-        gst::Structure::builder(NAME)
-            .field("running-time", gst::ClockTime::NONE)
-            .field("all-headers", true)
-            .field("count", count)
-            .build(),
-    )
-    .build()
+    gst::event::CustomUpstream::new(request(count).build())
+}
+
+fn request(count: u32) -> gst::structure::Builder {
+    gst::Structure::builder(NAME)
+        .field("running-time", gst::ClockTime::NONE)
+        .field("all-headers", true)
+        .field("count", count)
 }

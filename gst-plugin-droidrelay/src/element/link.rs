@@ -43,21 +43,18 @@ pub fn next_opening() -> u64 {
 impl SessionEvent {
     /// The event that says it.
     pub fn event(self) -> gst::Event {
-        let structure = |wanted: bool, opening: u64| {
-            gst::Structure::builder(SESSION)
-                .field("wanted", wanted)
-                .field("opening", opening)
+        let (wanted, opening) = match self {
+            SessionEvent::Wanted(opening) | SessionEvent::Begins(opening, _) => (true, opening),
+            SessionEvent::Unwanted(opening) => (false, opening),
         };
+        let structure = gst::Structure::builder(SESSION)
+            .field("wanted", wanted)
+            .field("opening", opening);
         match self {
-            SessionEvent::Wanted(opening) => {
-                gst::event::CustomDownstreamOob::new(structure(true, opening).build())
+            SessionEvent::Begins(_, history) => {
+                gst::event::CustomDownstreamSticky::new(structure.field("history", history).build())
             }
-            SessionEvent::Begins(opening, history) => gst::event::CustomDownstreamSticky::new(
-                structure(true, opening).field("history", history).build(),
-            ),
-            SessionEvent::Unwanted(opening) => {
-                gst::event::CustomDownstreamOob::new(structure(false, opening).build())
-            }
+            _ => gst::event::CustomDownstreamOob::new(structure.build()),
         }
     }
 }

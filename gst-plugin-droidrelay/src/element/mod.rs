@@ -3,6 +3,7 @@
 //! What both elements are made of; knows neither of them.
 
 pub mod controls;
+pub mod credentials;
 pub mod io;
 pub mod keyunit;
 pub mod link;

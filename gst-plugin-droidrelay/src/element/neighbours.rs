@@ -50,18 +50,14 @@ fn neighbour(pad: &gst::Pad) -> Option<gst::Element> {
 
 /// The nearest video encoder beyond `pad`.
 pub fn video_encoder(pad: &gst::Pad) -> Option<gst::Element> {
-    beyond(pad).into_iter().find(is_video_encoder)
-}
-
-/// Whether `element` is a video encoder.
-pub fn is_video_encoder(element: &gst::Element) -> bool {
-    element
-        .factory()
-        .and_then(|factory| factory.metadata("klass").map(str::to_owned))
-        .is_some_and(|klass| {
-            let mut words = klass.split('/');
-            words.clone().any(|word| word == "Encoder") && words.any(|word| word == "Video")
-        })
+    beyond(pad).into_iter().find(|element| {
+        let factory = element.factory();
+        let klass = factory
+            .as_ref()
+            .and_then(|factory| factory.metadata("klass"));
+        let mut words = klass.unwrap_or_default().split('/');
+        words.clone().any(|word| word == "Encoder") && words.any(|word| word == "Video")
+    })
 }
 
 #[cfg(test)]

@@ -4,31 +4,69 @@
 
 use std::{
     ffi::{CStr, OsString},
+    ops::RangeInclusive,
     os::unix::ffi::OsStringExt,
     path::PathBuf,
     time::Duration,
 };
 
-use glib::{prelude::*, translate::ToGlibPtr, value::FromValue};
-use gst::prelude::*;
+use glib::{
+    ParamFlags, ParamSpec, ParamSpecBoolean, ParamSpecBoxed, ParamSpecString, ParamSpecUInt,
+    prelude::*, translate::ToGlibPtr, value::FromValue,
+};
 
-/// A text that may change up to READY.
-pub fn text_spec(name: &str, nick: &str, blurb: &str) -> glib::ParamSpec {
-    glib::ParamSpecString::builder(name)
-        .nick(nick)
-        .blurb(blurb)
-        .mutable_ready()
-        .build()
+pub const READY: ParamFlags = ParamFlags::READWRITE.union(gst::PARAM_FLAG_MUTABLE_READY);
+pub const PLAYING: ParamFlags = ParamFlags::READWRITE.union(gst::PARAM_FLAG_MUTABLE_PLAYING);
+/// It can be set, and never be read.
+pub const SECRET: ParamFlags = ParamFlags::WRITABLE.union(gst::PARAM_FLAG_MUTABLE_READY);
+pub const READ_ONLY: ParamFlags = ParamFlags::READABLE;
+
+pub fn text_spec(name: &str, nick: &str, blurb: &str, flags: ParamFlags) -> ParamSpec {
+    let spec = ParamSpecString::builder(name).nick(nick).blurb(blurb);
+    spec.flags(flags).build()
 }
 
-/// A secret: it can be set, and never be read.
-pub fn secret_spec(name: &str, nick: &str, blurb: &str) -> glib::ParamSpec {
-    glib::ParamSpecString::builder(name)
-        .nick(nick)
-        .blurb(blurb)
-        .write_only()
-        .mutable_ready()
-        .build()
+pub fn structure_spec(name: &str, nick: &str, blurb: &str, flags: ParamFlags) -> ParamSpec {
+    let spec = ParamSpecBoxed::builder::<gst::Structure>(name);
+    spec.nick(nick).blurb(blurb).flags(flags).build()
+}
+
+pub fn boolean_spec(
+    name: &str,
+    nick: &str,
+    blurb: &str,
+    default: bool,
+    flags: ParamFlags,
+) -> ParamSpec {
+    let spec = ParamSpecBoolean::builder(name).default_value(default);
+    spec.nick(nick).blurb(blurb).flags(flags).build()
+}
+
+pub fn number_spec(
+    name: &str,
+    nick: &str,
+    blurb: &str,
+    range: RangeInclusive<u32>,
+    default: u32,
+    flags: ParamFlags,
+) -> ParamSpec {
+    let spec = ParamSpecUInt::builder(name)
+        .minimum(*range.start())
+        .maximum(*range.end())
+        .default_value(default);
+    spec.nick(nick).blurb(blurb).flags(flags).build()
+}
+
+/// A time of whole seconds.
+pub fn seconds_spec(
+    name: &str,
+    nick: &str,
+    blurb: &str,
+    range: RangeInclusive<u32>,
+    default: Duration,
+    flags: ParamFlags,
+) -> ParamSpec {
+    number_spec(name, nick, blurb, range, default.as_secs() as u32, flags)
 }
 
 /// A value of the property's own type.
@@ -57,6 +95,11 @@ pub fn text(value: &glib::Value) -> Option<String> {
         String::from_utf8_lossy(err.as_bytes()).into_owned()
     });
     Some(text)
+}
+
+/// A text; the empty one is none.
+pub fn filled(value: &glib::Value) -> Option<String> {
+    text(value).filter(|text| !text.is_empty())
 }
 
 /// A path; the empty text is none.

@@ -106,11 +106,10 @@ impl<E: IsA<gst::Element> + Send + Sync> Worker<E> {
     /// Runs in a thread of the pool.
     fn run(self: &Arc<Self>, element: &E, life: u64) {
         let mut state = self.state.lock();
-        let Some(mut job) = (if state.life == life {
-            state.job.take()
-        } else {
-            None
-        }) else {
+        if state.life != life {
+            return;
+        }
+        let Some(mut job) = state.job.take() else {
             return;
         };
         let mut due = None;

@@ -10,40 +10,26 @@ use parking_lot::Mutex;
 use super::{broker::BrokerLink, cat::CAT, control::Report};
 use crate::element::link;
 
-#[derive(Default)]
-pub struct Announcer {
-    last_published: Mutex<Published>,
-}
-
 /// What the application was told last.
 #[derive(Default)]
-struct Published {
-    connected: bool,
+pub struct Announcer {
+    connected: Mutex<bool>,
     /// With the last error.
-    state: (StreamState, Option<String>),
+    state: Mutex<(StreamState, Option<String>)>,
 }
 
 impl Announcer {
     /// Tells of openings, closings and the broker's session.
     pub fn changes(&self, valve: &gst::Element, src: &gst::Pad, report: &Report) {
         for (opening, change) in &report.changes {
-            gst::info!(
-                CAT,
-                obj = valve,
-                "{} ({}{})",
-                if change.open { "opens" } else { "closes" },
-                change.cause.as_str(),
-                change
-                    .who
-                    .as_ref()
-                    .map(|who| format!(", {who}"))
-                    .unwrap_or_default(),
-            );
-            let session = if change.open {
-                link::SessionEvent::Wanted(*opening)
+            let (what, session) = if change.open {
+                ("opens", link::SessionEvent::Wanted(*opening))
             } else {
-                link::SessionEvent::Unwanted(*opening)
+                ("closes", link::SessionEvent::Unwanted(*opening))
             };
+            let who = change.who.iter().map(|who| format!(", {who}"));
+            let who: String = who.collect();
+            gst::info!(CAT, obj = valve, "{what} ({}{who})", change.cause);
             // Nobody downstream need understand it.
             let _ = src.push_event(session.event());
         }
@@ -54,7 +40,7 @@ impl Announcer {
     }
 
     pub fn connected(&self, valve: &gst::Element, connected: bool) {
-        let before = std::mem::replace(&mut self.last_published.lock().connected, connected);
+        let before = std::mem::replace(&mut *self.connected.lock(), connected);
         if before != connected {
             valve.notify("connected");
         }
@@ -69,7 +55,7 @@ impl Announcer {
             gst::error!(CAT, obj = valve, "cannot write the state: {err}");
         }
         let told = (state.state.clone(), state.last_error.clone());
-        let before = std::mem::replace(&mut self.last_published.lock().state, told.clone());
+        let before = std::mem::replace(&mut *self.state.lock(), told.clone());
         let news = before != told;
         if !news && report.changes.is_empty() {
             return;

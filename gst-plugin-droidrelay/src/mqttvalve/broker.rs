@@ -2,7 +2,7 @@
 
 //! The valve at its broker.
 
-use std::{sync::mpsc, time::Duration};
+use std::time::Duration;
 
 use droidrelay_wire::{
     RobotState,
@@ -17,6 +17,7 @@ use super::{
     group::Member,
     topics::Topics,
 };
+use crate::element::io::Io;
 
 /// The session and what it has published; ends with [`BrokerLink::leave`].
 pub struct BrokerLink {
@@ -116,27 +117,13 @@ impl BrokerLink {
 
     /// Says goodbye, with `last_state` where no other valve goes on publishing on these topics.
     /// False where that takes longer than `deadline`.
-    pub fn leave(
-        self,
-        io: &Handle,
-        last_state: impl FnOnce() -> String,
-        deadline: Duration,
-    ) -> bool {
-        let last = if self.member.leave() {
-            vec![
-                (self.topics.state, last_state()),
-                (self.topics.availability, OFFLINE.to_owned()),
-            ]
-        } else {
-            Vec::new()
-        };
-        let (done, finished) = mpsc::channel();
+    pub fn leave(self, io: &Io, last_state: impl FnOnce() -> String, deadline: Duration) -> bool {
+        let mut last = Vec::new();
+        if self.member.leave() {
+            last.push((self.topics.state, last_state()));
+            last.push((self.topics.availability, OFFLINE.to_owned()));
+        }
         let session = self.session;
-        io.spawn(async move {
-            session.stop(last).await;
-            // The receiver may have given up.
-            let _ = done.send(());
-        });
-        finished.recv_timeout(deadline).is_ok()
+        io.finish(async move { session.stop(last).await }, deadline)
     }
 }

@@ -39,75 +39,50 @@ pub struct Report {
 }
 
 /// Guarded by the element's `control` mutex.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Control {
     pub gate: Gate,
     /// The session with the broker is up.
     pub connected: bool,
     /// The element has been started before.
-    started: bool,
+    pub started: bool,
     /// As in [`Report`].
     changes: VecDeque<(u64, Change)>,
-    cause: Cause,
-    /// Publishing state of the sink, once it has told one.
-    publish: Option<PublishState>,
+    /// As it was told last; [`Control::robot_state`] brings the rest up to date.
+    pub state: RobotState,
     /// Why the robot cannot deliver, while it cannot.
     fault: Option<String>,
-    last_error: Option<String>,
     last_command: Option<String>,
-    last_command_id: Option<String>,
-    refused: u64,
-    opens: u64,
+    pub opens: u64,
     /// Number of the last opening.
     opening: u64,
     /// Since the last opening: has a buffer passed, and how long did that take.
     opened_at: Option<Duration>,
     flowing: bool,
-    start_latency: Option<Duration>,
-    state: StreamState,
-    since: String,
-    keyframe: Keyframe,
-}
-
-/// Key frames that were asked for.
-#[derive(Debug, Default)]
-struct Keyframe {
-    wanted: bool,
-    last: Option<Duration>,
-}
-
-impl Default for Control {
-    fn default() -> Self {
-        Control {
-            gate: Gate::default(),
-            connected: false,
-            started: false,
-            changes: VecDeque::new(),
-            cause: Cause::Boot,
-            publish: None,
-            fault: None,
-            last_error: None,
-            last_command: None,
-            last_command_id: None,
-            refused: 0,
-            opens: 0,
-            opening: 0,
-            opened_at: None,
-            flowing: false,
-            start_latency: None,
-            state: StreamState::Idle,
-            since: utc_after(Duration::ZERO),
-            keyframe: Keyframe::default(),
-        }
-    }
+    pub start_latency: Option<Duration>,
+    /// A key frame is wanted: now, or as soon as the last one is old enough.
+    pub keyframe_wanted: bool,
+    last_keyframe: Option<Duration>,
 }
 
 impl Control {
+    pub fn new() -> Self {
+        Control {
+            state: RobotState {
+                since: utc_after(Duration::ZERO),
+                cause: Cause::Boot,
+                version: env!("CARGO_PKG_VERSION").into(),
+                ..RobotState::default()
+            },
+            ..Control::default()
+        }
+    }
+
     /// Takes note of what the gate decided; returns true where it opened or closed.
     pub fn decided(&mut self, outcome: Outcome, now: Duration) -> bool {
         match outcome {
             Outcome::Changed(change) => {
-                self.cause = change.cause.clone();
+                self.state.cause = change.cause.clone();
                 self.flowing = false;
                 self.fault = None;
                 if change.open {
@@ -115,7 +90,7 @@ impl Control {
                     self.opening = link::next_opening();
                     self.opened_at = Some(now);
                     self.start_latency = None;
-                    self.last_error = None;
+                    self.state.last_error = None;
                 }
                 if self.changes.len() >= WAITING_CHANGES {
                     self.changes.drain(..2);
@@ -127,35 +102,28 @@ impl Control {
                 self.refuse(reason.into());
                 false
             }
-            Outcome::Same | Outcome::Keyframe => false,
+            Outcome::Keyframe => {
+                self.keyframe_wanted = true;
+                false
+            }
+            Outcome::Same => false,
         }
-    }
-
-    /// A key frame is wanted: now, or as soon as the last one is old enough.
-    pub fn want_keyframe(&mut self) {
-        self.keyframe.wanted = true;
     }
 
     /// When a wanted key frame may be asked for.
     fn keyframe_due(&self, interval: Duration) -> Option<Duration> {
-        let due = self
-            .keyframe
-            .last
-            .map_or(Duration::ZERO, |at| at + interval);
-        self.keyframe.wanted.then_some(due)
+        let last = self.last_keyframe;
+        let due = last.map_or(Duration::ZERO, |at| at + interval);
+        self.keyframe_wanted.then_some(due)
     }
 
     /// Whether to ask for a key frame at `now`.
     fn take_keyframe(&mut self, now: Duration, interval: Duration) -> bool {
-        if !self.gate.is_open() {
-            self.keyframe.wanted = false;
-        }
+        self.keyframe_wanted &= self.gate.is_open();
         let take = self.keyframe_due(interval).is_some_and(|due| due <= now);
         if take {
-            self.keyframe = Keyframe {
-                wanted: false,
-                last: Some(now),
-            };
+            self.keyframe_wanted = false;
+            self.last_keyframe = Some(now);
         }
         take
     }
@@ -165,7 +133,7 @@ impl Control {
         if self.changes.is_empty() {
             let change = Change {
                 open: self.gate.is_open(),
-                cause: self.cause.clone(),
+                cause: self.state.cause.clone(),
                 who: None,
             };
             self.changes.push_back((self.opening, change));
@@ -200,14 +168,14 @@ impl Control {
 
     /// Counts a command that is not obeyed.
     pub fn refuse(&mut self, reason: String) {
-        self.refused += 1;
-        self.last_error = Some(format!("command refused: {reason}"));
+        self.state.refused_commands += 1;
+        self.note(format!("command refused: {reason}"));
     }
 
     /// Keeps the last command that was obeyed, so that a sender sees that it was.
     pub fn obeyed(&mut self, command: String, id: Option<&str>) {
         self.last_command = Some(command);
-        self.last_command_id = id.map(str::to_owned);
+        self.state.last_command_id = id.map(str::to_owned);
     }
 
     /// The first buffer since the opening passes, or the first one after a fault; returns the
@@ -228,45 +196,27 @@ impl Control {
         self.started = true;
         self.flowing = false;
         self.fault = None;
-        self.publish = None;
+        self.state.publish = None;
         self.opened_at = self.gate.is_open().then_some(now);
         self.start_latency = None;
     }
 
     pub fn publish(&mut self, publish: PublishState) {
         if publish.reason.is_some() {
-            self.last_error.clone_from(&publish.reason);
+            self.state.last_error.clone_from(&publish.reason);
         }
-        self.publish = Some(publish);
+        self.state.publish = Some(publish);
     }
 
-    /// The camera cannot deliver: why; None once it can again.
-    pub fn fault(&mut self, fault: Option<String>) {
-        if fault.is_some() {
-            self.last_error.clone_from(&fault);
-        }
-        self.fault = fault;
+    /// The camera cannot deliver, until it can again.
+    pub fn fault(&mut self, fault: String) {
+        self.note(fault.clone());
+        self.fault = Some(fault);
     }
 
     /// A fault that does not keep the robot from delivering.
     pub fn note(&mut self, error: String) {
-        self.last_error = Some(error);
-    }
-
-    pub fn has_started(&self) -> bool {
-        self.started
-    }
-
-    pub fn opens(&self) -> u64 {
-        self.opens
-    }
-
-    pub fn refused(&self) -> u64 {
-        self.refused
-    }
-
-    pub fn start_latency(&self) -> Option<Duration> {
-        self.start_latency
+        self.state.last_error = Some(error);
     }
 
     fn stream_state(&self) -> StreamState {
@@ -276,7 +226,7 @@ impl Control {
         if self.fault.is_some() {
             return StreamState::Error;
         }
-        match self.publish.as_ref().map(|publish| &publish.state) {
+        match self.state.publish.as_ref().map(|publish| &publish.state) {
             Some(PublishPhase::Backoff) => StreamState::Backoff,
             Some(PublishPhase::Refused) => StreamState::Refused,
             Some(PublishPhase::Publishing) | None if self.flowing => StreamState::Live,
@@ -286,40 +236,27 @@ impl Control {
 
     /// The state as it is to be published at `now`; notes the time at which its word changed.
     pub fn robot_state(&mut self, standby: &str, now: Duration) -> RobotState {
-        let state = self.stream_state();
-        if state != self.state {
-            self.state = state.clone();
-            self.since = utc_after(Duration::ZERO);
+        let (state, holders) = (self.stream_state(), self.gate.holders());
+        let told = &mut self.state;
+        if told.state != state {
+            told.state = state;
+            told.since = utc_after(Duration::ZERO);
         }
-        let mut more = serde_json::Map::new();
-        more.insert("viewer_count".into(), self.gate.holders().len().into());
-        more.insert("opens".into(), self.opens.into());
-        more.insert("last_command".into(), self.last_command.clone().into());
-        RobotState {
-            state,
-            since: self.since.clone(),
-            cause: self.cause.clone(),
-            viewers: self
-                .gate
-                .holders()
-                .take(LISTED_VIEWERS)
-                .map(str::to_owned)
-                .collect(),
-            lease_until: self
-                .gate
-                .open_until()
-                .map(|until| utc_after(until.saturating_sub(now))),
-            publish: self.publish.clone(),
-            last_error: self.last_error.clone(),
-            last_command_id: self.last_command_id.clone(),
-            standby: standby.into(),
-            refused_commands: self.refused,
-            start_latency_ms: self
-                .start_latency
-                .map(|latency| (latency.as_secs_f64() * 1e6).round() / 1e3),
-            version: env!("CARGO_PKG_VERSION").into(),
-            more,
+        let (opens, last_command) = (self.opens, self.last_command.clone());
+        for (name, value) in [
+            ("viewer_count", holders.len().into()),
+            ("opens", opens.into()),
+            ("last_command", last_command.into()),
+        ] {
+            told.more.insert(name.into(), value);
         }
+        told.viewers = holders.take(LISTED_VIEWERS).map(str::to_owned).collect();
+        let until = self.gate.open_until();
+        told.lease_until = until.map(|until| utc_after(until.saturating_sub(now)));
+        told.standby = standby.into();
+        let latency = self.start_latency.map(|latency| latency.as_secs_f64());
+        told.start_latency_ms = latency.map(|seconds| (seconds * 1e6).round() / 1e3);
+        told.clone()
     }
 }
 
@@ -361,7 +298,7 @@ mod tests {
 
     #[test]
     fn live_needs_frames_and_an_accepted_publisher() {
-        let mut control = Control::default();
+        let mut control = Control::new();
         assert_eq!(state(&mut control), StreamState::Idle);
         apply(&mut control, Command::start());
         assert_eq!(state(&mut control), StreamState::Starting);
@@ -382,7 +319,7 @@ mod tests {
 
     #[test]
     fn a_valve_that_starts_open_is_not_live_because_it_was_before() {
-        let mut control = Control::default();
+        let mut control = Control::new();
         apply(&mut control, Command::start());
         control.publish(publish("publishing"));
         control.flowing(Duration::ZERO);
@@ -390,12 +327,12 @@ mod tests {
         control.start(Duration::from_millis(500));
         assert_eq!(state(&mut control), StreamState::Starting);
         control.flowing(Duration::from_millis(520));
-        assert_eq!(control.start_latency(), Some(Duration::from_millis(20)));
+        assert_eq!(control.start_latency, Some(Duration::from_millis(20)));
     }
 
     #[test]
     fn without_a_sink_that_reports_frames_are_enough() {
-        let mut control = Control::default();
+        let mut control = Control::new();
         apply(&mut control, Command::start());
         control.flowing(Duration::ZERO);
         assert_eq!(state(&mut control), StreamState::Live);
@@ -403,9 +340,9 @@ mod tests {
 
     #[test]
     fn a_camera_fault_is_named_until_frames_flow() {
-        let mut control = Control::default();
+        let mut control = Control::new();
         apply(&mut control, Command::start());
-        control.fault(Some("cannot open /dev/video0".into()));
+        control.fault("cannot open /dev/video0".into());
         let said = control.robot_state("cold", Duration::ZERO);
         assert_eq!(said.state, StreamState::Error);
         assert_eq!(said.last_error.as_deref(), Some("cannot open /dev/video0"));
@@ -415,7 +352,7 @@ mod tests {
 
     #[test]
     fn waiting_changes_are_bounded_and_end_as_the_gate_is() {
-        let mut control = Control::default();
+        let mut control = Control::new();
         for _ in 0..100 {
             apply(&mut control, Command::start());
             apply(&mut control, Command::stop());
@@ -430,13 +367,13 @@ mod tests {
     fn key_frames_are_asked_for_at_most_once_an_interval_and_none_is_forgotten() {
         let interval = Duration::from_millis(500);
         let at = Duration::from_millis;
-        let mut control = Control::default();
+        let mut control = Control::new();
         apply(&mut control, Command::start());
         assert!(!control.take_keyframe(at(0), interval));
-        control.want_keyframe();
+        control.keyframe_wanted = true;
         assert!(control.take_keyframe(at(1000), interval));
-        control.want_keyframe();
-        control.want_keyframe();
+        control.keyframe_wanted = true;
+        control.keyframe_wanted = true;
         assert!(!control.take_keyframe(at(1100), interval));
         assert_eq!(control.keyframe_due(interval), Some(at(1500)));
         assert!(control.take_keyframe(at(1500), interval));
@@ -445,7 +382,7 @@ mod tests {
 
     #[test]
     fn a_lease_end_is_told_as_wall_clock_time() {
-        let mut control = Control::default();
+        let mut control = Control::new();
         apply(
             &mut control,
             Command::Start {

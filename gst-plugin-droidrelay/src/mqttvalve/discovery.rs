@@ -9,7 +9,7 @@ use droidrelay_wire::{
     Command, StreamState,
     words::topics::{OFFLINE, ONLINE, check_topic},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::topics::Topics;
 
@@ -63,94 +63,75 @@ impl Device {
             state,
             availability,
         } = &self.topics;
-        let of_state = json!({
-            "state_topic": state,
-            "availability_topic": availability,
-            "payload_available": ONLINE,
-            "payload_not_available": OFFLINE,
-        });
-        let components = [
-            self.component(
-                "stream",
-                "switch",
-                &of_state,
-                json!({
-                    // The device's own name.
-                    "name": null,
-                    "icon": "mdi:video",
-                    "command_topic": command,
-                    "payload_on": Command::start().to_payload(),
-                    "payload_off": Command::stop().to_payload(),
-                    "state_on": "ON",
-                    "state_off": "OFF",
-                    "value_template": format!(
-                        "{{{{ 'OFF' if value_json.state == '{}' else 'ON' }}}}",
-                        StreamState::Idle.as_str()
-                    ),
-                }),
-            ),
-            self.component(
-                "connectivity",
-                "binary_sensor",
+        let mut components = json!({
+            "stream": {
+                "platform": "switch",
+                // The device's own name.
+                "name": null,
+                "icon": "mdi:video",
+                "command_topic": command,
+                "payload_on": Command::start().to_payload(),
+                "payload_off": Command::stop().to_payload(),
+                "state_on": "ON",
+                "state_off": "OFF",
+                "value_template": format!(
+                    "{{{{ 'OFF' if value_json.state == '{}' else 'ON' }}}}",
+                    StreamState::Idle.as_str()
+                ),
+            },
+            "connectivity": {
+                "platform": "binary_sensor",
+                "device_class": "connectivity",
+                "entity_category": "diagnostic",
                 // Without an availability: it is what says that the robot is away.
-                &json!({ "state_topic": availability }),
-                json!({
-                    "device_class": "connectivity",
-                    "entity_category": "diagnostic",
-                    "payload_on": ONLINE,
-                    "payload_off": OFFLINE,
-                }),
-            ),
-            self.component(
-                "state",
-                "sensor",
-                &of_state,
-                json!({
-                    "name": "State",
-                    "icon": "mdi:video-wireless",
-                    "device_class": "enum",
-                    "options": StreamState::ALL,
-                    "value_template": "{{ value_json.state }}",
-                }),
-            ),
-            self.component(
-                "lease_end",
-                "sensor",
-                &of_state,
-                json!({
-                    "name": "Lease end",
-                    "device_class": "timestamp",
-                    "entity_category": "diagnostic",
-                    // null becomes None, which is unknown.
-                    "value_template": "{{ value_json.lease_until }}",
-                }),
-            ),
-            self.component(
-                "bitrate",
-                "sensor",
-                &of_state,
-                json!({
-                    "name": "Bitrate",
-                    "device_class": "data_rate",
-                    "entity_category": "diagnostic",
-                    "state_class": "measurement",
-                    "unit_of_measurement": "kbit/s",
-                    "value_template": "{{ ((value_json.publish | default({}, true)).bitrate | default(0, true) / 1000) | round | int }}",
-                }),
-            ),
-            self.component(
-                "last_error",
-                "sensor",
-                &of_state,
-                json!({
-                    "name": "Last error",
-                    "icon": "mdi:alert-circle-outline",
-                    "entity_category": "diagnostic",
-                    // Home Assistant takes no longer state.
-                    "value_template": "{{ (value_json.last_error or 'None')[:255] }}",
-                }),
-            ),
-        ];
+                "state_topic": availability,
+                "payload_on": ONLINE,
+                "payload_off": OFFLINE,
+            },
+            "state": {
+                "platform": "sensor",
+                "name": "State",
+                "icon": "mdi:video-wireless",
+                "device_class": "enum",
+                "options": StreamState::ALL,
+                "value_template": "{{ value_json.state }}",
+            },
+            "lease_end": {
+                "platform": "sensor",
+                "name": "Lease end",
+                "device_class": "timestamp",
+                "entity_category": "diagnostic",
+                // null becomes None, which is unknown.
+                "value_template": "{{ value_json.lease_until }}",
+            },
+            "bitrate": {
+                "platform": "sensor",
+                "name": "Bitrate",
+                "device_class": "data_rate",
+                "entity_category": "diagnostic",
+                "state_class": "measurement",
+                "unit_of_measurement": "kbit/s",
+                "value_template": "{{ ((value_json.publish | default({}, true)).bitrate | default(0, true) / 1000) | round | int }}",
+            },
+            "last_error": {
+                "platform": "sensor",
+                "name": "Last error",
+                "icon": "mdi:alert-circle-outline",
+                "entity_category": "diagnostic",
+                // Home Assistant takes no longer state.
+                "value_template": "{{ (value_json.last_error or 'None')[:255] }}",
+            },
+        });
+        for (name, component) in components.as_object_mut().into_iter().flatten() {
+            component["unique_id"] = format!("{}-{name}", self.id).into();
+            component["qos"] = 1.into();
+            if component.get("state_topic").is_none() {
+                component["state_topic"] = state.as_str().into();
+                component["availability_topic"] = availability.as_str().into();
+                component["payload_available"] = ONLINE.into();
+                component["payload_not_available"] = OFFLINE.into();
+            }
+        }
         json!({
             "device": {
                 "identifiers": [self.id],
@@ -164,35 +145,17 @@ impl Device {
                 "sw_version": env!("CARGO_PKG_VERSION"),
                 "support_url": env!("CARGO_PKG_REPOSITORY"),
             },
-            "components": Value::Object(components.into_iter().collect()),
+            "components": components,
         })
         .to_string()
-    }
-
-    fn component(&self, name: &str, platform: &str, topics: &Value, own: Value) -> (String, Value) {
-        let mut component = json!({
-            "platform": platform,
-            "unique_id": format!("{}-{name}", self.id),
-            "qos": 1,
-        });
-        for part in [topics, &own] {
-            let fields = part.as_object().into_iter().flatten();
-            for (key, value) in fields {
-                component[key] = value.clone();
-            }
-        }
-        (name.to_owned(), component)
     }
 }
 
 /// The client id as Home Assistant takes it, which knows letters, digits, `_` and `-` only. Ids
 /// that differ in other characters alone stay apart by a hash of them.
 fn object_id(client_id: &str) -> String {
-    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-    let mut id: String = client_id
-        .chars()
-        .map(|c| if fits(c) { c } else { '-' })
-        .collect();
+    let differs = |c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '-');
+    let mut id = client_id.replace(differs, "-");
     if id != client_id {
         // FNV-1a: the same in each version of this program.
         let hash = client_id.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
@@ -200,16 +163,14 @@ fn object_id(client_id: &str) -> String {
         });
         id = format!("{id}-{hash:08x}");
     }
-    if id.starts_with("droidrelay-") {
-        id
-    } else {
-        format!("droidrelay-{id}")
-    }
+    let own = id.strip_prefix("droidrelay-").unwrap_or(&id);
+    format!("droidrelay-{own}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::Value;
 
     fn device(client_id: &str) -> Device {
         let topics = Topics {

@@ -83,11 +83,7 @@ impl Member {
     }
 
     /// Leaves; true for the last one, after which nobody publishes.
-    pub fn leave(self) -> bool {
-        self.remove()
-    }
-
-    fn remove(&self) -> bool {
+    pub fn leave(&self) -> bool {
         let mut groups = GROUPS.lock();
         let Some(group) = groups.groups.get_mut(&self.key) else {
             return false;
@@ -109,7 +105,7 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.remove();
+        self.leave();
     }
 }
 

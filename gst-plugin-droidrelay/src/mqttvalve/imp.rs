@@ -37,7 +37,7 @@ use super::{
 use crate::element::{
     io::Io,
     link,
-    property::{text, typed},
+    property::{filled, typed},
     worker::Worker,
 };
 
@@ -78,27 +78,35 @@ impl MqttValve {
     /// sender knows it by, where that is not the id in it.
     fn command(&self, command: &Command, origin: Origin, correlation: Option<&str>) {
         let lease = self.settings.lock().lease;
-        let now = self.now();
-        let (outcome, changed) = {
-            let mut control = self.control.lock();
+        let outcome = self.change(|control, now| {
             let outcome = control.gate.apply(command, origin, lease, now);
-            let changed = control.decided(outcome.clone(), now);
-            if outcome == Outcome::Keyframe {
-                control.want_keyframe();
-            }
             if !matches!(outcome, Outcome::Refused(_)) {
                 control.obeyed(command.to_payload(), correlation.or(command.id()));
             }
-            if changed {
-                self.flow.set(control.gate.is_open());
-            }
-            (outcome, changed)
-        };
+            outcome
+        });
         gst::debug!(CAT, imp = self, "{command:?} from {origin:?}: {outcome:?}");
         if let Outcome::Refused(reason) = outcome {
             gst::warning!(CAT, imp = self, "command refused: {reason}");
         }
+    }
+
+    fn local_command(&self, command: &Command) {
+        self.command(command, Origin::Local, None);
+    }
+
+    /// What `act` makes of the gate, the data path follows: in the same order, under one lock.
+    fn change(&self, act: impl FnOnce(&mut Control, Duration) -> Outcome) -> Outcome {
+        let now = self.now();
+        let mut control = self.control.lock();
+        let outcome = act(&mut control, now);
+        let changed = control.decided(outcome.clone(), now);
+        if changed {
+            self.flow.set(control.gate.is_open());
+        }
+        drop(control);
         self.wake(changed);
+        outcome
     }
 
     /// There is something to announce, and where the gate has `changed`, to follow.
@@ -117,94 +125,61 @@ impl MqttValve {
 
     /// Goes on with what another valve, or this one, has held.
     fn take_up(&self, given: Vec<Lease>) {
-        let now = self.now();
-        let changed = {
-            let mut control = self.control.lock();
-            let outcome = control.gate.take_up(given, now);
-            let changed = control.decided(outcome, now);
-            if changed {
-                self.flow.set(control.gate.is_open());
-            }
-            changed
-        };
-        let running = self.running.lock().is_some();
-        if !running {
+        self.change(|control, now| control.gate.take_up(given, now));
+        if self.running.lock().is_none() {
             self.settings.lock().resume = true;
         }
-        self.wake(changed);
     }
 
     /// The local switch, property `drop`.
     fn set_drop(&self, drop: bool) {
-        let command = if drop {
-            Command::stop()
-        } else {
-            Command::Start {
-                id: None,
-                lease: Some(Duration::ZERO),
-            }
-        };
-        self.command(&command, Origin::Local, None);
+        let lease = Some(Duration::ZERO);
+        let start = Command::Start { id: None, lease };
+        self.local_command(&if drop { Command::stop() } else { start });
     }
 
-    /// Action signal `start`; returns whether the valve is open now.
-    fn local_start(&self, id: Option<String>, lease: u32) -> bool {
-        let id = id.filter(|id| !id.is_empty());
+    /// Action signal `start`.
+    fn local_start(&self, id: Option<String>, lease: u32) {
         if let Some(refusal) = id.as_deref().and_then(|id| command::check_id(id).err()) {
             self.refuse(refusal.to_string());
         } else {
             let lease = (lease > 0).then(|| Duration::from_secs(lease.into()));
-            self.command(&Command::Start { id, lease }, Origin::Local, None);
+            self.local_command(&Command::Start { id, lease });
         }
-        !self.flow.is_closed()
-    }
-
-    /// Action signal `stop`; returns whether the valve is closed now.
-    fn local_stop(&self, id: Option<String>) -> bool {
-        let id = id.filter(|id| !id.is_empty());
-        self.command(&Command::Stop { id }, Origin::Local, None);
-        self.flow.is_closed()
-    }
-
-    /// Action signal `keyframe`; returns whether the valve is open, so that there will be one.
-    fn local_keyframe(&self) -> bool {
-        self.command(&Command::Keyframe, Origin::Local, None);
-        !self.flow.is_closed()
     }
 
     // ---- MQTT, in the I/O thread ----------------------------------------------------------
 
-    fn on_mqtt(&self, event: Event) {
+    fn on_mqtt(&self, event: Event, command_topic: &str) {
         match event {
             Event::Up => {
                 gst::info!(CAT, imp = self, "connected to the broker and subscribed");
-                let now = self.now();
-                self.control.lock().link(true, now);
+                self.control.lock().link(true, self.now());
             }
             Event::Down(fault) => {
                 gst::warning!(CAT, imp = self, "no MQTT session: {fault}");
-                let now = self.now();
                 let mut control = self.control.lock();
-                control.link(false, now);
+                control.link(false, self.now());
                 control.note(fault.text);
             }
-            Event::Message(message) => return self.on_message(&message),
+            Event::Message(message) if message.topic == command_topic => {
+                return self.on_message(&message);
+            }
+            Event::Message(status) => {
+                gst::debug!(CAT, imp = self, "Home Assistant has a status");
+                if !self
+                    .link()
+                    .is_some_and(|link| link.home_assistant(&status.payload))
+                {
+                    return;
+                }
+            }
             Event::Refused(fault) => {
                 gst::warning!(CAT, imp = self, "{fault}");
                 self.control.lock().note(fault.text);
             }
         }
         self.announcing.wake();
-    }
-
-    /// A message on another topic than that of the commands.
-    fn on_home_assistant(&self, message: &Message) {
-        gst::debug!(CAT, imp = self, "Home Assistant has a status");
-        if let Some(link) = self.link()
-            && link.home_assistant(&message.payload)
-        {
-            self.announcing.wake();
-        }
     }
 
     fn on_message(&self, message: &Message) {
@@ -315,7 +290,7 @@ impl MqttValve {
         if let Some(fault) = outcome.fault {
             {
                 let mut control = self.control.lock();
-                control.fault(Some(fault));
+                control.fault(fault);
                 // What comes next is a new beginning, and the end of the fault.
                 self.flow.set(control.gate.is_open());
             }
@@ -426,10 +401,9 @@ impl MqttValve {
         }
         self.flow.set_keep(settings.keep(elements.is_some()));
         downstream::free_sinks(&self.flow.srcpad);
-        let now = self.now();
         {
             let mut control = self.control.lock();
-            control.start(now);
+            control.start(self.now());
             self.flow.set(control.gate.is_open());
         }
         let mut upstream = Upstream::start(
@@ -481,14 +455,7 @@ impl MqttValve {
         move |event| {
             let Some(valve) = weak.upgrade() else { return };
             let imp = valve.imp();
-            gst::panic_to_error!(imp, (), {
-                match event {
-                    Event::Message(message) if message.topic != command_topic => {
-                        imp.on_home_assistant(&message);
-                    }
-                    event => imp.on_mqtt(event),
-                }
-            });
+            gst::panic_to_error!(imp, (), { imp.on_mqtt(event, &command_topic) });
         }
     }
 
@@ -512,7 +479,7 @@ impl MqttValve {
         obj.unset_element_flags(gst::ElementFlags::SOURCE);
         self.announcing.stop(JOIN_TIMEOUT);
         if let Some(link) = link.and_then(Arc::into_inner)
-            && !link.leave(io.handle(), || self.last_state(), JOIN_TIMEOUT)
+            && !link.leave(&io, || self.last_state(), JOIN_TIMEOUT)
         {
             gst::warning!(CAT, imp = self, "the MQTT session did not end in time");
         }
@@ -524,32 +491,29 @@ impl MqttValve {
     /// The state that stays on the broker after a clean end.
     fn last_state(&self) -> String {
         let standby = self.settings.lock().standby.as_str();
-        let now = self.now();
-        let state = self.control.lock().robot_state(standby, now).into_ended();
-        serde_json::to_string(&state).unwrap_or_default()
+        let state = self.control.lock().robot_state(standby, self.now());
+        serde_json::to_string(&state.into_ended()).unwrap_or_default()
     }
 
     /// What the state topic says, or would say; none of a valve that has never been started.
     fn state_text(&self) -> Option<String> {
         let standby = self.real_standby();
-        let now = self.now();
         let mut control = self.control.lock();
-        control.has_started().then_some(())?;
-        let state = control.robot_state(standby.as_str(), now);
+        control.started.then_some(())?;
+        let state = control.robot_state(standby.as_str(), self.now());
         drop(control);
         serde_json::to_string(&state).ok()
     }
 
     fn stats(&self) -> gst::Structure {
         let reconnects = self.link().map_or(0, |link| link.reconnects());
-        let stats = gst::Structure::builder("application/x-mqttvalve-stats")
-            .field("passed", self.flow.passed())
-            .field("dropped", self.flow.dropped());
         let control = self.control.lock();
-        let latency = control.start_latency().unwrap_or_default();
-        stats
-            .field("opens", control.opens())
-            .field("refused-commands", control.refused())
+        let latency = control.start_latency.unwrap_or_default();
+        gst::Structure::builder("application/x-mqttvalve-stats")
+            .field("passed", self.flow.passed())
+            .field("dropped", self.flow.dropped())
+            .field("opens", control.opens)
+            .field("refused-commands", control.state.refused_commands)
             .field("reconnects", reconnects)
             .field("viewers", control.gate.holders().len() as u32)
             .field("start-latency", latency.as_nanos() as u64)
@@ -559,14 +523,13 @@ impl MqttValve {
 
 impl Host for MqttValve {
     fn begins(&self) -> u64 {
-        let now = self.now();
-        let opening = self.control.lock().flowing(now);
+        let opening = self.control.lock().flowing(self.now());
         self.announcing.wake();
         opening
     }
 
     fn want_keyframe(&self) {
-        self.control.lock().want_keyframe();
+        self.control.lock().keyframe_wanted = true;
         self.announcing.wake();
     }
 }
@@ -614,7 +577,7 @@ impl ObjectSubclass for MqttValve {
         MqttValve {
             epoch: Instant::now(),
             settings: Mutex::default(),
-            control: Mutex::default(),
+            control: Mutex::new(Control::new()),
             running: Mutex::default(),
             flow: Flow::new(sinkpad, srcpad),
             announcer: Announcer::default(),
@@ -656,13 +619,21 @@ impl ObjectImpl for MqttValve {
         static SIGNALS: Lazy<Vec<Signal>> = Lazy::new(|| {
             let id = Option::<String>::static_type();
             vec![
+                // Whether the valve is open, or closed, now.
                 action("start", &[id, u32::static_type()], |valve, args| {
-                    Some(valve.local_start(text(&args[0]), args[1].get().ok()?))
+                    valve.local_start(filled(&args[0]), args[1].get().ok()?);
+                    Some(!valve.flow.is_closed())
                 }),
                 action("stop", &[id], |valve, args| {
-                    Some(valve.local_stop(text(&args[0])))
+                    let id = filled(&args[0]);
+                    valve.local_command(&Command::Stop { id });
+                    Some(valve.flow.is_closed())
                 }),
-                action("keyframe", &[], |valve, _| Some(valve.local_keyframe())),
+                // Whether it is open, so that there will be one.
+                action("keyframe", &[], |valve, _| {
+                    valve.local_command(&Command::Keyframe);
+                    Some(!valve.flow.is_closed())
+                }),
             ]
         });
         &SIGNALS
@@ -670,7 +641,7 @@ impl ObjectImpl for MqttValve {
 
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
         let name = pspec.name();
-        if !name.starts_with("password") && name != "broker" {
+        if !name.starts_with("password") && !matches!(name, "broker" | "leases") {
             gst::info!(CAT, imp = self, "{name}: {:?}", value.transform::<String>());
         }
         match name {
@@ -680,12 +651,9 @@ impl ObjectImpl for MqttValve {
                 Err(reason) => gst::warning!(CAT, imp = self, "leases not taken up: {reason}"),
             },
             _ => {
-                let broker = {
-                    let mut settings = self.settings.lock();
-                    settings.set(name, value);
-                    (name == "broker").then(|| settings.broker.clone())
-                };
-                if let Some(shown) = broker {
+                self.settings.lock().set(name, value);
+                if name == "broker" {
+                    let shown = self.settings.lock().get(name).get::<String>().ok();
                     gst::info!(CAT, imp = self, "broker: {shown:?}");
                 }
                 if matches!(name, "offline-timeout" | "discovery-prefix") {
@@ -702,8 +670,7 @@ impl ObjectImpl for MqttValve {
             "stats" => self.stats().to_value(),
             "state" => self.state_text().to_value(),
             "leases" => {
-                let now = self.now();
-                let held = self.control.lock().gate.hand_over(now);
+                let held = self.control.lock().gate.hand_over(self.now());
                 leases::write(held).to_value()
             }
             name => self.settings.lock().get(name),
@@ -729,20 +696,14 @@ impl ElementImpl for MqttValve {
 
     fn pad_templates() -> &'static [gst::PadTemplate] {
         static TEMPLATES: Lazy<Vec<gst::PadTemplate>> = Lazy::new(|| {
-            [
-                ("sink", gst::PadDirection::Sink),
-                ("src", gst::PadDirection::Src),
+            let template = |name, direction| {
+                let (presence, caps) = (gst::PadPresence::Always, gst::Caps::new_any());
+                gst::PadTemplate::new(name, direction, presence, &caps).unwrap()
+            };
+            vec![
+                template("sink", gst::PadDirection::Sink),
+                template("src", gst::PadDirection::Src),
             ]
-            .map(|(name, direction)| {
-                gst::PadTemplate::new(
-                    name,
-                    direction,
-                    gst::PadPresence::Always,
-                    &gst::Caps::new_any(),
-                )
-                .unwrap()
-            })
-            .into()
         });
         &TEMPLATES
     }
@@ -774,21 +735,18 @@ impl ElementImpl for MqttValve {
                 // What downstream could not hear while its pads were not active.
                 self.control.lock().announce_again();
                 self.wake(true);
-                Ok(gst::StateChangeSuccess::NoPreroll)
+                return Ok(gst::StateChangeSuccess::NoPreroll);
             }
             // Closed, it delivers nothing to preroll with.
-            gst::StateChange::PlayingToPaused => Ok(gst::StateChangeSuccess::NoPreroll),
+            gst::StateChange::PlayingToPaused => return Ok(gst::StateChangeSuccess::NoPreroll),
             gst::StateChange::PausedToReady => {
                 self.flow.forget();
                 let control = self.control.lock();
                 self.flow.set(control.gate.is_open());
-                Ok(success)
             }
-            gst::StateChange::ReadyToNull => {
-                self.stop();
-                Ok(success)
-            }
-            _ => Ok(success),
+            gst::StateChange::ReadyToNull => self.stop(),
+            _ => {}
         }
+        Ok(success)
     }
 }

@@ -4,7 +4,7 @@
 //! `leases`, an array of structures `lease` with `id` (string), `origin` (`mqtt` or `local`) and
 //! `left` (uint64, nanoseconds; absent: until a stop).
 
-use std::time::Duration;
+use std::{error::Error, time::Duration};
 
 use gst::prelude::*;
 
@@ -43,34 +43,24 @@ pub fn read(value: &glib::Value) -> Result<Vec<Lease>, String> {
         .flatten()
         .filter(|structure| structure.name() == NAME)
         .ok_or_else(|| format!("not a structure {NAME}: set what was read from a valve"))?;
-    let leases = structure
-        .get::<gst::Array>("leases")
-        .map_err(|err| format!("{NAME}: {err}"))?;
-    leases
-        .iter()
-        .map(|lease| lease_of(lease).map_err(|err| format!("{NAME}: {err}")))
-        .collect()
+    leases(&structure).map_err(|err| format!("{NAME}: {err}"))
 }
 
-fn lease_of(value: &glib::Value) -> Result<Lease, String> {
-    let lease = value
-        .get::<gst::Structure>()
-        .map_err(|err| err.to_string())?;
-    let text = |name| {
-        lease
-            .get::<String>(name)
-            .map_err(|err| format!("{name}: {err}"))
-    };
-    let origin = match text("origin")?.as_str() {
+fn leases(structure: &gst::StructureRef) -> Result<Vec<Lease>, Box<dyn Error>> {
+    let leases = structure.get::<gst::Array>("leases")?;
+    leases.iter().map(|value| lease(value)).collect()
+}
+
+fn lease(value: &glib::Value) -> Result<Lease, Box<dyn Error>> {
+    let lease = value.get::<gst::Structure>()?;
+    let origin = match lease.get::<String>("origin")?.as_str() {
         MQTT => Origin::Mqtt,
         LOCAL => Origin::Local,
-        other => return Err(format!("origin {other:?} is neither mqtt nor local")),
+        other => return Err(format!("origin {other:?} is neither mqtt nor local").into()),
     };
-    let left = lease
-        .get_optional::<u64>("left")
-        .map_err(|err| format!("left: {err}"))?;
+    let left = lease.get_optional::<u64>("left")?;
     Ok(Lease {
-        id: text("id")?,
+        id: lease.get("id")?,
         origin,
         left: left.map(Duration::from_nanos),
     })

@@ -2,99 +2,48 @@
 
 //! The table of properties, as `gst-inspect-1.0` shows it.
 
-use std::{ops::RangeInclusive, time::Duration};
-
 use droidrelay_wire::words::topics::DEFAULT_TOPIC;
 use gst::prelude::*;
 
-use super::settings::{
-    DEFAULT_ACCEPT_RETAINED, DEFAULT_KEEP_ALIVE, DEFAULT_LEASE, DEFAULT_OFFLINE_TIMEOUT,
-    DEFAULT_PREROLL_TIME, MAX_PREROLL_TIME, Standby,
+use super::settings::{MAX_PREROLL_TIME, Settings, Standby};
+use crate::element::property::{
+    PLAYING, READ_ONLY, READY, SECRET, boolean_spec, seconds_spec, structure_spec, text_spec,
 };
-use crate::element::property::{secret_spec, text_spec};
 
-fn seconds_spec(
-    name: &str,
-    nick: &str,
-    blurb: &str,
-    range: RangeInclusive<u32>,
-    default: Duration,
-    mutable: glib::ParamFlags,
-) -> glib::ParamSpec {
-    glib::ParamSpecUInt::builder(name)
-        .nick(nick)
-        .blurb(blurb)
-        .minimum(*range.start())
-        .maximum(*range.end())
-        .default_value(default.as_secs() as u32)
-        .flags(glib::ParamFlags::READWRITE | mutable)
-        .build()
-}
-
-#[rustfmt::skip]
 pub fn specs() -> Vec<glib::ParamSpec> {
+    let default = Settings::default();
     vec![
-        text_spec("broker", "Broker", "URL of the MQTT broker: mqtt://, mqtts://, ws:// or wss:// host[:port]. Credentials in it are taken out at once. Unset: no MQTT, only the drop property and the action signals"),
+        text_spec("broker", "Broker", "URL of the MQTT broker: mqtt://, mqtts://, ws:// or wss:// host[:port]. Credentials in it are taken out at once. Unset: no MQTT, only the drop property and the action signals", READY),
         glib::ParamSpecString::builder("topic")
             .nick("Topic")
             .blurb("Topic on which commands come; no wildcards")
             .default_value(Some(DEFAULT_TOPIC))
             .mutable_ready()
             .build(),
-        text_spec("username", "Username", "User name at the broker. Unset: none, or the one from the broker URL"),
-        secret_spec("password", "Password", "Password at the broker; on a command line every user of the machine can read it, so prefer password-file"),
-        text_spec("password-file", "Password File", "File whose first line is the password at the broker; read anew at each connect. Wins over password"),
-        text_spec("ca-file", "CA File", "PEM file of the certificates to trust for mqtts and wss. Unset: the system's trust store"),
-        text_spec("cert-file", "Certificate File", "PEM file of the client's certificate chain for mutual TLS; needs key-file"),
-        text_spec("key-file", "Key File", "PEM file of the private key for cert-file"),
-        text_spec("client-id", "Client ID", "MQTT client id, which names the session that the broker keeps. Unset: made of host, element name and topic. Two clients with one id throw each other out"),
-        seconds_spec("keep-alive-interval", "Keep Alive Interval", "Seconds between pings to the broker; a dead link is noticed within two of them. At least 5", 1..=u16::MAX.into(), DEFAULT_KEEP_ALIVE, gst::PARAM_FLAG_MUTABLE_READY),
-        glib::ParamSpecBoolean::builder("drop")
-            .nick("Drop")
-            .blurb("Whether buffers are dropped (closed). The local switch: false opens until it is set to true, true closes and ends all leases")
-            .default_value(true)
-            .mutable_playing()
-            .build(),
+        text_spec("username", "Username", "User name at the broker. Unset: none, or the one from the broker URL", READY),
+        text_spec("password", "Password", "Password at the broker; on a command line every user of the machine can read it, so prefer password-file", SECRET),
+        text_spec("password-file", "Password File", "File whose first line is the password at the broker; read anew at each connect. Wins over password", READY),
+        text_spec("ca-file", "CA File", "PEM file of the certificates to trust for mqtts and wss. Unset: the system's trust store", READY),
+        text_spec("cert-file", "Certificate File", "PEM file of the client's certificate chain for mutual TLS; needs key-file", READY),
+        text_spec("key-file", "Key File", "PEM file of the private key for cert-file", READY),
+        text_spec("client-id", "Client ID", "MQTT client id, which names the session that the broker keeps. Unset: made of host, element name and topic. Two clients with one id throw each other out", READY),
+        seconds_spec("keep-alive-interval", "Keep Alive Interval", "Seconds between pings to the broker; a dead link is noticed within two of them. At least 5", 1..=u16::MAX.into(), default.keep_alive, READY),
+        boolean_spec("drop", "Drop", "Whether buffers are dropped (closed). The local switch: false opens until it is set to true, true closes and ends all leases", true, PLAYING),
         glib::ParamSpecEnum::builder_with_default("standby", Standby::default())
             .nick("Standby")
             .blurb("What keeps running while closed. Where cold is not possible (a tee, sometimes pads, a source that is not live) it is warm, with a warning")
             .mutable_ready()
             .build(),
-        seconds_spec("preroll-time", "Preroll Time", "With standby=hot: seconds of encoded media from before an opening that are sent first, from a key frame on (so a little more)", 1..=MAX_PREROLL_TIME.as_secs() as u32, DEFAULT_PREROLL_TIME, gst::PARAM_FLAG_MUTABLE_READY),
-        seconds_spec("lease", "Lease", "Seconds for which a start without a lease of its own holds (0 = until stop)", 0..=u32::MAX, DEFAULT_LEASE, gst::PARAM_FLAG_MUTABLE_PLAYING),
-        seconds_spec("offline-timeout", "Offline Timeout", "Seconds without the broker after which what was started by MQTT is closed (0 = never)", 0..=u32::MAX, DEFAULT_OFFLINE_TIMEOUT, gst::PARAM_FLAG_MUTABLE_PLAYING),
-        glib::ParamSpecBoolean::builder("accept-retained")
-            .nick("Accept Retained")
-            .blurb("Whether a retained command is obeyed; it may be old, so by default it is refused and logged")
-            .default_value(DEFAULT_ACCEPT_RETAINED)
-            .mutable_playing()
-            .build(),
-        text_spec("state-topic", "State Topic", "Topic of the retained JSON state. Unset: the topic with /state behind it"),
-        text_spec("availability-topic", "Availability Topic", "Topic of the retained online or offline. Unset: the topic with /availability behind it"),
-        glib::ParamSpecString::builder("discovery-prefix")
-            .nick("Discovery Prefix")
-            .blurb("Topic prefix by which Home Assistant discovers devices, as a rule homeassistant: the robot is announced there as one device. Unset: not announced; unset while running, it is taken back")
-            .mutable_playing()
-            .build(),
-        glib::ParamSpecBoolean::builder("connected")
-            .nick("Connected")
-            .blurb("Whether the session with the broker is up")
-            .read_only()
-            .build(),
-        glib::ParamSpecString::builder("state")
-            .nick("State")
-            .blurb("This valve's state as the state topic tells it, in JSON, without a broker too; element message mqttvalve-state says that it has changed. Unset before the first start")
-            .read_only()
-            .build(),
-        glib::ParamSpecBoxed::builder::<gst::Structure>("leases")
-            .nick("Leases")
-            .blurb("Who holds the valve open, as structure application/x-mqttvalve-leases. Setting what was read, from this valve or from one that it replaces, makes it go on: with these leases in place of its own and, if set before it starts, with the commands that the broker has kept meanwhile")
-            .mutable_playing()
-            .build(),
-        glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
-            .nick("Statistics")
-            .blurb("Structure application/x-mqttvalve-stats with passed and dropped (buffers), opens, refused-commands, reconnects (counts), viewers (leases that live), start-latency (nanoseconds from the last opening to its first buffer)")
-            .read_only()
-            .build(),
+        seconds_spec("preroll-time", "Preroll Time", "With standby=hot: seconds of encoded media from before an opening that are sent first, from a key frame on (so a little more)", 1..=MAX_PREROLL_TIME.as_secs() as u32, default.preroll_time, READY),
+        seconds_spec("lease", "Lease", "Seconds for which a start without a lease of its own holds (0 = until stop)", 0..=u32::MAX, default.lease, PLAYING),
+        seconds_spec("offline-timeout", "Offline Timeout", "Seconds without the broker after which what was started by MQTT is closed (0 = never)", 0..=u32::MAX, default.offline_timeout, PLAYING),
+        boolean_spec("accept-retained", "Accept Retained", "Whether a retained command is obeyed; it may be old, so by default it is refused and logged", default.accept_retained, PLAYING),
+        text_spec("state-topic", "State Topic", "Topic of the retained JSON state. Unset: the topic with /state behind it", READY),
+        text_spec("availability-topic", "Availability Topic", "Topic of the retained online or offline. Unset: the topic with /availability behind it", READY),
+        text_spec("discovery-prefix", "Discovery Prefix", "Topic prefix by which Home Assistant discovers devices, as a rule homeassistant: the robot is announced there as one device. Unset: not announced; unset while running, it is taken back", PLAYING),
+        boolean_spec("connected", "Connected", "Whether the session with the broker is up", false, READ_ONLY),
+        text_spec("state", "State", "This valve's state as the state topic tells it, in JSON, without a broker too; element message mqttvalve-state says that it has changed. Unset before the first start", READ_ONLY),
+        structure_spec("leases", "Leases", "Who holds the valve open, as structure application/x-mqttvalve-leases. Setting what was read, from this valve or from one that it replaces, makes it go on: with these leases in place of its own and, if set before it starts, with the commands that the broker has kept meanwhile", PLAYING),
+        structure_spec("stats", "Statistics", "Structure application/x-mqttvalve-stats with passed and dropped (buffers), opens, refused-commands, reconnects (counts), viewers (leases that live), start-latency (nanoseconds from the last opening to its first buffer)", READ_ONLY),
     ]
 }

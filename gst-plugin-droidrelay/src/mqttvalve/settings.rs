@@ -3,27 +3,25 @@
 //! The properties as they were set; nothing here connects, blocks or judges before
 //! [`Settings::check`].
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use glib::prelude::*;
 
 use droidrelay_wire::{
     BrokerUrl, Secret,
-    mqtt::session::{self, Credentials, MIN_KEEP_ALIVE},
+    mqtt::session::{self, MIN_KEEP_ALIVE},
     net::{tls::TlsFiles, url::UserInfo},
     words::topics::{DEFAULT_TOPIC, OFFLINE, availability_topic, check_topic, state_topic},
 };
 
 use super::{discovery::Device, kept::Keep, topics::Topics};
-use crate::element::property::{path, path_value, seconds, seconds_value, text, typed};
+use crate::element::{
+    credentials::Credentials,
+    property::{filled, path, path_value, seconds, seconds_value, text, typed},
+};
 
-pub const DEFAULT_KEEP_ALIVE: Duration = Duration::from_secs(10);
-pub const DEFAULT_PREROLL_TIME: Duration = Duration::from_secs(5);
 /// Longer, and the memory would be a recorder's.
 pub const MAX_PREROLL_TIME: Duration = Duration::from_secs(60);
-pub const DEFAULT_LEASE: Duration = Duration::ZERO;
-pub const DEFAULT_OFFLINE_TIMEOUT: Duration = Duration::from_secs(120);
-pub const DEFAULT_ACCEPT_RETAINED: bool = false;
 /// How long the broker keeps commands for a robot that is away.
 const SESSION_EXPIRY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -64,15 +62,10 @@ impl Standby {
 
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// As set, but without its credentials.
-    pub broker: Option<String>,
-    pub url_credentials: UserInfo,
-    /// Why `broker` is no URL.
-    pub broker_error: Option<String>,
+    /// As parsed, without credentials; the error where it is no URL.
+    broker: Option<Result<BrokerUrl, String>>,
     pub topic: String,
-    pub username: Option<String>,
-    pub password: Option<Secret>,
-    pub password_file: Option<PathBuf>,
+    pub credentials: Credentials,
     pub tls: TlsFiles,
     pub client_id: Option<String>,
     pub keep_alive: Duration,
@@ -92,20 +85,16 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             broker: None,
-            url_credentials: UserInfo::default(),
-            broker_error: None,
             topic: DEFAULT_TOPIC.into(),
-            username: None,
-            password: None,
-            password_file: None,
+            credentials: Credentials::default(),
             tls: TlsFiles::default(),
             client_id: None,
-            keep_alive: DEFAULT_KEEP_ALIVE,
+            keep_alive: Duration::from_secs(10),
             standby: Standby::default(),
-            preroll_time: DEFAULT_PREROLL_TIME,
-            lease: DEFAULT_LEASE,
-            offline_timeout: DEFAULT_OFFLINE_TIMEOUT,
-            accept_retained: DEFAULT_ACCEPT_RETAINED,
+            preroll_time: Duration::from_secs(5),
+            lease: Duration::ZERO,
+            offline_timeout: Duration::from_secs(120),
+            accept_retained: false,
             state_topic: None,
             availability_topic: None,
             discovery_prefix: None,
@@ -117,13 +106,12 @@ impl Default for Settings {
 impl Settings {
     /// Stores what was set for the property `name`.
     pub fn set(&mut self, name: &str, value: &glib::Value) {
-        let filled = || text(value).filter(|text| !text.is_empty());
         match name {
-            "broker" => self.set_broker(filled()),
+            "broker" => self.set_broker(filled(value)),
             "topic" => self.topic = text(value).unwrap_or_else(|| DEFAULT_TOPIC.into()),
-            "username" => self.username = text(value),
-            "password" => self.password = text(value).map(Secret::new),
-            "password-file" => self.password_file = path(value),
+            "username" => self.credentials.user = text(value),
+            "password" => self.credentials.password = text(value).map(Secret::new),
+            "password-file" => self.credentials.password_file = path(value),
             "ca-file" => self.tls.ca_file = path(value),
             "cert-file" => self.tls.cert_file = path(value),
             "key-file" => self.tls.key_file = path(value),
@@ -133,12 +121,10 @@ impl Settings {
             "preroll-time" => self.preroll_time = seconds(value),
             "lease" => self.lease = seconds(value),
             "offline-timeout" => self.offline_timeout = seconds(value),
-            "accept-retained" => {
-                self.accept_retained = typed(value);
-            }
-            "state-topic" => self.state_topic = filled(),
-            "availability-topic" => self.availability_topic = filled(),
-            "discovery-prefix" => self.discovery_prefix = filled(),
+            "accept-retained" => self.accept_retained = typed(value),
+            "state-topic" => self.state_topic = filled(value),
+            "availability-topic" => self.availability_topic = filled(value),
+            "discovery-prefix" => self.discovery_prefix = filled(value),
             _ => unreachable!("GObject knows no property {name}"),
         }
     }
@@ -146,10 +132,13 @@ impl Settings {
     /// What the property `name` reads as.
     pub fn get(&self, name: &str) -> glib::Value {
         match name {
-            "broker" => self.broker.to_value(),
+            "broker" => {
+                let broker = self.broker.as_ref().and_then(|broker| broker.as_ref().ok());
+                broker.map(BrokerUrl::to_string).to_value()
+            }
             "topic" => self.topic.to_value(),
-            "username" => self.username.to_value(),
-            "password-file" => path_value(self.password_file.as_ref()),
+            "username" => self.credentials.user.to_value(),
+            "password-file" => path_value(self.credentials.password_file.as_ref()),
             "ca-file" => path_value(self.tls.ca_file.as_ref()),
             "cert-file" => path_value(self.tls.cert_file.as_ref()),
             "key-file" => path_value(self.tls.key_file.as_ref()),
@@ -180,32 +169,22 @@ impl Settings {
 
     /// Stores a broker URL, its credentials apart: the property never reads back with them.
     fn set_broker(&mut self, url: Option<String>) {
-        self.broker = None;
-        self.broker_error = None;
-        self.url_credentials = UserInfo::default();
-        let Some(url) = url else {
-            return;
-        };
-        match BrokerUrl::parse(&url) {
-            Ok((broker, credentials)) => {
-                self.broker = Some(broker.to_string());
-                self.url_credentials = credentials;
-            }
-            Err(error) => self.broker_error = Some(error),
-        }
+        self.credentials.url = UserInfo::default();
+        self.broker = url.map(|url| {
+            let (broker, credentials) = BrokerUrl::parse(&url)?;
+            self.credentials.url = credentials;
+            Ok(broker)
+        });
     }
 
     pub fn topics(&self) -> Topics {
+        let of = |set: &Option<String>, by_default: fn(&str) -> String| {
+            set.clone().unwrap_or_else(|| by_default(&self.topic))
+        };
         Topics {
             command: self.topic.clone(),
-            state: self
-                .state_topic
-                .clone()
-                .unwrap_or_else(|| state_topic(&self.topic)),
-            availability: self
-                .availability_topic
-                .clone()
-                .unwrap_or_else(|| availability_topic(&self.topic)),
+            state: of(&self.state_topic, state_topic),
+            availability: of(&self.availability_topic, availability_topic),
         }
     }
 
@@ -232,13 +211,9 @@ impl Settings {
         for topic in [&topics.command, &topics.state, &topics.availability] {
             check_topic(topic)?;
         }
-        if let Some(error) = &self.broker_error {
-            return Err(error.clone());
-        }
-        let Some(broker) = &self.broker else {
+        let Some(broker) = self.broker.clone().transpose()? else {
             return Ok(None);
         };
-        let (broker, _) = BrokerUrl::parse(broker)?;
         if self.keep_alive < MIN_KEEP_ALIVE {
             return Err(format!(
                 "keep-alive-interval is {} s: the least is {} s",
@@ -259,12 +234,15 @@ impl Settings {
             .is_tls()
             .then(|| self.tls.client())
             .transpose()?;
-        let credentials = self.credentials();
-        credentials()?;
+        self.credentials.read()?;
+        let credentials = self.credentials.clone();
         Ok(Some(session::Config {
             broker,
             client_id,
-            credentials,
+            credentials: Box::new(move || {
+                let UserInfo { username, password } = credentials.read()?;
+                Ok((username, password))
+            }),
             tls,
             keep_alive: self.keep_alive,
             session_expiry: SESSION_EXPIRY,
@@ -273,26 +251,6 @@ impl Settings {
             will: Some((topics.availability, OFFLINE.into())),
             subscriptions: vec![topics.command],
         }))
-    }
-
-    /// Reads `password-file` at each connect, so that a rotated secret needs no restart.
-    fn credentials(&self) -> Credentials {
-        let username = self
-            .username
-            .clone()
-            .or_else(|| self.url_credentials.username.clone());
-        let password = self
-            .password
-            .clone()
-            .or_else(|| self.url_credentials.password.clone());
-        let password_file = self.password_file.clone();
-        Box::new(move || {
-            let password = match &password_file {
-                Some(path) => Some(Secret::from_file(path)?),
-                None => password.clone(),
-            };
-            Ok((username.clone(), password))
-        })
     }
 }
 
@@ -309,7 +267,8 @@ mod tests {
     #[test]
     fn the_broker_reads_back_without_its_credentials() {
         let settings = with_broker("mqtt://robot1:hunter2@localhost");
-        assert_eq!(settings.broker.as_deref(), Some("mqtt://localhost:1883"));
+        let broker = settings.get("broker").get::<String>().unwrap();
+        assert_eq!(broker, "mqtt://localhost:1883");
         assert!(!format!("{settings:?}").contains("hunter2"));
         let config = settings.check("valve").unwrap().unwrap();
         let (username, password) = (config.credentials)().unwrap();
@@ -344,7 +303,7 @@ mod tests {
         assert!(settings.check("valve").err().unwrap().contains("home/+"));
 
         settings = with_broker("mqtt://h");
-        settings.password_file = Some("/nonexistent/pass".into());
+        settings.credentials.password_file = Some("/nonexistent/pass".into());
         let error = settings.check("valve").err().unwrap();
         assert!(error.contains("/nonexistent/pass"), "{error}");
     }

@@ -8,7 +8,7 @@
 //! [`Upstream`] belongs to the one job that changes states, so that nothing is locked while it
 //! does. The others see its [`Status`].
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use droidrelay_wire::{Backoff, backoff::jitter};
 use gst::prelude::*;
@@ -154,7 +154,7 @@ impl Status {
 
     /// Whether an EOS is to be pushed; from now on it is taken as pushed.
     pub fn take_eos(&self) -> bool {
-        std::mem::take(&mut self.0.lock().eos)
+        mem::take(&mut self.0.lock().eos)
     }
 
     fn take_error(&self) -> Option<String> {
@@ -287,21 +287,15 @@ impl Upstream {
             Failed if self.retry_at <= inputs.now => return Some(Event::RetryDue),
             _ => {}
         }
-        let event = if self.seen.target != seen.target {
-            Event::Pipeline
-        } else if self.seen.peer != seen.peer {
-            Event::Link
-        } else if self.seen.standby != seen.standby {
-            Event::Standby
+        if mem::replace(&mut self.seen.target, seen.target) != seen.target {
+            Some(Event::Pipeline)
+        } else if mem::replace(&mut self.seen.peer, seen.peer.clone()) != seen.peer {
+            Some(Event::Link)
+        } else if mem::replace(&mut self.seen.standby, seen.standby) != seen.standby {
+            Some(Event::Standby)
         } else {
-            return None;
-        };
-        match event {
-            Event::Pipeline => self.seen.target = seen.target,
-            Event::Link => self.seen.peer.clone_from(&seen.peer),
-            _ => self.seen.standby = seen.standby,
+            None
         }
-        Some(event)
     }
 
     /// Follows one event; gives the fault that keeps upstream from it.

@@ -93,12 +93,10 @@ impl Setting {
         let name = element.factory()?.name();
         let blurb = property.blurb().unwrap_or_default();
         if BY_BIT.contains(&name.as_str()) {
-            Some(Setting::Property(1))
-        } else if blurb.contains("kbit") || blurb.contains("kbps") {
-            Some(Setting::Property(1000))
-        } else {
-            None
+            return Some(Setting::Property(1));
         }
+        let by_kilobit = blurb.contains("kbit") || blurb.contains("kbps");
+        by_kilobit.then_some(Setting::Property(1000))
     }
 }
 

@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-use std::{
-    sync::{Arc, mpsc},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use droidrelay_wire::{PublishState, net::tls::Checks};
 use gst::{prelude::*, subclass::prelude::*};
@@ -19,7 +16,7 @@ use super::{
     queue::Track,
     rate::EncoderRate,
     session::{self, Owner, Target},
-    settings::{Settings, State, Tls},
+    settings::{Settings, State, TlsCache},
     sink::{AUDIO_CAPS, MediaSink, TrackOutput},
 };
 use crate::element::{io::Io, keyunit, link, property::typed};
@@ -43,16 +40,13 @@ impl Running {
     /// is done in time.
     fn end(self) -> bool {
         let Running { io, mut task } = self;
-        let (done, ended) = mpsc::channel();
-        io.handle().spawn(async move {
+        let ending = async move {
             if tokio::time::timeout(END_TIMEOUT, &mut task).await.is_err() {
                 task.abort();
                 let _ = task.await;
             }
-            // The receiver may have given up.
-            let _ = done.send(());
-        });
-        ended.recv_timeout(2 * END_TIMEOUT).is_ok()
+        };
+        io.finish(ending, 2 * END_TIMEOUT)
     }
 }
 
@@ -70,19 +64,17 @@ pub struct RtmpAuthSink {
 /// What the session's task sees of the element.
 struct TaskOwner {
     element: glib::WeakRef<super::RtmpAuthSink>,
-    tls: Option<Tls>,
+    tls: TlsCache,
 }
 
 impl TaskOwner {
     /// Calls into the element, where it still is: a panic becomes its error.
     fn call<T>(&self, otherwise: T, call: impl FnOnce(&RtmpAuthSink) -> T) -> T {
-        match self.element.upgrade() {
-            Some(element) => {
-                let imp = element.imp();
-                gst::panic_to_error!(imp, otherwise, { call(imp) })
-            }
-            None => otherwise,
-        }
+        let Some(element) = self.element.upgrade() else {
+            return otherwise;
+        };
+        let imp = element.imp();
+        gst::panic_to_error!(imp, otherwise, { call(imp) })
     }
 }
 
@@ -195,16 +187,14 @@ impl RtmpAuthSink {
         if !self.publisher.accepts(track) {
             return Ok(gst::FlowSuccess::Ok);
         }
+        use gst::FlowError::{Eos, Flushing, NotNegotiated};
         match gst::ProxyPad::chain_default(pad, Some(&*self.obj()), buffer) {
-            Err(gst::FlowError::Flushing) => Err(gst::FlowError::Flushing),
-            Err(gst::FlowError::Eos) => Err(gst::FlowError::Eos),
-            Err(gst::FlowError::NotNegotiated) => Err(gst::FlowError::NotNegotiated),
-            // Whatever happens behind the pad is no reason to stop the stream.
-            Err(err) => {
+            // Whatever else happens behind the pad is no reason to stop the stream.
+            Err(err) if !matches!(err, Flushing | Eos | NotNegotiated) => {
                 gst::warning!(CAT, obj = pad, "buffer dropped: {err}");
                 Ok(gst::FlowSuccess::Ok)
             }
-            Ok(success) => Ok(success),
+            result => result,
         }
     }
 
@@ -295,11 +285,16 @@ impl RtmpAuthSink {
 
     // ---- states ---------------------------------------------------------------------------
 
+    fn set_max_latency(&self, nanoseconds: u64) {
+        let most = i64::try_from(nanoseconds).unwrap_or(i64::MAX);
+        self.publisher.queue(|queue| queue.max_latency = most);
+    }
+
     /// NULL to READY: checks, and starts the task that waits for a wish.
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         let settings = self.settings.lock().clone();
         let failed = |error: String| gst::error_msg!(gst::ResourceError::Settings, ("{error}"));
-        let mut tls = None;
+        let mut tls = TlsCache::default();
         let target = settings.target(&mut tls).map_err(failed)?;
         if target.tls.is_some() && settings.checks() != Checks::default() {
             gst::warning!(
@@ -314,7 +309,7 @@ impl RtmpAuthSink {
                 .map_err(|error| gst::error_msg!(gst::CoreError::MissingPlugin, ("{error}")))?;
         }
         let io = Io::acquire().map_err(|err| failed(format!("cannot start a thread: {err}")))?;
-        self.publisher.set_max_latency(settings.max_latency);
+        self.set_max_latency(settings.max_latency);
         self.publisher.begin();
         let obj = self.obj();
         self.rate.start(obj.upcast_ref(), io.handle().clone());
@@ -349,6 +344,23 @@ impl RtmpAuthSink {
                 "the encoder did not take its bitrate in time"
             );
         }
+    }
+
+    fn stats(&self) -> gst::Structure {
+        let (stats, dropped, latency) = self.publisher.stats();
+        gst::Structure::builder("application/x-rtmpauthsink-stats")
+            .field("sessions", stats.sessions)
+            .field("reconnects", stats.reconnects)
+            .field("frames", stats.frames)
+            .field("bytes", stats.bytes)
+            .field("dropped", dropped)
+            .field("queue-ms", (latency / 1_000_000) as u64)
+            .field("acknowledged-bytes", stats.acknowledged)
+            .field("bitrate", stats.bitrate)
+            .field("target-bitrate", stats.target_bitrate.unwrap_or_default())
+            .field("attempt", self.publisher.publish_state().attempt)
+            .field("last-error", stats.last_error)
+            .build()
     }
 }
 
@@ -437,7 +449,7 @@ impl ObjectImpl for RtmpAuthSink {
         }
         self.settings.lock().set(name, value);
         if name == "max-latency" {
-            self.publisher.set_max_latency(typed(value));
+            self.set_max_latency(typed(value));
         }
     }
 
@@ -447,25 +459,6 @@ impl ObjectImpl for RtmpAuthSink {
             "stats" => self.stats().to_value(),
             name => self.settings.lock().get(name),
         }
-    }
-}
-
-impl RtmpAuthSink {
-    fn stats(&self) -> gst::Structure {
-        let (stats, dropped, latency) = self.publisher.stats();
-        gst::Structure::builder("application/x-rtmpauthsink-stats")
-            .field("sessions", stats.sessions)
-            .field("reconnects", stats.reconnects)
-            .field("frames", stats.frames)
-            .field("bytes", stats.bytes)
-            .field("dropped", dropped)
-            .field("queue-ms", (latency / 1_000_000) as u64)
-            .field("acknowledged-bytes", stats.acknowledged)
-            .field("bitrate", stats.bitrate)
-            .field("target-bitrate", stats.target_bitrate.unwrap_or_default())
-            .field("attempt", self.publisher.publish_state().attempt)
-            .field("last-error", stats.last_error)
-            .build()
     }
 }
 
@@ -522,7 +515,7 @@ impl ElementImpl for RtmpAuthSink {
         sink.sync_state_with_parent().ok()?;
         pad.set_active(true).ok()?;
         obj.add_pad(&pad).ok()?;
-        self.publisher.expect(Track::Audio, true);
+        self.publisher.expect_audio(true);
         *self.audio.lock() = Some((pad.clone(), sink));
         Some(pad.upcast())
     }
@@ -535,7 +528,7 @@ impl ElementImpl for RtmpAuthSink {
         let Some((pad, sink)) = audio else {
             return;
         };
-        self.publisher.expect(Track::Audio, false);
+        self.publisher.expect_audio(false);
         let obj = self.obj();
         // Both are ours, so that nothing can be wrong with taking them out.
         let _ = pad.set_active(false);

@@ -23,7 +23,8 @@ mod uplink;
 
 use glib::prelude::*;
 
-pub use settings::{CredentialMode, State};
+pub use droidrelay_rtmp::location::CredentialMode;
+pub use settings::State;
 
 glib::wrapper! {
     /// See the module's documentation.

@@ -23,24 +23,16 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long media waits for the second track's configuration before it goes out alone.
 const TRACK_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A message body: what the format puts in front, and the payload without a copy.
+/// A message body: what the format puts in front, or all of it, and the payload without a copy.
+#[derive(Default)]
 pub struct Body {
     pub prefix: Vec<u8>,
-    pub payload: Payload,
-}
-
-pub enum Payload {
-    Buffer(gst::MappedBuffer<gst::buffer::Readable>),
-    Bytes(Vec<u8>),
+    pub payload: Option<gst::MappedBuffer<gst::buffer::Readable>>,
 }
 
 impl Body {
     pub fn parts(&self) -> [&[u8]; 2] {
-        let payload = match &self.payload {
-            Payload::Buffer(buffer) => buffer.as_slice(),
-            Payload::Bytes(bytes) => bytes,
-        };
-        [&self.prefix, payload]
+        [&self.prefix, self.payload.as_deref().unwrap_or_default()]
     }
 }
 
@@ -130,12 +122,12 @@ struct Inner {
     /// The session's task is to end once nothing is wanted.
     ended: bool,
     valves: [ValveState; 2],
-    expected: [bool; 2],
+    audio_expected: bool,
     headers: Headers,
     /// Counts changes of the headers: a session that began with others is replaced.
     headers_version: u64,
     queue: Queue<Body>,
-    waiting_since: Option<Instant>,
+    opening_deadline: Option<Instant>,
     last_media: Option<Instant>,
     published_at: Option<Instant>,
     last_key_request: Option<Instant>,
@@ -150,11 +142,11 @@ impl MediaPublisher {
                 running: false,
                 ended: false,
                 valves: [ValveState::Unknown; 2],
-                expected: [true, false],
+                audio_expected: false,
                 headers: Headers::default(),
                 headers_version: 0,
                 queue: Queue::new(0),
-                waiting_since: None,
+                opening_deadline: None,
                 last_media: None,
                 published_at: None,
                 last_key_request: None,
@@ -187,7 +179,7 @@ impl MediaPublisher {
         let mut inner = self.inner.lock();
         inner.running = running;
         inner.queue.clear();
-        inner.waiting_since = None;
+        inner.opening_deadline = None;
         inner.last_media = None;
         if !running {
             // Time begins anew: a session that overlooks the pause must not go on.
@@ -197,21 +189,13 @@ impl MediaPublisher {
         self.changed.notify_one();
     }
 
-    pub fn set_max_latency(&self, nanoseconds: u64) {
-        let most = i64::try_from(nanoseconds).unwrap_or(i64::MAX);
-        self.inner.lock().queue.set_max_latency(most);
-    }
-
-    /// Tells that the element has a pad for `track`: sessions wait a moment for its headers.
-    pub fn expect(&self, track: Track, expected: bool) {
+    /// Tells whether the element has a pad for audio: sessions wait a moment for its headers.
+    pub fn expect_audio(&self, expected: bool) {
         let mut inner = self.inner.lock();
-        inner.expected[track as usize] = expected;
+        inner.audio_expected = expected;
         if !expected {
-            match track {
-                Track::Video => inner.headers.video = None,
-                Track::Audio => inner.headers.audio = None,
-            }
-            inner.valves[track as usize] = ValveState::Unknown;
+            inner.headers.audio = None;
+            inner.valves[Track::Audio as usize] = ValveState::Unknown;
         }
     }
 
@@ -227,7 +211,7 @@ impl MediaPublisher {
         }
         if !inner.is_wanted() {
             inner.queue.clear();
-            inner.waiting_since = None;
+            inner.opening_deadline = None;
         }
         drop(inner);
         self.changed.notify_one();
@@ -262,7 +246,7 @@ impl MediaPublisher {
         if inner.headers != before {
             inner.headers_version += 1;
             if inner.headers.video.is_some() {
-                inner.queue.expect_video();
+                inner.queue.has_video = true;
             }
             drop(inner);
             self.changed.notify_one();
@@ -277,20 +261,13 @@ impl MediaPublisher {
             return false;
         }
         inner.last_media = Some(now);
-        inner.waiting_since.get_or_insert(now);
+        inner.opening_deadline.get_or_insert(now + TRACK_TIMEOUT);
+        let before = |at: Option<Instant>| at.map(|at| now.duration_since(at));
+        let is_early = before(inner.published_at).is_some_and(|since| since < EARLY);
+        let is_due = before(inner.last_key_request).is_none_or(|since| since >= EARLY_KEY_INTERVAL);
+        // A key frame is the one that was asked for.
         let is_key = frame.key && frame.track == Track::Video;
-        let mut needs_key = inner.queue.push(frame);
-        if is_key {
-            // The one that was asked for.
-            needs_key = false;
-        } else {
-            needs_key |= inner
-                .published_at
-                .is_some_and(|at| now.duration_since(at) < EARLY);
-        }
-        needs_key &= inner
-            .last_key_request
-            .is_none_or(|at| now.duration_since(at) >= EARLY_KEY_INTERVAL);
+        let needs_key = (inner.queue.push(frame) || is_early) && !is_key && is_due;
         if needs_key {
             inner.last_key_request = Some(now);
         }
@@ -321,20 +298,17 @@ impl MediaPublisher {
         if inner.queue.is_empty() {
             return None;
         }
-        let complete = (!inner.expected[0] || inner.headers.video.is_some())
-            && (!inner.expected[1] || inner.headers.metadata.audio_codec.is_some());
+        let complete = inner.headers.video.is_some()
+            && (!inner.audio_expected || inner.headers.metadata.audio_codec.is_some());
         let waited = inner
-            .waiting_since
-            .is_some_and(|since| since.elapsed() >= TRACK_TIMEOUT);
+            .opening_deadline
+            .is_some_and(|at| at <= Instant::now());
         (complete || waited).then(|| (inner.headers.clone(), inner.headers_version))
     }
 
     /// When [`MediaPublisher::opening`] stops waiting for the other track.
     pub fn opening_deadline(&self) -> Option<Instant> {
-        self.inner
-            .lock()
-            .waiting_since
-            .map(|since| since + TRACK_TIMEOUT)
+        self.inner.lock().opening_deadline
     }
 
     /// Whether the server must be told to expect Enhanced RTMP.
@@ -346,24 +320,9 @@ impl MediaPublisher {
         self.inner.lock().headers_version
     }
 
-    pub fn pop(&self) -> Option<Frame<Body>> {
-        self.inner.lock().queue.pop()
-    }
-
-    pub fn has_media(&self) -> bool {
-        !self.inner.lock().queue.is_empty()
-    }
-
-    /// Time of the newest media; when the oldest that has not left came, and whether that is
-    /// from before the opening.
-    pub fn times(&self) -> (i64, Option<i64>, bool) {
-        let queue = &self.inner.lock().queue;
-        (queue.newest(), queue.oldest(), queue.in_history())
-    }
-
-    /// Tells from when what has left the queue waits on its way.
-    pub fn set_ahead(&self, ahead: Option<i64>) {
-        self.inner.lock().queue.set_ahead(ahead);
+    /// Looks at the media that waits, or changes it.
+    pub fn queue<T>(&self, work: impl FnOnce(&mut Queue<Body>) -> T) -> T {
+        work(&mut self.inner.lock().queue)
     }
 
     /// A new session begins: at a key frame, without what is older.
@@ -402,7 +361,7 @@ impl MediaPublisher {
         let inner = self.inner.lock();
         (
             inner.stats.clone(),
-            inner.queue.dropped(),
+            inner.queue.dropped,
             inner.queue.waiting(),
         )
     }
@@ -433,16 +392,13 @@ mod tests {
             track: Track::Video,
             time,
             key,
-            body: Body {
-                prefix: Vec::new(),
-                payload: Payload::Bytes(Vec::new()),
-            },
+            body: Body::default(),
         }
     }
 
     fn running() -> MediaPublisher {
         let publisher = MediaPublisher::new();
-        publisher.set_max_latency(1_000_000_000);
+        publisher.queue(|queue| queue.max_latency = 1_000_000_000);
         publisher.set_running(true);
         publisher
     }
@@ -470,7 +426,7 @@ mod tests {
         publisher.push(frame(0, true));
         publisher.valve(Track::Video, SessionEvent::Unwanted(1));
         assert!(!publisher.is_wanted());
-        assert!(!publisher.has_media());
+        assert!(publisher.queue(|queue| queue.is_empty()));
     }
 
     #[test]
@@ -503,7 +459,7 @@ mod tests {
     #[test]
     fn a_session_opens_when_the_headers_of_all_tracks_are_known() {
         let publisher = running();
-        publisher.expect(Track::Audio, true);
+        publisher.expect_audio(true);
         publisher.push(frame(0, true));
         publisher.update_headers(|headers| headers.video = Some(vec![1]));
         assert!(publisher.opening().is_none());
@@ -532,6 +488,6 @@ mod tests {
         publisher.valve(Track::Video, SessionEvent::Wanted(1));
         publisher.push(frame(0, true));
         assert!(!publisher.is_wanted());
-        assert!(!publisher.has_media());
+        assert!(publisher.queue(|queue| queue.is_empty()));
     }
 }

@@ -28,16 +28,18 @@ pub struct Queue<B> {
     /// Nothing but a key frame may come next.
     needs_key: bool,
     /// Without video, any frame may be the first.
-    has_video: bool,
-    max_latency: i64,
+    pub has_video: bool,
+    /// Nanoseconds of media that may wait.
+    pub max_latency: i64,
     /// Media from before the opening comes first: how much, and until which time.
     history: i64,
     history_end: Option<i64>,
-    /// From when what has left the queue waits; None where it has arrived.
-    ahead: Option<i64>,
+    /// From when what has left the queue waits on its way; None where it has arrived.
+    pub ahead: Option<i64>,
     /// Time of the last frame that came, taken or not.
-    newest: i64,
-    dropped: u64,
+    pub newest: i64,
+    /// Frames dropped since the beginning.
+    pub dropped: u64,
 }
 
 impl<B> Queue<B> {
@@ -100,32 +102,8 @@ impl<B> Queue<B> {
         self.frames.front().map(|frame| frame.time)
     }
 
-    /// Time of the last frame that came, taken or not.
-    pub fn newest(&self) -> i64 {
-        self.newest
-    }
-
-    /// Tells from when what has left the queue waits on its way; None where it has arrived.
-    pub fn set_ahead(&mut self, ahead: Option<i64>) {
-        self.ahead = ahead;
-    }
-
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty()
-    }
-
-    /// Frames dropped since the beginning.
-    pub fn dropped(&self) -> u64 {
-        self.dropped
-    }
-
-    /// Tells that there is a video track, ahead of its first frame.
-    pub fn expect_video(&mut self) {
-        self.has_video = true;
-    }
-
-    pub fn set_max_latency(&mut self, max_latency: i64) {
-        self.max_latency = max_latency;
     }
 
     /// What comes next begins with this many nanoseconds of media from before now: they may wait
@@ -166,7 +144,8 @@ impl<B> Queue<B> {
     }
 
     fn limit(&self) -> i64 {
-        self.max_latency + if self.in_history() { self.history } else { 0 }
+        let history = if self.in_history() { self.history } else { 0 };
+        self.max_latency.saturating_add(history)
     }
 
     fn may_start(&self, frame: &Frame<B>) -> bool {
@@ -223,7 +202,7 @@ mod tests {
         assert!(!queue.push(video(1, true)));
         assert!(!queue.push(video(2, false)));
         assert_eq!(times(&mut queue), [1, 2]);
-        assert_eq!(queue.dropped(), 1);
+        assert_eq!(queue.dropped, 1);
     }
 
     #[test]
@@ -245,7 +224,7 @@ mod tests {
         assert!(queue.push(video(12, false)));
         assert!(!queue.push(video(13, true)));
         assert_eq!(times(&mut queue), [13]);
-        assert_eq!(queue.dropped(), 3);
+        assert_eq!(queue.dropped, 3);
     }
 
     #[test]
@@ -267,7 +246,7 @@ mod tests {
         let mut queue = Queue::new(10);
         queue.push(video(0, true));
         queue.pop();
-        queue.set_ahead(Some(0));
+        queue.ahead = Some(0);
         assert!(!queue.push(video(5, false)));
         assert!(!queue.push(video(10, false)));
         // Too much, and what has left cannot be taken back: a key frame would wait as long.
@@ -275,11 +254,11 @@ mod tests {
         assert!(queue.is_empty());
         assert_eq!(queue.waiting(), 11);
         assert!(!queue.push(video(12, true)));
-        queue.set_ahead(Some(9));
+        queue.ahead = Some(9);
         assert!(queue.push(video(13, false)), "now one is asked for");
         assert!(!queue.push(video(14, true)));
         assert_eq!(times(&mut queue), [14]);
-        assert_eq!(queue.dropped(), 5);
+        assert_eq!(queue.dropped, 5);
     }
 
     #[test]
@@ -287,7 +266,7 @@ mod tests {
         let mut queue = Queue::new(10);
         queue.push(video(0, true));
         queue.pop();
-        queue.set_ahead(Some(0));
+        queue.ahead = Some(0);
         queue.push(video(100, false));
         queue.restart();
         assert!(!queue.push(video(101, true)));

@@ -9,14 +9,14 @@ use droidrelay_wire::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    time::{Instant, sleep_until, timeout, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{
     bitrate::{BitrateControl, Range},
     meter::Meter,
     publisher::{Body, MediaPublisher},
-    queue::{Frame, Track},
+    queue::{Frame, Queue, Track},
     socket::{Gauge, connect},
     uplink::Uplink,
 };
@@ -44,18 +44,12 @@ pub struct Target {
     pub location: Location,
     /// Stream name with its credentials.
     pub stream: Secret,
-    /// For servers that want it at connect, and not with the stream name.
-    pub login: Option<Login>,
+    /// User and password, for servers that want them at connect, and not with the stream name.
+    pub login: Option<(String, Secret)>,
     /// Set for `rtmps`.
     pub tls: Option<tls::Client>,
     pub timeout: Duration,
     pub start_offset: bool,
-}
-
-/// Answers a server's challenge.
-pub struct Login {
-    pub user: String,
-    pub password: Secret,
 }
 
 /// What the element does for the task.
@@ -83,26 +77,8 @@ enum End {
     StepByStep,
     /// The server wants a login: at once again, with it.
     Login(Demand),
-    Failed(Failure),
-}
-
-struct Failure {
-    refused: bool,
-    reason: String,
-}
-
-fn failed(reason: impl Into<String>) -> End {
-    End::Failed(Failure {
-        refused: false,
-        reason: reason.into(),
-    })
-}
-
-fn refused(reason: impl Into<String>) -> End {
-    End::Failed(Failure {
-        refused: true,
-        reason: reason.into(),
-    })
+    Failed(String),
+    Refused(String),
 }
 
 /// Runs until the publisher has ended.
@@ -133,7 +109,14 @@ pub async fn run(publisher: Arc<MediaPublisher>, owner: impl Owner) {
             End::Unwanted => sessions.reset(),
             End::Renew => {}
             End::StepByStep => sessions.pipelined = false,
-            End::Failed(failure) => sessions.wait(failure).await,
+            End::Failed(reason) => {
+                let wait = sessions.backoff.next(jitter());
+                sessions.wait(PublishPhase::Backoff, reason, wait).await;
+            }
+            End::Refused(reason) => {
+                let wait = sessions.refused_backoff.next(jitter());
+                sessions.wait(PublishPhase::Refused, reason, wait).await;
+            }
             // Each session answers its own.
             End::Login(_) => {}
         }
@@ -176,35 +159,24 @@ impl<O: Owner> SessionLoop<O> {
         }
     }
 
-    /// Waits for the next try, or until nobody wants one.
-    async fn wait(&mut self, failure: Failure) {
-        let (state, wait) = if failure.refused {
-            (PublishPhase::Refused, self.refused_backoff.next(jitter()))
-        } else {
-            (PublishPhase::Backoff, self.backoff.next(jitter()))
-        };
+    /// Waits for the next try, as long as somebody wants one.
+    async fn wait(&self, state: PublishPhase, reason: String, wait: Duration) {
         self.publisher
-            .count(|stats| stats.last_error = Some(failure.reason.clone()));
-        self.say(state, Some(failure.reason), Some(wait));
-        let until = Instant::now() + wait;
-        while self.publisher.is_wanted() {
-            let changed = timeout_at(until, self.publisher.changed.notified());
-            if changed.await.is_err() {
-                return;
-            }
-        }
+            .count(|stats| stats.last_error = Some(reason.clone()));
+        self.say(state, Some(reason), Some(wait));
+        self.unless_unwanted(sleep(wait)).await;
     }
 
     /// One session to its end, with the connections that a login takes.
     async fn session(&mut self) -> End {
         let target = match self.owner.target() {
             Ok(target) => Arc::new(target),
-            Err(reason) => return failed(reason),
+            Err(reason) => return End::Failed(reason),
         };
         let location = &target.location;
-        let Some(login) = &target.login else {
+        let Some((user, password)) = &target.login else {
             return match self.connection(&target, None, self.pipelined).await {
-                End::Login(demand) => refused(format!(
+                End::Login(demand) => End::Refused(format!(
                     "{location} asks for RTMP's own login (authmod={}): set credential-mode=rtmp, user and password-file",
                     demand.method().name()
                 )),
@@ -212,7 +184,7 @@ impl<O: Owner> SessionLoop<O> {
             };
         };
         let known = self.login_method.take();
-        let mut query = known.map(|method| Secret::new(method.introduce(&login.user)));
+        let mut query = known.map(|method| Secret::new(method.introduce(user)));
         let mut answered = false;
         for _ in 0..LOGIN_CONNECTIONS {
             // Before the answer nothing but a demand is expected.
@@ -224,15 +196,15 @@ impl<O: Owner> SessionLoop<O> {
             };
             self.login_method = Some(demand.method());
             query = Some(match demand {
-                Demand::User(method) => Secret::new(method.introduce(&login.user)),
+                Demand::User(method) => Secret::new(method.introduce(user)),
                 Demand::Answer(challenge) => {
                     answered = true;
                     let nonce = fastrand::u32(..);
-                    challenge.answer(&location.app, &login.user, &login.password, nonce)
+                    challenge.answer(&location.app, user, password, nonce)
                 }
             });
         }
-        refused(format!(
+        End::Refused(format!(
             "{location} asks for the login again and again: check user and password (or password-file)"
         ))
     }
@@ -248,16 +220,10 @@ impl<O: Owner> SessionLoop<O> {
         self.publisher.count(|stats| {
             stats.target_bitrate = control.as_ref().map(BitrateControl::target);
         });
-        let (stream, gauge) = match self
-            .unless_unwanted(connect(
-                &target.location,
-                target.tls.as_ref(),
-                target.timeout,
-            ))
-            .await
-        {
+        let connecting = connect(&target.location, target.tls.as_ref(), target.timeout);
+        let (stream, gauge) = match self.unless_unwanted(connecting).await {
             None => return End::Unwanted,
-            Some(Err(reason)) => return failed(reason),
+            Some(Err(reason)) => return End::Failed(reason),
             Some(Ok(connected)) => connected,
         };
         self.publisher.restart_queue();
@@ -288,7 +254,7 @@ impl<O: Owner> SessionLoop<O> {
         };
         let (mut reader, mut writer) = tokio::io::split(stream);
         let end = connection.run(&mut reader, &mut writer, self).await;
-        self.publisher.set_ahead(None);
+        self.publisher.queue(|queue| queue.ahead = None);
         if matches!(end, End::Unwanted | End::Renew) {
             connection.goodbye(&mut writer).await;
         }
@@ -298,17 +264,14 @@ impl<O: Owner> SessionLoop<O> {
     /// The future's output, or None as soon as nobody wants a session any more.
     async fn unless_unwanted<F: Future>(&self, future: F) -> Option<F::Output> {
         tokio::pin!(future);
-        loop {
+        while self.publisher.is_wanted() {
             tokio::select! {
                 biased;
                 output = &mut future => return Some(output),
-                () = self.publisher.changed.notified() => {
-                    if !self.publisher.is_wanted() {
-                        return None;
-                    }
-                }
+                () = self.publisher.changed.notified() => {}
             }
         }
+        None
     }
 
     fn published(&mut self) {
@@ -404,7 +367,7 @@ impl Connection {
                         Ok(n) => {
                             progress = Instant::now();
                             if let Err(err) = self.rtmp.input(&input[..n]) {
-                                return failed(format!("{}: {err}", self.target.location));
+                                return End::Failed(format!("{}: {err}", self.target.location));
                             }
                         }
                         Err(err) => return self.closed(Some(&err)),
@@ -456,9 +419,9 @@ impl Connection {
                         progress = Instant::now();
                     }
                 }
-                () = at(wake) => {
+                () = sleep_until(wake.unwrap_or(progress)), if wake.is_some() => {
                     if waiting && Instant::now() >= stalled {
-                        return failed(format!(
+                        return End::Failed(format!(
                             "{} has been silent for {} s",
                             self.target.location,
                             self.target.timeout.as_secs_f64()
@@ -496,11 +459,11 @@ impl Connection {
             }
             self.headers_version = Some(version);
             // The first frame leaves in the same write.
-            if let Some(frame) = self.publisher.pop() {
+            if let Some(frame) = self.publisher.queue(Queue::pop) {
                 self.send(&frame);
             }
         } else if self.rtmp.output().is_empty()
-            && let Some(frame) = self.publisher.pop()
+            && let Some(frame) = self.publisher.queue(Queue::pop)
         {
             self.send(&frame);
         }
@@ -510,9 +473,12 @@ impl Connection {
     fn watch(&mut self, is_published: bool, owner: &impl Owner) {
         let now = self.begin.elapsed();
         let acknowledged = self.gauge.acknowledged();
-        let (newest, queued, in_history) = self.publisher.times();
         self.uplink.acknowledged(acknowledged, now);
-        self.publisher.set_ahead(self.uplink.waits_from());
+        let (newest, queued, in_history) = self.publisher.queue(|queue| {
+            let seen = (queue.newest, queue.oldest(), queue.in_history());
+            queue.ahead = self.uplink.waits_from();
+            seen
+        });
         let Some(control) = self
             .control
             .as_mut()
@@ -531,7 +497,7 @@ impl Connection {
     }
 
     fn send(&mut self, frame: &Frame<Body>) {
-        let (newest, ..) = self.publisher.times();
+        let newest = self.publisher.queue(|queue| queue.newest);
         self.uplink.handed(frame.time, newest, self.begin.elapsed());
         let base = *self.base.get_or_insert(frame.time);
         let time = (frame.time - base) / 1_000_000 + self.offset_ms;
@@ -553,21 +519,21 @@ impl Connection {
     fn closed(&self, error: Option<&io::Error>) -> End {
         let location = &self.target.location;
         match (self.rtmp.progress(), error) {
-            (Progress::Publish, _) => refused(format!(
+            (Progress::Publish, _) => End::Refused(format!(
                 "{location} closed the connection instead of accepting the publisher: user, password or stream name is wrong, or the path is taken"
             )),
-            (Progress::Published, None) => failed(format!("{location} closed the connection")),
+            (Progress::Published, None) => End::Failed(format!("{location} closed the connection")),
             (Progress::Published, Some(err)) => {
-                failed(format!("the connection to {location} was lost: {err}"))
+                End::Failed(format!("the connection to {location} was lost: {err}"))
             }
             (Progress::Connect, _) if self.rtmp.ready_for_media() => {
                 // Perhaps it does not take commands ahead of its answers.
                 End::StepByStep
             }
-            (_, None) => failed(format!(
+            (_, None) => End::Failed(format!(
                 "{location} closed the connection before it accepted the publisher"
             )),
-            (_, Some(err)) => failed(format!("{location}: {err}")),
+            (_, Some(err)) => End::Failed(format!("{location}: {err}")),
         }
     }
 
@@ -575,13 +541,15 @@ impl Connection {
         let location = &self.target.location;
         let answer = format!("({code}: {description})");
         match kind {
-            RefusalKind::Credentials => refused(format!(
+            RefusalKind::Credentials => End::Refused(format!(
                 "{location} refuses the credentials: check user and password (or password-file) {answer}"
             )),
-            RefusalKind::PathTaken => refused(format!(
+            RefusalKind::PathTaken => End::Refused(format!(
                 "{location} has another publisher: stop that one or choose another stream name {answer}"
             )),
-            RefusalKind::Other => refused(format!("{location} refuses the publisher {answer}")),
+            RefusalKind::Other => {
+                End::Refused(format!("{location} refuses the publisher {answer}"))
+            }
         }
     }
 
@@ -604,11 +572,4 @@ async fn send(writer: &mut (impl AsyncWrite + Unpin), output: &[u8]) -> io::Resu
         return Ok(0);
     }
     writer.write(output).await
-}
-
-async fn at(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }

@@ -5,63 +5,26 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use droidrelay_rtmp::location::{self, Credentials, Location};
+use droidrelay_rtmp::location::{CredentialMode, Location};
 use droidrelay_wire::{
     Secret,
-    net::tls::{self, Checks, TlsFiles},
+    net::{
+        tls::{self, Checks, TlsFiles},
+        url::UserInfo,
+    },
     words::state::PublishPhase,
 };
 use gio::TlsCertificateFlags;
 use gst::prelude::*;
 
-use super::session::{Login, Target};
-use crate::element::property::{
-    path, path_value, seconds, seconds_value, secret_spec, text, text_spec, typed,
+use super::session::Target;
+use crate::element::{
+    credentials::Credentials,
+    property::{
+        PLAYING, READ_ONLY, READY, SECRET, boolean_spec, filled, number_spec, path, path_value,
+        seconds, seconds_spec, seconds_value, structure_spec, text, text_spec, typed,
+    },
 };
-
-const DEFAULT_TLS_VALIDATION_FLAGS: TlsCertificateFlags = TlsCertificateFlags::VALIDATE_ALL;
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
-const DEFAULT_MAX_LATENCY: gst::ClockTime = gst::ClockTime::from_seconds(1);
-/// Nobody expects an element to change the settings of another one unasked.
-const DEFAULT_ADAPTIVE_BITRATE: bool = false;
-/// What the encoder was set to.
-const DEFAULT_MAX_BITRATE: u32 = 0;
-/// A tenth of the most.
-const DEFAULT_MIN_BITRATE: u32 = 0;
-const DEFAULT_START_OFFSET: bool = true;
-const DEFAULT_FAIL_FAST: bool = false;
-
-/// How the publisher's credentials reach the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]
-#[enum_type(name = "GstRtmpAuthSinkCredentialMode")]
-pub enum CredentialMode {
-    #[default]
-    #[enum_value(
-        name = "Query: ?user=USER&pass=PASSWORD behind the stream name, as MediaMTX takes them",
-        nick = "query"
-    )]
-    Query,
-    #[enum_value(name = "Token: ?token=PASSWORD behind the stream name", nick = "token")]
-    Token,
-    #[enum_value(
-        name = "RTMP: the server's challenge at connect is answered (Adobe's and Limelight's login)",
-        nick = "rtmp"
-    )]
-    Rtmp,
-    #[enum_value(name = "None: no credentials are sent", nick = "none")]
-    None,
-}
-
-impl From<CredentialMode> for location::CredentialMode {
-    fn from(mode: CredentialMode) -> Self {
-        match mode {
-            CredentialMode::Query => location::CredentialMode::Query,
-            CredentialMode::Token => location::CredentialMode::Token,
-            CredentialMode::Rtmp => location::CredentialMode::Rtmp,
-            CredentialMode::None => location::CredentialMode::None,
-        }
-    }
-}
 
 /// State of the publishing session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]
@@ -108,10 +71,7 @@ impl From<&PublishPhase> for State {
 pub struct Settings {
     /// As parsed, without credentials; the error where it is no location.
     location: Option<Result<Location, String>>,
-    url_credentials: Credentials,
-    user: Option<String>,
-    password: Option<Secret>,
-    password_file: Option<PathBuf>,
+    credentials: Credentials,
     credential_mode: CredentialMode,
     ca_file: Option<PathBuf>,
     pub tls_validation_flags: TlsCertificateFlags,
@@ -130,113 +90,73 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             location: None,
-            url_credentials: Credentials::default(),
-            user: None,
-            password: None,
-            password_file: None,
+            credentials: Credentials::default(),
             credential_mode: CredentialMode::default(),
             ca_file: None,
-            tls_validation_flags: DEFAULT_TLS_VALIDATION_FLAGS,
-            timeout: DEFAULT_TIMEOUT,
-            max_latency: DEFAULT_MAX_LATENCY.nseconds(),
-            adaptive_bitrate: DEFAULT_ADAPTIVE_BITRATE,
-            min_bitrate: DEFAULT_MIN_BITRATE,
-            max_bitrate: DEFAULT_MAX_BITRATE,
-            start_offset: DEFAULT_START_OFFSET,
-            fail_fast: DEFAULT_FAIL_FAST,
+            tls_validation_flags: TlsCertificateFlags::VALIDATE_ALL,
+            timeout: Duration::from_secs(5),
+            max_latency: gst::ClockTime::from_seconds(1).nseconds(),
+            // Nobody expects an element to change the settings of another one unasked.
+            adaptive_bitrate: false,
+            min_bitrate: 0,
+            max_bitrate: 0,
+            start_offset: true,
+            fail_fast: false,
         }
     }
 }
 
 /// Kept from session to session: the system's trust store takes its time to read.
-pub struct Tls {
-    files: TlsFiles,
-    client: tls::Client,
-}
+pub type TlsCache = Option<(TlsFiles, tls::Client)>;
 
 impl Settings {
     pub fn specs() -> Vec<glib::ParamSpec> {
+        let default = Settings::default();
         vec![
-            text_spec("location", "Location", "Where to publish: rtmp:// or rtmps://host[:port]/app/stream. Credentials in it (userinfo, user= and pass= in the query) are taken out at once; it reads back without them"),
-            text_spec("user", "User", "User name of the publisher. Unset: none, or the one from the location"),
-            secret_spec("password", "Password", "Password (or token) of the publisher; on a command line every user of the machine can read it, so prefer password-file"),
-            text_spec("password-file", "Password File", "File whose first line is the password (or token) of the publisher; read anew for each session. Wins over password"),
+            text_spec("location", "Location", "Where to publish: rtmp:// or rtmps://host[:port]/app/stream. Credentials in it (userinfo, user= and pass= in the query) are taken out at once; it reads back without them", READY),
+            text_spec("user", "User", "User name of the publisher. Unset: none, or the one from the location", READY),
+            text_spec("password", "Password", "Password (or token) of the publisher; on a command line every user of the machine can read it, so prefer password-file", SECRET),
+            text_spec("password-file", "Password File", "File whose first line is the password (or token) of the publisher; read anew for each session. Wins over password", READY),
             glib::ParamSpecEnum::builder_with_default("credential-mode", CredentialMode::default())
                 .nick("Credential Mode")
                 .blurb("How the credentials reach the server; rtmp needs user and password")
                 .mutable_ready()
                 .build(),
-            text_spec("ca-file", "CA File", "PEM file of the certificates to trust for rtmps: of CAs, or the server's own. Unset: the system's trust store"),
+            text_spec("ca-file", "CA File", "PEM file of the certificates to trust for rtmps: of CAs, or the server's own. Unset: the system's trust store", READY),
             glib::ParamSpecFlags::builder("tls-validation-flags")
                 .nick("TLS Validation Flags")
                 .blurb("Enforced certificate checks for rtmps. Disabling one allows impersonation of the server, and so reading password and stream; to trust a certificate of one's own, set ca-file. Revocation is never checked")
-                .default_value(DEFAULT_TLS_VALIDATION_FLAGS)
+                .default_value(default.tls_validation_flags)
                 .mutable_ready()
                 .build(),
-            glib::ParamSpecUInt::builder("timeout")
-                .nick("Timeout")
-                .blurb("Seconds for which a server may be silent while something is due from it, before the session is given up and retried")
-                .minimum(1)
-                .maximum(3600)
-                .default_value(DEFAULT_TIMEOUT.as_secs() as u32)
-                .mutable_ready()
-                .build(),
+            seconds_spec("timeout", "Timeout", "Seconds for which a server may be silent while something is due from it, before the session is given up and retried", 1..=3600, default.timeout, READY),
             glib::ParamSpecUInt64::builder("max-latency")
                 .nick("Maximum Latency")
                 .blurb("Nanoseconds of media that may be queued for a slow uplink, in the socket too; older media is dropped up to a key frame, which is requested")
-                .default_value(DEFAULT_MAX_LATENCY.nseconds())
+                .default_value(default.max_latency)
                 .mutable_playing()
                 .build(),
-            glib::ParamSpecBoolean::builder("adaptive-bitrate")
-                .nick("Adaptive Bitrate")
-                .blurb("Whether the bitrate of the encoder upstream follows the uplink's throughput. The encoder gets its own bitrate back when no session is wanted. Read when a session begins")
-                .default_value(DEFAULT_ADAPTIVE_BITRATE)
-                .mutable_playing()
-                .build(),
-            glib::ParamSpecUInt::builder("min-bitrate")
-                .nick("Minimum Bitrate")
-                .blurb("Kilobits per second below which adaptive-bitrate never goes. 0: a tenth of the maximum. Read when a session begins")
-                .default_value(DEFAULT_MIN_BITRATE)
-                .mutable_playing()
-                .build(),
-            glib::ParamSpecUInt::builder("max-bitrate")
-                .nick("Maximum Bitrate")
-                .blurb("Kilobits per second above which adaptive-bitrate never goes. 0: what the encoder is set to. Read when a session begins")
-                .default_value(DEFAULT_MAX_BITRATE)
-                .mutable_playing()
-                .build(),
-            glib::ParamSpecBoolean::builder("start-offset")
-                .nick("Start Offset")
-                .blurb("Whether media starts at 2 s of the session's time, which ends MediaMTX's analysis of the first two seconds with the first frame; harmless with other servers. Not done beside MP3, whose track the server would miss")
-                .default_value(DEFAULT_START_OFFSET)
-                .mutable_ready()
-                .build(),
-            glib::ParamSpecBoolean::builder("fail-fast")
-                .nick("Fail Fast")
-                .blurb("Whether a refusal by the server is an error of the pipeline instead of being retried")
-                .default_value(DEFAULT_FAIL_FAST)
-                .mutable_playing()
-                .build(),
+            boolean_spec("adaptive-bitrate", "Adaptive Bitrate", "Whether the bitrate of the encoder upstream follows the uplink's throughput. The encoder gets its own bitrate back when no session is wanted. Read when a session begins", default.adaptive_bitrate, PLAYING),
+            number_spec("min-bitrate", "Minimum Bitrate", "Kilobits per second below which adaptive-bitrate never goes. 0: a tenth of the maximum. Read when a session begins", 0..=u32::MAX, default.min_bitrate, PLAYING),
+            number_spec("max-bitrate", "Maximum Bitrate", "Kilobits per second above which adaptive-bitrate never goes. 0: what the encoder is set to. Read when a session begins", 0..=u32::MAX, default.max_bitrate, PLAYING),
+            boolean_spec("start-offset", "Start Offset", "Whether media starts at 2 s of the session's time, which ends MediaMTX's analysis of the first two seconds with the first frame; harmless with other servers. Not done beside MP3, whose track the server would miss", default.start_offset, READY),
+            boolean_spec("fail-fast", "Fail Fast", "Whether a refusal by the server is an error of the pipeline instead of being retried", default.fail_fast, PLAYING),
             glib::ParamSpecEnum::builder_with_default("state", State::default())
                 .nick("State")
                 .blurb("State of the publishing session; with notify")
                 .read_only()
                 .build(),
-            glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
-                .nick("Statistics")
-                .blurb("Structure application/x-rtmpauthsink-stats with sessions, reconnects, frames, bytes (sent), dropped (frames), queue-ms (milliseconds of queued media, in the socket too), acknowledged-bytes (by the server), bitrate (bits per second that the server took over the last seconds), target-bitrate (bits per second that the encoder is told to make; 0: it is left alone), attempt (tries since the last accepted session), last-error")
-                .read_only()
-                .build(),
+            structure_spec("stats", "Statistics", "Structure application/x-rtmpauthsink-stats with sessions, reconnects, frames, bytes (sent), dropped (frames), queue-ms (milliseconds of queued media, in the socket too), acknowledged-bytes (by the server), bitrate (bits per second that the server took over the last seconds), target-bitrate (bits per second that the encoder is told to make; 0: it is left alone), attempt (tries since the last accepted session), last-error", READ_ONLY),
         ]
     }
 
     /// Stores the value of the property `name`.
     pub fn set(&mut self, name: &str, value: &glib::Value) {
         match name {
-            "location" => self.set_location(text(value).as_deref()),
-            "user" => self.user = text(value),
-            "password" => self.password = text(value).map(Secret::new),
-            "password-file" => self.password_file = path(value),
+            "location" => self.set_location(filled(value)),
+            "user" => self.credentials.user = text(value),
+            "password" => self.credentials.password = text(value).map(Secret::new),
+            "password-file" => self.credentials.password_file = path(value),
             "credential-mode" => self.credential_mode = typed(value),
             "ca-file" => self.ca_file = path(value),
             "tls-validation-flags" => self.tls_validation_flags = typed(value),
@@ -258,8 +178,8 @@ impl Settings {
                 let location = self.location().ok();
                 location.map(Location::to_string).to_value()
             }
-            "user" => self.user.to_value(),
-            "password-file" => path_value(self.password_file.as_ref()),
+            "user" => self.credentials.user.to_value(),
+            "password-file" => path_value(self.credentials.password_file.as_ref()),
             "credential-mode" => self.credential_mode.to_value(),
             "ca-file" => path_value(self.ca_file.as_ref()),
             "tls-validation-flags" => self.tls_validation_flags.to_value(),
@@ -274,11 +194,11 @@ impl Settings {
         }
     }
 
-    fn set_location(&mut self, url: Option<&str>) {
-        self.url_credentials = Credentials::default();
-        self.location = url.filter(|url| !url.is_empty()).map(|url| {
-            let (location, credentials) = Location::parse(url)?;
-            self.url_credentials = credentials;
+    fn set_location(&mut self, url: Option<String>) {
+        self.credentials.url = UserInfo::default();
+        self.location = url.map(|url| {
+            let (location, credentials) = Location::parse(&url)?;
+            self.credentials.url = credentials;
             Ok(location)
         });
     }
@@ -289,17 +209,6 @@ impl Settings {
             Some(Err(error)) => Err(error.clone()),
             Some(Ok(location)) => Ok(location),
         }
-    }
-
-    /// Reads `password-file`, so that each session has the newest secret.
-    fn credentials(&self) -> Result<Credentials, String> {
-        let url = &self.url_credentials;
-        let password = match &self.password_file {
-            Some(path) => Some(Secret::from_file(path)?),
-            None => self.password.clone().or_else(|| url.password.clone()),
-        };
-        let user = self.user.clone().or_else(|| url.user.clone());
-        Ok(Credentials { user, password })
     }
 
     /// What is checked of a server's certificate.
@@ -322,53 +231,46 @@ impl Settings {
     }
 
     /// TLS as the files say; anew where `known` came from other ones.
-    fn tls(&self, known: &mut Option<Tls>) -> Result<tls::Client, String> {
+    fn tls(&self, known: &mut TlsCache) -> Result<tls::Client, String> {
         let files = TlsFiles {
             ca_file: self.ca_file.clone(),
             checks: self.checks(),
             ..TlsFiles::default()
         };
-        if let Some(known) = known.as_ref().filter(|known| known.files == files) {
-            return Ok(known.client.clone());
+        match known {
+            Some((of, client)) if *of == files => Ok(client.clone()),
+            _ => {
+                let client = files.client()?;
+                *known = Some((files, client.clone()));
+                Ok(client)
+            }
         }
-        let client = files.client()?;
-        *known = Some(Tls {
-            files,
-            client: client.clone(),
-        });
-        Ok(client)
     }
 
     /// Checks everything that can be checked without the network, and reads the files.
-    pub fn target(&self, tls: &mut Option<Tls>) -> Result<Target, String> {
+    pub fn target(&self, tls: &mut TlsCache) -> Result<Target, String> {
         let location = self.location()?;
         let tls = location
             .tls
             .then(|| self.tls(tls))
             .transpose()
             .map_err(|err| format!("{location}: {err}"))?;
-        let credentials = self.credentials()?;
-        let login = match (self.credential_mode, &credentials) {
-            (
-                CredentialMode::Rtmp,
-                Credentials {
-                    user: Some(user),
-                    password: Some(password),
-                },
-            ) => Some(Login {
-                user: user.clone(),
-                password: password.clone(),
-            }),
-            (CredentialMode::Rtmp, _) => {
+        let credentials = self.credentials.read()?;
+        let mut login = None;
+        if self.credential_mode == CredentialMode::Rtmp {
+            login = credentials
+                .username
+                .clone()
+                .zip(credentials.password.clone());
+            if login.is_none() {
                 return Err(
                     "credential-mode=rtmp needs both: set user, and password-file or password"
                         .into(),
                 );
             }
-            _ => None,
-        };
+        }
         Ok(Target {
-            stream: location.stream_name(&credentials, self.credential_mode.into()),
+            stream: location.stream_name(&credentials, self.credential_mode),
             login,
             location: location.clone(),
             tls,

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::{
     cat::CAT,
-    publisher::{Body, MediaPublisher, Payload},
+    publisher::{Body, MediaPublisher},
     queue::{Frame, Track},
 };
 use droidrelay_rtmp::flv::{self, AudioCodec, FlvReader, Tag, TagKind, VideoCodec};
@@ -33,10 +33,8 @@ enum Format {
     Avc,
     Hevc,
     Aac,
-    Mp3 {
-        rate: u32,
-        channels: u32,
-    },
+    /// What stands before each frame.
+    Mp3([u8; 1]),
     Flv(FlvReader),
 }
 
@@ -108,7 +106,7 @@ impl ElementImpl for MediaSinkImp {
 
 impl BaseSinkImpl for MediaSinkImp {
     fn set_caps(&self, caps: &gst::Caps) -> Result<(), gst::LoggableError> {
-        let output = self.output();
+        let publisher = &self.output().publisher;
         let structure = caps
             .structure(0)
             .ok_or_else(|| gst::loggable_error!(CAT, "caps without structure"))?;
@@ -116,67 +114,53 @@ impl BaseSinkImpl for MediaSinkImp {
             .get::<gst::Buffer>("codec_data")
             .ok()
             .and_then(|buffer| buffer.into_mapped_buffer_readable().ok());
+        let sequence_header = |prefix: &[u8]| match &codec_data {
+            Some(data) => Ok([prefix, data].concat()),
+            None => Err(gst::loggable_error!(CAT, "caps without codec_data: {caps}")),
+        };
+        let number = |name| u32::try_from(structure.get::<i32>(name).ok()?).ok();
+        let video = |codec, header| {
+            publisher.update_headers(|headers| {
+                headers.metadata.width = number("width");
+                headers.metadata.height = number("height");
+                headers.metadata.framerate = structure
+                    .get::<gst::Fraction>("framerate")
+                    .ok()
+                    .filter(|rate| rate.numer() > 0)
+                    .map(|rate| f64::from(rate.numer()) / f64::from(rate.denom()));
+                headers.metadata.video_codec = Some(codec);
+                headers.video = Some(header);
+            });
+        };
+        let audio = |codec, header| {
+            publisher.update_headers(|headers| {
+                headers.metadata.sample_rate = number("rate");
+                headers.metadata.channels = number("channels");
+                headers.metadata.audio_codec = Some(codec);
+                headers.audio = header;
+            });
+        };
         let format = match structure.name().as_str() {
-            name @ ("video/x-h264" | "video/x-h265") => {
-                let hevc = name == "video/x-h265";
-                let codec_data = codec_data.ok_or_else(|| {
-                    gst::loggable_error!(CAT, "video caps without codec_data: {caps}")
-                })?;
-                output.publisher.update_headers(|headers| {
-                    let size = |name| {
-                        let size = structure.get::<i32>(name).ok()?;
-                        u32::try_from(size).ok()
-                    };
-                    headers.metadata.width = size("width");
-                    headers.metadata.height = size("height");
-                    headers.metadata.framerate = structure
-                        .get::<gst::Fraction>("framerate")
-                        .ok()
-                        .filter(|rate| rate.numer() > 0)
-                        .map(|rate| f64::from(rate.numer()) / f64::from(rate.denom()));
-                    let (codec, header) = if hevc {
-                        (VideoCodec::Hevc, flv::hevc_sequence_header())
-                    } else {
-                        (VideoCodec::H264, flv::avc_sequence_header())
-                    };
-                    headers.metadata.video_codec = Some(codec);
-                    headers.video = Some([&header, &codec_data[..]].concat());
-                });
-                if hevc { Format::Hevc } else { Format::Avc }
+            "video/x-h264" => {
+                let header = sequence_header(&flv::avc_sequence_header())?;
+                video(VideoCodec::H264, header);
+                Format::Avc
+            }
+            "video/x-h265" => {
+                let header = sequence_header(&flv::hevc_sequence_header())?;
+                video(VideoCodec::Hevc, header);
+                Format::Hevc
+            }
+            "audio/mpeg" if structure.get::<i32>("mpegversion") == Ok(1) => {
+                audio(AudioCodec::Mp3, None);
+                let (rate, channels) = (number("rate"), number("channels"));
+                let prefix = flv::mp3_frame(rate.unwrap_or(44_100), channels.unwrap_or(2));
+                Format::Mp3(prefix)
             }
             "audio/mpeg" => {
-                let number = |name| {
-                    let number = structure.get::<i32>(name).ok()?;
-                    u32::try_from(number).ok()
-                };
-                let (rate, channels) = (number("rate"), number("channels"));
-                let mp3 = structure.get::<i32>("mpegversion") == Ok(1);
-                if !mp3 && codec_data.is_none() {
-                    return Err(gst::loggable_error!(
-                        CAT,
-                        "AAC caps without codec_data: {caps}"
-                    ));
-                }
-                output.publisher.update_headers(|headers| {
-                    headers.metadata.sample_rate = rate;
-                    headers.metadata.channels = channels;
-                    headers.metadata.audio_codec = Some(if mp3 {
-                        AudioCodec::Mp3
-                    } else {
-                        AudioCodec::Aac
-                    });
-                    headers.audio = codec_data
-                        .filter(|_| !mp3)
-                        .map(|data| [&flv::aac_sequence_header(), &data[..]].concat());
-                });
-                if mp3 {
-                    Format::Mp3 {
-                        rate: rate.unwrap_or(44_100),
-                        channels: channels.unwrap_or(2),
-                    }
-                } else {
-                    Format::Aac
-                }
+                let header = sequence_header(&flv::aac_sequence_header())?;
+                audio(AudioCodec::Aac, Some(header));
+                Format::Aac
             }
             "video/x-flv" => {
                 let mut reader = FlvReader::new();
@@ -187,7 +171,8 @@ impl BaseSinkImpl for MediaSinkImp {
                         }
                     }
                 }
-                self.take_tags(|| reader.next_tag())?;
+                self.take_tags(&mut reader)
+                    .map_err(|err| gst::loggable_error!(CAT, "{err}"))?;
                 Format::Flv(reader)
             }
             name => return Err(gst::loggable_error!(CAT, "cannot publish {name}")),
@@ -217,18 +202,17 @@ impl BaseSinkImpl for MediaSinkImp {
                 composition => flv::hevc_reordered_frame(key, composition).into(),
             },
             Format::Aac => flv::aac_frame().into(),
-            Format::Mp3 { rate, channels } => flv::mp3_frame(*rate, *channels).into(),
+            Format::Mp3(prefix) => (*prefix).into(),
             Format::Flv(reader) => {
-                reader.push(&payload);
+                // Not locked while its frames are pushed; the stream has this one thread.
+                let mut reader = std::mem::take(reader);
                 drop(format);
-                let next = || match &mut *self.format.lock() {
-                    Format::Flv(reader) => reader.next_tag(),
-                    _ => Ok(None),
-                };
-                if let Err(err) = self.take_tags(next) {
-                    *self.format.lock() = Format::Flv(FlvReader::new());
+                reader.push(&payload);
+                if let Err(err) = self.take_tags(&mut reader) {
+                    reader = FlvReader::new();
                     gst::warning!(CAT, imp = self, "{err}");
                 }
+                *self.format.lock() = Format::Flv(reader);
                 return Ok(gst::FlowSuccess::Ok);
             }
         };
@@ -242,7 +226,7 @@ impl BaseSinkImpl for MediaSinkImp {
             key,
             body: Body {
                 prefix,
-                payload: Payload::Buffer(payload),
+                payload: Some(payload),
             },
         });
         Ok(gst::FlowSuccess::Ok)
@@ -269,24 +253,23 @@ impl MediaSinkImp {
         }
     }
 
-    /// Publishes the tags that `next` gives.
-    fn take_tags(
-        &self,
-        mut next: impl FnMut() -> Result<Option<Tag>, droidrelay_rtmp::Error>,
-    ) -> Result<(), gst::LoggableError> {
-        let failed = |err| gst::loggable_error!(CAT, "not an FLV stream: {err}");
-        while let Some(tag) = next().map_err(failed)? {
+    /// Publishes the tags that `reader` has.
+    fn take_tags(&self, reader: &mut FlvReader) -> Result<(), String> {
+        let failed = |err| format!("not an FLV stream: {err}");
+        while let Some(tag) = reader.next_tag().map_err(failed)? {
             self.take_tag(tag);
         }
         Ok(())
     }
 
-    fn take_tag(&self, tag: Tag) {
-        let Tag {
+    fn take_tag(
+        &self,
+        Tag {
             kind,
             timestamp_ms,
             body,
-        } = tag;
+        }: Tag,
+    ) {
         let publisher = &self.output().publisher;
         let track = match kind {
             TagKind::Script => return,
@@ -317,21 +300,19 @@ impl MediaSinkImp {
             time: i64::from(timestamp_ms) * 1_000_000,
             key: track == Track::Video && flv::is_key_frame(&body),
             body: Body {
-                prefix: Vec::new(),
-                payload: Payload::Bytes(body),
+                prefix: body,
+                payload: None,
             },
         });
     }
 
     /// Presentation after decoding, in milliseconds.
     fn composition_ms(&self, buffer: &gst::Buffer) -> i32 {
-        match (buffer.pts(), buffer.dts()) {
-            (Some(pts), Some(dts)) => {
-                let nanoseconds = pts.nseconds() as i64 - dts.nseconds() as i64;
-                (nanoseconds / 1_000_000) as i32
-            }
-            _ => 0,
-        }
+        let times = buffer.pts().zip(buffer.dts());
+        times.map_or(0, |(pts, dts)| {
+            let nanoseconds = pts.nseconds() as i64 - dts.nseconds() as i64;
+            (nanoseconds / 1_000_000) as i32
+        })
     }
 
     /// Running time of a buffer's time in nanoseconds; before the segment it is negative.

@@ -4,14 +4,13 @@
 
 use std::{
     io::{self, IoSlice},
-    net::Shutdown,
-    os::fd::AsRawFd,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -28,14 +27,15 @@ use tokio::{
 
 /// Bytes that the kernel holds unsent: what waits should wait where it can be dropped. This
 /// much is sent in a tenth of a second at 640 kbit/s.
-const UNSENT_LIMIT: libc::c_int = 8 * 1024;
+const UNSENT_LIMIT: u32 = 8 * 1024;
 
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// Tells what the server's kernel has of the bytes that were written.
 pub struct Gauge {
-    tcp: Arc<TcpStream>,
+    /// The socket's.
+    descriptor: OwnedFd,
     written: Arc<AtomicU64>,
 }
 
@@ -48,10 +48,10 @@ impl Gauge {
     /// Bytes of them that have been acknowledged.
     pub fn acknowledged(&self) -> u64 {
         let mut outstanding: libc::c_int = 0;
-        // SAFETY: the descriptor is open for as long as `tcp` lives, and the request (SIOCOUTQ
+        let descriptor = self.descriptor.as_raw_fd();
+        // SAFETY: the descriptor is open for as long as `self` lives, and the request (SIOCOUTQ
         // of sockets, tcp(7)) stores one C int.
-        let failed =
-            unsafe { libc::ioctl(self.tcp.as_raw_fd(), libc::TIOCOUTQ, &raw mut outstanding) };
+        let failed = unsafe { libc::ioctl(descriptor, libc::TIOCOUTQ, &raw mut outstanding) };
         if failed != 0 {
             // Of a connection that has ended; reading and writing tell why.
             outstanding = 0;
@@ -63,76 +63,58 @@ impl Gauge {
 
 /// A TCP connection that counts what is written.
 struct Socket {
-    tcp: Arc<TcpStream>,
+    tcp: TcpStream,
     written: Arc<AtomicU64>,
 }
 
 impl Socket {
-    fn poll_send(
-        &self,
-        cx: &mut Context<'_>,
-        send: impl Fn(&TcpStream) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.tcp.poll_write_ready(cx))?;
-            match send(&self.tcp) {
-                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
-                sent => {
-                    let sent = sent?;
-                    self.written.fetch_add(sent as u64, Ordering::Relaxed);
-                    return Poll::Ready(Ok(sent));
-                }
-            }
+    fn count(&self, sent: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(sent)) = sent {
+            self.written.fetch_add(sent as u64, Ordering::Relaxed);
         }
+        sent
     }
 }
 
 impl AsyncRead for Socket {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.tcp.poll_read_ready(cx))?;
-            match self.tcp.try_read(buffer.initialize_unfilled()) {
-                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
-                read => {
-                    buffer.advance(read?);
-                    return Poll::Ready(Ok(()));
-                }
-            }
-        }
+        Pin::new(&mut self.tcp).poll_read(cx, buffer)
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_send(cx, |tcp| tcp.try_write(bytes))
+        let sent = Pin::new(&mut self.tcp).poll_write(cx, bytes);
+        self.count(sent)
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_send(cx, |tcp| tcp.try_write_vectored(slices))
+        let sent = Pin::new(&mut self.tcp).poll_write_vectored(cx, slices);
+        self.count(sent)
     }
 
     fn is_write_vectored(&self) -> bool {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(socket2::SockRef::from(&*self.tcp).shutdown(Shutdown::Write))
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
     }
 }
 
@@ -154,15 +136,15 @@ pub async fn connect(
             ConnectError::Timeout(_) => format!("{location} has not answered within {seconds} s"),
             failed => format!("cannot connect to {location}: {failed}"),
         })?;
-    tune(&tcp, patience).map_err(|err| format!("cannot set up the socket: {err}"))?;
+    let written = Arc::<AtomicU64>::default();
+    let descriptor = tune(&tcp, patience)
+        .and_then(|()| tcp.as_fd().try_clone_to_owned())
+        .map_err(|err| format!("cannot set up the socket: {err}"))?;
     let gauge = Gauge {
-        tcp: Arc::new(tcp),
-        written: Arc::default(),
+        descriptor,
+        written: written.clone(),
     };
-    let socket = Socket {
-        tcp: gauge.tcp.clone(),
-        written: gauge.written.clone(),
-    };
+    let socket = Socket { tcp, written };
     let Some(tls) = tls else {
         return Ok((Box::new(socket), gauge));
     };
@@ -176,21 +158,5 @@ pub async fn connect(
 fn tune(tcp: &TcpStream, timeout: Duration) -> io::Result<()> {
     let socket = socket2::SockRef::from(tcp);
     socket.set_tcp_user_timeout(Some(timeout))?;
-    let limit = UNSENT_LIMIT;
-    // SAFETY: the descriptor is open for as long as `tcp` is borrowed, and the option's value
-    // is a C int of the length that is given.
-    let failed = unsafe {
-        libc::setsockopt(
-            tcp.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_NOTSENT_LOWAT,
-            (&raw const limit).cast(),
-            size_of_val(&limit) as libc::socklen_t,
-        )
-    };
-    if failed == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    socket.set_tcp_notsent_lowat(UNSENT_LIMIT)
 }

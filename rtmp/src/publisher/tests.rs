@@ -73,8 +73,7 @@ impl Server {
     }
 
     fn command(&mut self, publisher: &mut Publisher, name: &str, id: u32, rest: &[Value]) {
-        let mut body = command(name, id);
-        Value::Null.encode(&mut body);
+        let mut body = command(name, id, &[Value::Null]);
         rest.iter().for_each(|value| value.encode(&mut body));
         self.send(publisher, message_type::COMMAND_AMF0, &body);
     }
@@ -91,7 +90,7 @@ impl Server {
 
     fn start(&mut self, publisher: &mut Publisher) {
         self.accept_connect(publisher);
-        self.command(publisher, "_result", 4, &[1.0.into()]);
+        self.command(publisher, "_result", 4, &[Value::Number(1.0)]);
         self.status(publisher, "status", "NetStream.Publish.Start", "");
     }
 }
@@ -238,7 +237,7 @@ fn step_by_step_each_command_waits_for_the_answer_before_it() {
     assert!(server.commands(&mut publisher).is_empty(), "answered twice");
     server.command(&mut publisher, "_error", 2, &[]);
     assert_eq!(publisher.progress(), Progress::CreateStream);
-    server.command(&mut publisher, "_result", 4, &[5.0.into()]);
+    server.command(&mut publisher, "_result", 4, &[Value::Number(5.0)]);
     let publish = server.read(&mut publisher).pop().unwrap();
     assert_eq!(publish.stream_id, 5);
     assert_eq!(publisher.progress(), Progress::Publish);
@@ -286,7 +285,7 @@ fn refusals_are_told_apart_by_their_codes() {
             let mut publisher = publisher(pipelined);
             let mut server = Server::greet(&mut publisher);
             server.accept_connect(&mut publisher);
-            server.command(&mut publisher, "_result", 4, &[1.0.into()]);
+            server.command(&mut publisher, "_result", 4, &[Value::Number(1.0)]);
             server.status(&mut publisher, "error", code, "no");
             assert_eq!(publisher.progress(), Progress::Publish);
             assert_eq!(refusal(&mut publisher), (code.into(), "no".into(), kind));
@@ -356,7 +355,7 @@ fn another_stream_id_than_the_first_is_told_when_pipelined() {
     let mut publisher = publisher(true);
     let mut server = Server::greet(&mut publisher);
     server.accept_connect(&mut publisher);
-    server.command(&mut publisher, "_result", 4, &[2.0.into()]);
+    server.command(&mut publisher, "_result", 4, &[Value::Number(2.0)]);
     assert_eq!(publisher.next_event(), Some(Event::StreamIdMismatch));
     assert!(!publisher.ready_for_media());
 }
@@ -573,7 +572,11 @@ fn garbage_never_panics() {
         // A good conversation with some bytes changed, in odd pieces.
         let mut bytes = Vec::new();
         for n in 0..6 {
-            let mut body = command(["_result", "onStatus", "_error"][noise.below(3)], 1 + n);
+            let mut body = command(
+                ["_result", "onStatus", "_error"][noise.below(3)],
+                1 + n,
+                &[],
+            );
             Value::Null.encode(&mut body);
             status("error", "NetStream.Publish.Start", "x").encode(&mut body);
             let type_id = noise.below(21) as u8;

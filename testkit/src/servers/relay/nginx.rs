@@ -74,9 +74,15 @@ pub fn launch(
             (format!("load_module {TLS_MODULE};\n"), server)
         }
     };
-    let (host, idle) = match options.far {
-        true => ("0.0.0.0", "drop_idle_publisher 5s;"),
-        false => ("127.0.0.1", ""),
+    // A publisher counts as idle only after its first frame: one that is lost before is found by
+    // pings alone.
+    let (host, ping, idle) = match options.far {
+        true => (
+            "0.0.0.0",
+            "ping 3s; ping_timeout 2s;",
+            "drop_idle_publisher 5s;",
+        ),
+        false => ("127.0.0.1", "", ""),
     };
     let (wait_key, on_publish) = match options.raw {
         true => ("off", String::new()),
@@ -89,7 +95,7 @@ pub fn launch(
          pid {here}/nginx.pid; error_log stderr notice;\n\
          events {{ worker_connections 256; }}\n\
          rtmp {{ server {{\n\
-           listen {host}:{port}; chunk_size 4096; access_log off;\n\
+           listen {host}:{port}; {ping} chunk_size 4096; access_log off;\n\
            application live {{\n\
              live on; {idle} wait_key {wait_key}; wait_video on; notify_method get;\n\
              {on_publish}\n\
