@@ -9,6 +9,5 @@ mod discovery;
 mod elements;
 mod extremes;
 mod keyframes;
-mod never_deaf;
 mod standby;
 mod topics;

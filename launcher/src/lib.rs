@@ -14,5 +14,6 @@ mod failure;
 pub mod file;
 mod help;
 mod log;
+mod mask;
 mod remote;
 mod run;

@@ -14,7 +14,7 @@ use std::{
 use clap::ValueEnum;
 use serde_json::json;
 
-use crate::file::mask::Mask;
+use crate::mask::Mask;
 
 /// How lines are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]

@@ -15,7 +15,7 @@ use std::fmt;
 
 use droidrelay_wire::exit;
 
-use super::mask::{Mask, is_secret_name};
+use crate::mask::{Mask, is_secret_name};
 
 /// A place in the file; line and column (in characters) count from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

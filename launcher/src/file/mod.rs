@@ -3,7 +3,6 @@
 //! Launch files: read, their variables replaced, their pipelines built.
 
 pub mod launchfile;
-pub mod mask;
 pub(crate) mod pipeline;
 pub(crate) mod source;
 pub(crate) mod variables;

@@ -246,7 +246,7 @@ impl Complaint<'_> {
             .and_then(|(part, _)| part.class()?.find_property(first))
             .map(|spec| format!(" takes a {}", spec.value_type().name()))
             .unwrap_or_default();
-        let shown = if super::mask::is_secret_name(first) {
+        let shown = if crate::mask::is_secret_name(first) {
             "this value".into()
         } else {
             format!("\"{value}\"")

@@ -11,7 +11,8 @@ use std::{
 
 use droidrelay_wire::Secret;
 
-use super::{launchfile::Value, mask::is_secret_name};
+use super::launchfile::Value;
+use crate::mask::is_secret_name;
 
 /// The time at which the file is read, UTC, for names of files: `20261125T081503Z`.
 const NOW: &str = "NOW";
