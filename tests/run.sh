@@ -74,7 +74,7 @@ stage_tests() {
     fi
     echo "== tests"
     # They wait more than they compute: for servers, leases and time-outs.
-    export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
+    export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((3 * $(nproc)))}
     local status tests_passed tests_failed
     cargo test --workspace --locked --no-fail-fast 2>&1 | tee "$log"
     status=${PIPESTATUS[0]}
