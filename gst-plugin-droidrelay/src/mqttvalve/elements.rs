@@ -44,7 +44,12 @@ impl Elements {
         bus.set_sync_handler(move |_, message| {
             if let gst::MessageView::Error(error) = message.view() {
                 let from = message.src().map(|src| src.name()).unwrap_or_default();
-                on_error(format!("{from}: {}", error.error()));
+                let error = error.error();
+                let told = message
+                    .src()
+                    .and_then(|src| droidrelay_camera::explain(src, &error));
+                let text = told.unwrap_or_else(|| error.to_string());
+                on_error(format!("{from}: {text}"));
             } else {
                 // Nobody listens only while the pipeline is being taken apart.
                 let _ = parent.post(message.clone());
