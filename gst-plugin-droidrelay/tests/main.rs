@@ -10,5 +10,6 @@ mod elements;
 mod extremes;
 mod keyframes;
 mod neighbours;
+mod silence;
 mod standby;
 mod topics;

@@ -149,6 +149,8 @@ impl Flow {
         self.passed.store(passed + 1, Ordering::Relaxed);
         match self.srcpad.push(buffer) {
             Err(_) if self.word.load(Ordering::Relaxed) == word::CLOSED => Ok(gst::FlowSuccess::Ok),
+            // What is behind begins anew.
+            Err(_) if self.held_back.load(Ordering::Acquire) => Ok(gst::FlowSuccess::Ok),
             result => result,
         }
     }
@@ -260,6 +262,19 @@ impl Flow {
         if self.is_closed() {
             work();
         }
+        self.held_back.store(false, Ordering::Release);
+    }
+
+    /// Lets `work` begin anew what is behind the open valve: nothing goes there meanwhile, and what
+    /// follows begins as after an opening.
+    pub fn while_held(&self, work: impl FnOnce()) {
+        self.held_back.store(true, Ordering::Release);
+        self.exchange(word::KEY_UNIT, word::OPEN);
+        self.exchange(word::OPEN, word::OPENING);
+        // The streaming thread may wait in what is behind: `work` frees it.
+        work();
+        // It takes the error of that wait for what it is until this is free.
+        drop(self.sinkpad.stream_lock());
         self.held_back.store(false, Ordering::Release);
     }
 

@@ -31,6 +31,7 @@ use super::{
     memory::{self, MemoryTrim},
     properties,
     settings::{Settings, Standby},
+    silence::{self, EncoderWatch},
     surroundings::Surroundings,
     upstream::{Inputs, Upstream, UpstreamState},
 };
@@ -284,6 +285,7 @@ impl MqttValve {
         around: &Surroundings,
         upstream: &mut Upstream,
         memory: &mut MemoryTrim,
+        encoder: &mut EncoderWatch,
     ) -> Option<Duration> {
         if around.upstream.take_eos() {
             self.flow.srcpad.push_event(gst::event::Eos::new());
@@ -323,8 +325,36 @@ impl MqttValve {
             self.begin_with_kept();
             memory::trim();
         }
-        let due = outcome.due.into_iter().chain(memory.next()).min();
+        let look_again = self.watch_encoder(encoder);
+        let due = outcome.due.into_iter().chain(memory.next());
+        let due = due.chain(look_again).min();
         due.map(|due| due.saturating_sub(self.now()))
+    }
+
+    /// Begins the encoder behind the open valve anew where it is fed and gives nothing, and leaves
+    /// the camera alone; returns when to look again.
+    fn watch_encoder(&self, encoder: &mut EncoderWatch) -> Option<Duration> {
+        if self.flow.is_closed() {
+            encoder.rest();
+            return None;
+        }
+        let now = self.now();
+        if self.flow.is_raw()
+            && let Some(name) = encoder.look(&self.flow.srcpad, self.flow.passed(), now)
+        {
+            let mut begun = false;
+            self.flow.while_held(|| {
+                begun = downstream::reset(&self.flow.srcpad);
+                if begun {
+                    self.flow.repeat_events();
+                }
+            });
+            if begun {
+                self.warn(&silence::told(&name));
+                self.announcing.wake();
+            }
+        }
+        Some(encoder.next(now))
     }
 
     fn begin_with_kept(&self) {
@@ -471,12 +501,12 @@ impl MqttValve {
             let imp = valve.imp();
             gst::panic_to_error!(imp, None, { imp.announce() })
         });
-        let mut memory = MemoryTrim::default();
+        let (mut memory, mut encoder) = (MemoryTrim::default(), EncoderWatch::default());
         let job_around = around.clone();
         self.standing_by.start(&obj, timers.clone(), move |valve| {
             let imp = valve.imp();
             gst::panic_to_error!(imp, None, {
-                imp.stand_by(&job_around, &mut upstream, &mut memory)
+                imp.stand_by(&job_around, &mut upstream, &mut memory, &mut encoder)
             })
         });
         *self.running.lock() = Some(Running { io, link, around });

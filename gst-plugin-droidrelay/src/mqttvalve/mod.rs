@@ -21,6 +21,7 @@ mod leases;
 mod memory;
 mod properties;
 mod settings;
+mod silence;
 mod surroundings;
 mod survey;
 mod topics;
