@@ -89,39 +89,38 @@ enum Action {
 /// The states that are legal, and how one comes from another; each cell is the next state and
 /// what is done, `.` where all stays as it is.
 ///
-/// | event          | Inactive      | Untouched      | Running               | Stopped           | Failed               | Following      |
-/// |----------------|---------------|----------------|-----------------------|-------------------|----------------------|----------------|
-/// | StartUntouched | Untouched     | .              | .                     | .                 | .                    | .              |
-/// | Start          | Stopped, Hold | .              | .                     | .                 | .                    | .              |
-/// | Open           | .             | .              | .                     | Running, Run      | .                    | .              |
-/// | Close          | .             | .              | Stopped, Stop         | .                 | Stopped, CancelRetry | .              |
-/// | Error          | .             | .              | Failed, ScheduleRetry | .                 | .                    | .              |
-/// | RetryDue       | .             | .              | .                     | .                 | Running, Run         | .              |
-/// | Stray          | .             | .              | Running, Align        | Stopped, Stop     | Failed, Stop         | .              |
-/// | AllowedOpen    | .             | Running, Align | .                     | .                 | .                    | Running, Align |
-/// | AllowedClosed  | .             | Stopped, Stop  | .                     | .                 | .                    | Stopped, Stop  |
-/// | Obstacle       | .             | .              | Untouched, GiveUp     | Untouched, GiveUp | Untouched, GiveUp    | Untouched      |
-/// | Follow         | Following     | Following      | Following, Yield      | Following, Yield  | Following, Yield     | .              |
-/// | Shutdown       | .             | Inactive       | Inactive, Release     | Inactive, Release | Inactive, Release    | Inactive       |
+/// | event          | Inactive      | Untouched      | Running               | Stopped           | Failed               | Following         |
+/// |----------------|---------------|----------------|-----------------------|-------------------|----------------------|-------------------|
+/// | StartUntouched | Untouched     | .              | .                     | .                 | .                    | .                 |
+/// | Start          | Stopped, Hold | .              | .                     | .                 | .                    | .                 |
+/// | Open           | .             | .              | .                     | Running, Run      | .                    | .                 |
+/// | Close          | .             | .              | Stopped, Stop         | .                 | Stopped, CancelRetry | .                 |
+/// | Error          | .             | .              | Failed, ScheduleRetry | .                 | .                    | .                 |
+/// | RetryDue       | .             | .              | .                     | .                 | Running, Run         | .                 |
+/// | Stray          | .             | .              | Running, Align        | Stopped, Stop     | Failed, Stop         | .                 |
+/// | AllowedOpen    | .             | Running, Align | .                     | .                 | .                    | Running, Run      |
+/// | AllowedClosed  | .             | Stopped, Stop  | .                     | .                 | .                    | Stopped, Stop     |
+/// | Obstacle       | .             | .              | Untouched, GiveUp     | Untouched, GiveUp | Untouched, GiveUp    | Untouched, GiveUp |
+/// | Follow         | Following     | Following      | Following, Yield      | Following, Yield  | Following, Yield     | .                 |
+/// | Shutdown       | .             | Inactive       | Inactive, Release     | Inactive, Release | Inactive, Release    | Inactive          |
 const fn transition(state: UpstreamState, event: Event) -> (UpstreamState, Action) {
     use UpstreamState::*;
     match (state, event) {
         (Inactive, Event::StartUntouched) => (Untouched, Action::Nothing),
         (Inactive, Event::Start) => (Stopped, Action::Hold),
-        (Stopped, Event::Open) | (Failed, Event::RetryDue) => (Running, Action::Run),
-        (Running, Event::Stray) | (Untouched | Following, Event::AllowedOpen) => {
-            (Running, Action::Align)
+        (Stopped, Event::Open) | (Failed, Event::RetryDue) | (Following, Event::AllowedOpen) => {
+            (Running, Action::Run)
         }
+        (Running, Event::Stray) | (Untouched, Event::AllowedOpen) => (Running, Action::Align),
         (Untouched | Following, Event::AllowedClosed)
         | (Running, Event::Close)
         | (Stopped, Event::Stray) => (Stopped, Action::Stop),
         (Failed, Event::Stray) => (Failed, Action::Stop),
         (Failed, Event::Close) => (Stopped, Action::CancelRetry),
         (Running, Event::Error) => (Failed, Action::ScheduleRetry),
-        (Running | Stopped | Failed, Event::Obstacle) => (Untouched, Action::GiveUp),
+        (Running | Stopped | Failed | Following, Event::Obstacle) => (Untouched, Action::GiveUp),
         (Running | Stopped | Failed, Event::Follow) => (Following, Action::Yield),
         (Inactive | Untouched, Event::Follow) => (Following, Action::Nothing),
-        (Following, Event::Obstacle) => (Untouched, Action::Nothing),
         (Untouched | Following, Event::Shutdown) => (Inactive, Action::Nothing),
         (Running | Stopped | Failed, Event::Shutdown) => (Inactive, Action::Release),
         (stays, _) => (stays, Action::Nothing),
