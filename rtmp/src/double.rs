@@ -8,6 +8,7 @@ use std::{
     net::{Shutdown, TcpListener, TcpStream},
     sync::{Arc, Mutex, PoisonError},
     thread,
+    time::Duration,
 };
 
 use droidrelay_testkit::journal::{DEADLINE, Journal};
@@ -21,6 +22,8 @@ use super::{
 };
 
 const HANDSHAKE_SIZE: usize = 1536;
+/// Between the bytes of [`Fault::Trickle`].
+const TRICKLE: Duration = Duration::from_millis(100);
 
 /// Whom it lets in.
 #[derive(Clone, Debug)]
@@ -79,6 +82,8 @@ pub enum Fault {
     Stall,
     /// Something is said that is not RTMP.
     Garbage,
+    /// Byte after byte trickles in of what never gets whole, and the connection stays.
+    Trickle,
 }
 
 type Faults = Arc<Mutex<Option<(Step, Fault)>>>;
@@ -199,10 +204,40 @@ impl Connection {
             Fault::Stall => loop {
                 thread::park();
             },
+            Fault::Trickle => self.trickle(step)?,
             // Also at the handshake's and a chunk's borders no RTMP.
             Fault::Garbage => self.stream.write_all(&[0xff; 8192])?,
         }
         Err(io::ErrorKind::Other.into())
+    }
+
+    /// Bytes of a handshake, or of a command that is longer than anybody waits for.
+    fn trickle(&mut self, step: Step) -> io::Result<()> {
+        let in_handshake = matches!(step, Step::Accept | Step::Hello | Step::HalfHello);
+        let begin: &[u8] = if in_handshake {
+            &[3]
+        } else {
+            &[
+                3,
+                0,
+                0,
+                0,
+                0,
+                0xff,
+                0xff,
+                message_type::COMMAND_AMF0,
+                0,
+                0,
+                0,
+                0,
+            ]
+        };
+        let endless = begin.iter().chain(std::iter::repeat(&3));
+        for byte in endless.take(HANDSHAKE_SIZE / 2 - 1) {
+            self.stream.write_all(&[*byte])?;
+            thread::sleep(TRICKLE);
+        }
+        Ok(())
     }
 
     fn message(&mut self, message: &Message) -> io::Result<()> {

@@ -325,7 +325,8 @@ impl Connection {
     ) -> End {
         let mut input = vec![0; 8 * 1024];
         let mut needs_flush = false;
-        // Silence of the server, until it has accepted; then only of a socket that takes nothing.
+        // When the server last came a step further, until it has accepted; then when the socket took
+        // something. What trickles in between is neither.
         let mut progress = Instant::now();
         let mut published_at = None;
         let begin = self.begin;
@@ -365,9 +366,12 @@ impl Connection {
                     match read {
                         Ok(0) => return self.closed(None),
                         Ok(n) => {
-                            progress = Instant::now();
+                            let step = self.rtmp.progress();
                             if let Err(err) = self.rtmp.input(&input[..n]) {
                                 return End::Failed(format!("{}: {err}", self.target.location));
+                            }
+                            if self.rtmp.progress() != step {
+                                progress = Instant::now();
                             }
                         }
                         Err(err) => return self.closed(Some(&err)),

@@ -346,7 +346,7 @@ fn is_outlived(step: Step, fault: Fault) {
     let said = said.unwrap_or_else(|| panic!("{what}: nothing is said"));
     let named = match fault {
         Fault::Drop => ["closed", "lost"].iter().any(|word| said.contains(word)),
-        Fault::Stall => said.contains("silent") || said.contains("answered"),
+        Fault::Stall | Fault::Trickle => said.contains("silent") || said.contains("answered"),
         Fault::Garbage => !said.is_empty(),
     };
     assert!(named, "{what}: {said}");
@@ -384,6 +384,13 @@ fn connections_that_close_are_outlived_at_each_step() {
 fn a_server_that_falls_silent_is_outlived_at_each_step() {
     for step in Step::ALL.into_iter().filter(|step| *step != Step::Media) {
         is_outlived(step, Fault::Stall);
+    }
+}
+
+#[test]
+fn a_server_that_trickles_is_outlived_at_each_step() {
+    for step in Step::ALL.into_iter().filter(|step| *step != Step::Media) {
+        is_outlived(step, Fault::Trickle);
     }
 }
 
