@@ -18,7 +18,7 @@ use super::{
     amf0::{self, Value},
     auth::{Challenge, Method},
     chunk::{ChunkReader, ChunkWriter, Message, message_type},
-    flv::is_video_sequence_header,
+    flv::{TagKind, is_audio_sequence_header, is_video_sequence_header},
 };
 
 const HANDSHAKE_SIZE: usize = 1536;
@@ -99,6 +99,10 @@ pub enum Seen {
     Video,
     /// The first frame, at this time of the session in milliseconds; headers have come before it.
     FirstFrame(u32),
+    /// A frame, at this time of the session in milliseconds.
+    Frame(TagKind, u32),
+    /// The publisher has ended the stream.
+    Ended,
     /// Something went wrong as it should.
     Failed,
 }
@@ -244,11 +248,18 @@ impl Connection {
         match message.type_id {
             message_type::VIDEO => {
                 self.seen.push(Seen::Video);
-                if !self.has_frames && !is_video_sequence_header(&message.body) {
-                    self.has_frames = true;
-                    self.seen.push(Seen::FirstFrame(message.timestamp));
+                if !is_video_sequence_header(&message.body) {
+                    if !std::mem::replace(&mut self.has_frames, true) {
+                        self.seen.push(Seen::FirstFrame(message.timestamp));
+                    }
+                    let frame = Seen::Frame(TagKind::Video, message.timestamp);
+                    self.seen.push(frame);
                 }
                 self.reach(Step::Media)?;
+            }
+            message_type::AUDIO if !is_audio_sequence_header(&message.body) => {
+                let frame = Seen::Frame(TagKind::Audio, message.timestamp);
+                self.seen.push(frame);
             }
             message_type::COMMAND_AMF0 => self.command(&amf0::decode(&message.body))?,
             _ => {}
@@ -285,6 +296,7 @@ impl Connection {
                 self.reach(Step::CreateStream)?;
                 self.send("_result", id, &[Value::Null, Value::Number(1.0)])?;
             }
+            "deleteStream" => self.seen.push(Seen::Ended),
             "publish" => {
                 self.reach(Step::Publish)?;
                 self.seen.push(Seen::Publish(text(3).to_owned()));

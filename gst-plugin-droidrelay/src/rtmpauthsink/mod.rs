@@ -10,14 +10,17 @@ mod cat;
 mod chain;
 mod doc;
 mod encoder;
+mod files;
 mod imp;
 mod meter;
+mod news;
 mod publisher;
 mod queue;
 mod rate;
 mod session;
 mod settings;
 mod sink;
+mod skew;
 mod socket;
 mod uplink;
 
