@@ -9,7 +9,7 @@ use droidrelay_wire::{
     PublishPhase, PublishState, RobotState, StreamState,
     words::{
         gate::{Change, Gate, Outcome},
-        state::Cause,
+        state::{Cause, VIEWER_COUNT},
     },
 };
 
@@ -244,7 +244,7 @@ impl Control {
         }
         let (opens, last_command) = (self.opens, self.last_command.clone());
         for (name, value) in [
-            ("viewer_count", holders.len().into()),
+            (VIEWER_COUNT, holders.len().into()),
             ("opens", opens.into()),
             ("last_command", last_command.into()),
         ] {
