@@ -17,6 +17,7 @@ mod news;
 mod publisher;
 mod queue;
 mod rate;
+mod servers;
 mod session;
 mod settings;
 mod sink;
