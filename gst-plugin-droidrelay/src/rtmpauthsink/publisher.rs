@@ -120,6 +120,7 @@ impl ValveState {
             SessionEvent::Unwanted(opening) if opening >= self.opening() => {
                 ValveState::Closed(opening)
             }
+            SessionEvent::Released(opening) if opening >= self.opening() => ValveState::Unknown,
             _ => self,
         }
     }
@@ -239,6 +240,10 @@ impl MediaPublisher {
         inner.queue.reset();
         inner.expect_again();
         inner.last_media = None;
+        if !running {
+            // A valve that is still there says so again.
+            inner.valves = [ValveState::Unknown; 2];
+        }
         drop(inner);
         self.wake();
     }
@@ -310,6 +315,14 @@ impl MediaPublisher {
         }
         drop(inner);
         self.wake();
+    }
+
+    /// What was upstream of `track` is not any more.
+    pub fn unlinked(&self, track: Track) {
+        let mut inner = self.inner.lock();
+        inner.valves[track as usize] = ValveState::Unknown;
+        drop(inner);
+        self.changed.notify_one();
     }
 
     /// Whether media on `track` has a use: otherwise it need not even be parsed.
@@ -644,6 +657,34 @@ mod tests {
     fn set_video(headers: &mut Headers) {
         headers.metadata.video_codec = Some(VideoCodec::H264);
         headers.video = Some(vec![1]);
+    }
+
+    #[test]
+    fn a_valve_that_is_gone_leaves_no_deaf_sink() {
+        type Leave = fn(&MediaPublisher);
+        let ways: [Leave; 3] = [
+            |publisher| publisher.valve(Track::Video, SessionEvent::Released(3)),
+            |publisher| publisher.unlinked(Track::Video),
+            |publisher| {
+                publisher.set_running(false);
+                publisher.set_running(true);
+            },
+        ];
+        for leave in ways {
+            for last in [
+                SessionEvent::Unwanted(3),
+                SessionEvent::Wanted(3),
+                SessionEvent::Begins(3, gst::ClockTime::ZERO),
+            ] {
+                let publisher = running();
+                publisher.valve(Track::Video, last);
+                leave(&publisher);
+                assert!(!publisher.is_wanted(), "{last:?}");
+                assert!(publisher.accepts(Track::Video), "{last:?}");
+                publisher.push(frame(0, true));
+                assert!(publisher.is_wanted(), "{last:?}");
+            }
+        }
     }
 
     #[test]
