@@ -681,7 +681,7 @@ mod tests {
                 leave(&publisher);
                 assert!(!publisher.is_wanted(), "{last:?}");
                 assert!(publisher.accepts(Track::Video), "{last:?}");
-                publisher.push(frame(0, true));
+                push(&publisher, 0, true);
                 assert!(publisher.is_wanted(), "{last:?}");
             }
         }
