@@ -99,7 +99,12 @@ fn intercept(element: &gst::Element, parent: Option<gst::Bus>, on_notice: OnNoti
         match message.view() {
             gst::MessageView::Error(error) => {
                 let from = message.src().map(|src| src.name()).unwrap_or_default();
-                on_notice(Notice::Error(format!("{from}: {}", error.error())));
+                let error = error.error();
+                let told = message
+                    .src()
+                    .and_then(|src| droidrelay_camera::explain(src, &error));
+                let text = told.unwrap_or_else(|| error.to_string());
+                on_notice(Notice::Error(format!("{from}: {text}")));
                 return gst::BusSyncReply::Drop;
             }
             gst::MessageView::StateChanged(_) if is_of_held() => on_notice(Notice::Changed),
