@@ -43,6 +43,17 @@ pub fn shares_topic(topic: &str) -> String {
     format!("{topic}/shares")
 }
 
+/// Every topic of the robot with the command topic `topic`, that one last.
+pub fn all_topics(topic: &str) -> [String; 5] {
+    [
+        state_topic(topic),
+        availability_topic(topic),
+        wanted_topic(topic),
+        shares_topic(topic),
+        topic.to_owned(),
+    ]
+}
+
 /// Says what is wrong with a robot's name, which becomes part of topics, paths and URLs.
 pub fn check_name(name: &str) -> Result<(), String> {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -79,7 +90,9 @@ impl TopicTemplate {
             before: before.to_owned(),
             after: after.to_owned(),
         };
-        check_topic(&template.topic("x"))?;
+        for topic in all_topics(&template.topic("x")) {
+            check_topic(&topic)?;
+        }
         Ok(template)
     }
 
@@ -197,15 +210,7 @@ impl Directory {
             .map(|robot| robot.topic.clone())
             .filter(|topic| !covered(topic))
             .chain(template.map(|template| template.topic("+")))
-            .flat_map(|topic| {
-                [
-                    state_topic(&topic),
-                    availability_topic(&topic),
-                    wanted_topic(&topic),
-                    shares_topic(&topic),
-                    topic,
-                ]
-            })
+            .flat_map(|topic| all_topics(&topic))
             .collect()
     }
 }

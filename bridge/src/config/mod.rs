@@ -33,7 +33,7 @@ use crate::{
     auth::{FailureLimit, Hash, Role, User},
     demand,
     random::{hex, random},
-    robots::{self, Directory, PLACEHOLDER, Robot, TopicTemplate},
+    robots::{self, Directory, PLACEHOLDER, Robot, TopicTemplate, all_topics},
     serve::Tls,
     share,
     watch::Watch,
@@ -372,7 +372,9 @@ fn directory(robots: Robots, listed: Vec<Listed>) -> Result<Directory, Refusal> 
         robots::check_name(name).at(&robot.name)?;
         let wrong = |what: &str| refuse(&robot.name, format!("robot {name:?} {what}"));
         if let Some(topic) = &robot.topic {
-            check_topic(topic.get_ref()).at(topic)?;
+            for topic_of_it in all_topics(topic.get_ref()) {
+                check_topic(&topic_of_it).at(topic)?;
+            }
         }
         let templated = by_template.robot(name);
         let topic = robot.topic.map(Spanned::into_inner);
@@ -385,11 +387,17 @@ fn directory(robots: Robots, listed: Vec<Listed>) -> Result<Directory, Refusal> 
                 "has no path: give it the path it publishes to, for example \"live/stream\"",
             );
         };
-        let is_twin = |other: &&Robot| other.name == *name || other.topic == topic;
+        let topics = all_topics(&topic);
+        // Also one that is the other's state: each would take it for commands.
+        let is_twin = |other: &&Robot| {
+            other.name == *name
+                || topics.contains(&other.topic)
+                || all_topics(&other.topic).contains(&topic)
+        };
         if let Some(twin) = all.iter().find(is_twin) {
             let twin = &twin.name;
             return wrong(&format!(
-                "has the name or the topic of {twin:?}: make them differ"
+                "has the name or a topic of {twin:?}: make them differ"
             ));
         }
         all.push(Robot {

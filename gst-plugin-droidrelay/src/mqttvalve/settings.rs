@@ -11,7 +11,7 @@ use droidrelay_wire::{
     BrokerUrl, Secret,
     mqtt::session::{self, MIN_KEEP_ALIVE},
     net::{tls::TlsFiles, url::UserInfo},
-    words::topics::{DEFAULT_TOPIC, OFFLINE, availability_topic, check_topic, state_topic},
+    words::topics::{DEFAULT_TOPIC, OFFLINE, availability_topic, state_topic},
 };
 
 use super::{discovery::Device, kept::Keep, topics::Topics};
@@ -208,9 +208,7 @@ impl Settings {
     /// Checks everything that can be checked without the network. None: no broker is set.
     pub fn check(&self, element: &str) -> Result<Option<session::Config>, String> {
         let topics = self.topics();
-        for topic in [&topics.command, &topics.state, &topics.availability] {
-            check_topic(topic)?;
-        }
+        topics.check()?;
         let Some(broker) = self.broker.clone().transpose()? else {
             return Ok(None);
         };
@@ -293,6 +291,26 @@ mod tests {
         settings = with_broker("mqtt://h");
         settings.topic = "robot/#".into();
         assert!(settings.check("valve").err().unwrap().contains("robot/#"));
+
+        for (property, topic, reason) in [
+            ("state-topic", "robot/stream", "so is topic"),
+            ("availability-topic", "robot/stream", "so is topic"),
+            (
+                "availability-topic",
+                "robot/stream/state",
+                "so is state-topic",
+            ),
+            ("state-topic", "$SYS/x", "begins with $"),
+            ("topic", "$share/a/b", "begins with $"),
+        ] {
+            settings = with_broker("mqtt://h");
+            settings.set(property, &topic.to_value());
+            let error = settings.check("valve").err().unwrap();
+            assert!(
+                error.contains(reason) && error.contains(property),
+                "{error}"
+            );
+        }
 
         settings = with_broker("mqtt://h");
         settings.keep_alive = Duration::from_secs(1);
