@@ -121,9 +121,13 @@ impl Bridge {
             expiry: matches!(command, Command::Start { .. }).then_some(self.start_expiry),
             ..Properties::default()
         };
-        let published = self
-            .publish(&robot.topic, command.to_payload(), properties)
-            .await;
+        let payload = match command {
+            Command::Start { .. } if !self.fleet.expires() => {
+                command.to_payload_sent(self.fleet.now().wall)
+            }
+            _ => command.to_payload(),
+        };
+        let published = self.publish(&robot.topic, payload, properties).await;
         self.metrics.command(word(command), &published);
         if published.is_ok() {
             self.fleet.sent_command();

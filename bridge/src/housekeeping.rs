@@ -28,6 +28,8 @@ use crate::{
 
 /// How often viewer sessions are looked at that may be over.
 const LOOK: Duration = Duration::from_secs(15);
+/// Bytes of the longest note: half of what the kit's broker takes.
+const MAX_NOTE: usize = 8 * 1024;
 /// For an answer of MediaMTX's API.
 const API_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -104,7 +106,7 @@ async fn write_notes(bridge: &Bridge) {
     let fleet = &bridge.fleet;
     let notes: Vec<(String, Note)> = fleet.wanted.unwritten(fleet.now());
     for (robot, note) in robots(bridge, notes) {
-        let payload = serde_json::to_vec(&note).unwrap_or_default();
+        let payload = note.to_payload(MAX_NOTE);
         let noted = bridge.retain(&wanted_topic(&robot.topic), payload).await;
         if noted.is_err() && !fleet.is_up() {
             fleet.wanted.write_again(robot.name.clone());

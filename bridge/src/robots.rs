@@ -101,10 +101,16 @@ impl TopicTemplate {
     }
 
     fn name_of<'a>(&self, topic: &'a str) -> Option<&'a str> {
+        let name = self.level_of(topic)?;
+        check_name(name).is_ok().then_some(name)
+    }
+
+    /// What stands in the name's place, good or not.
+    fn level_of<'a>(&self, topic: &'a str) -> Option<&'a str> {
         let name = topic
             .strip_prefix(self.before.as_str())?
             .strip_suffix(self.after.as_str())?;
-        check_name(name).is_ok().then_some(name)
+        (!name.contains('/')).then_some(name)
     }
 }
 
@@ -198,6 +204,17 @@ impl Directory {
         let name = self.template.as_ref()?.0.name_of(command)?;
         // A listed robot has its own topic: what stands on the template's is not its word.
         (!self.is_listed(name)).then_some((name, word))
+    }
+
+    /// The name in a topic that would be a robot's, had it a good one; and what is wrong with it.
+    pub fn misnamed<'a>(&self, topic: &'a str) -> Option<(&'a str, String)> {
+        let (template, _) = self.template.as_ref()?;
+        let suffixes = all_topics("");
+        let mut commands = suffixes
+            .iter()
+            .filter_map(|suffix| topic.strip_suffix(suffix.as_str()));
+        let name = commands.find_map(|command| template.level_of(command))?;
+        Some((name, check_name(name).err()?))
     }
 
     /// Filters that cover every topic of every robot, none of them twice.
@@ -296,6 +313,18 @@ mod tests {
             "x",
         ] {
             assert_eq!(resolve(strange), None, "{strange}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_no_robot_can_have_is_told_from_no_name() {
+        let directory = directory();
+        for topic in ["robots/k\u{fc}che/stream/state", "robots/a b/stream"] {
+            let (name, error) = directory.misnamed(topic).unwrap();
+            assert!(topic.contains(name) && error.contains("letters"), "{error}");
+        }
+        for topic in ["robots/a/b/stream/state", "robots/good/stream/state", "x"] {
+            assert_eq!(directory.misnamed(topic), None, "{topic}");
         }
     }
 

@@ -17,7 +17,7 @@ use droidrelay_wire::{
     mqtt::session::{self, MIN_KEEP_ALIVE},
     net::{
         http::{Client, Login, Policy, Url},
-        tls::TlsFiles,
+        tls::{self, TlsFiles},
     },
     words::topics::{DEFAULT_TOPIC, check_topic},
 };
@@ -314,7 +314,7 @@ impl Mqtt {
         let tls = match (url.scheme.is_tls(), some_file) {
             (true, file) => {
                 let place = file.map_or(self.broker.span(), Spanned::span);
-                Some(files.client().map_err(|err| (Some(place), err))?)
+                Some(tls::Source::new(files).map_err(|err| (Some(place), err))?)
             }
             (false, None) => None,
             (false, Some(file)) => {

@@ -9,12 +9,16 @@ use droidrelay_wire::{
     PublishPhase, PublishState, RobotState, StreamState,
     words::{
         gate::{Change, Gate, Outcome},
-        state::Cause,
+        state::{Cause, VIEWER_COUNT},
     },
 };
 
+use serde_json::Value;
+
 use crate::element::link;
 
+/// What is lost at the broker, sentence by sentence; absent where nothing is.
+const BROKER_LIMITS: &str = "broker_limits";
 /// Viewers whose ids are listed in the state; all are counted.
 const LISTED_VIEWERS: usize = 64;
 /// Openings and closings that wait for the announcer; older pairs cancel out.
@@ -166,6 +170,16 @@ impl Control {
         self.gate.link(up, now);
     }
 
+    /// What the broker cannot do; true where that is new.
+    pub fn limits(&mut self, limits: Vec<String>) -> bool {
+        let limits = Value::from(limits);
+        let before = match limits.as_array().is_some_and(Vec::is_empty) {
+            true => self.state.more.remove(BROKER_LIMITS),
+            false => self.state.more.insert(BROKER_LIMITS.into(), limits.clone()),
+        };
+        before.is_none_or(|before| before != limits)
+    }
+
     /// Counts a command that is not obeyed.
     pub fn refuse(&mut self, reason: String) {
         self.state.refused_commands += 1;
@@ -244,7 +258,7 @@ impl Control {
         }
         let (opens, last_command) = (self.opens, self.last_command.clone());
         for (name, value) in [
-            ("viewer_count", holders.len().into()),
+            (VIEWER_COUNT, holders.len().into()),
             ("opens", opens.into()),
             ("last_command", last_command.into()),
         ] {

@@ -66,6 +66,11 @@ impl Client {
             .map_err(|err| fault(&err).unwrap_or_else(|| err.to_string()))
     }
 
+    #[cfg(test)]
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     pub(crate) fn to_mqtt(&self) -> TlsConfiguration {
         TlsConfiguration::Rustls(self.0.clone())
     }
