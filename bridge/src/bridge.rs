@@ -80,6 +80,11 @@ impl Bridge {
         }))
     }
 
+    /// A try to reach the broker that waits for its turn begins now, with the files as they are.
+    pub fn hurry(&self) {
+        self.session.hurry();
+    }
+
     /// Makes requests that wait answer at once.
     pub fn begin_close(&self) {
         self.closing.send_replace(true);
@@ -122,7 +127,7 @@ impl Bridge {
             ..Properties::default()
         };
         let payload = match command {
-            Command::Start { .. } if !self.fleet.expires() => {
+            Command::Start { .. } if !self.fleet.speaks_mqtt_5() => {
                 command.to_payload_sent(self.fleet.now().wall)
             }
             _ => command.to_payload(),

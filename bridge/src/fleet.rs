@@ -220,8 +220,9 @@ impl Fleet {
         (!broker.retain).then(|| broker.lacks().join("; "))
     }
 
-    /// Whether the broker forgets a command by itself when it has waited too long.
-    pub fn expires(&self) -> bool {
+    /// Whether the broker speaks MQTT 5: it forgets a command by itself when it has waited too
+    /// long, and carries correlation data.
+    pub fn speaks_mqtt_5(&self) -> bool {
         let broker = *self.broker.lock();
         broker.is_none_or(|broker| broker.version == Version::V5)
     }
@@ -236,7 +237,10 @@ impl Fleet {
         };
         debug!(robot = name, ?availability);
         self.change_view(name, |view| {
-            let by = Speaker::of(message.correlation.as_deref());
+            let by = match self.speaks_mqtt_5() {
+                true => Speaker::of(message.correlation.as_deref()),
+                false => Speaker::Either,
+            };
             self.wanted.told(name, availability, by, self.now());
             view.send_if_modified(|view| {
                 std::mem::replace(&mut view.availability, availability) != availability

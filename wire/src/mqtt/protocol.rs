@@ -353,7 +353,7 @@ pub(super) enum Step {
         at_most_once: bool,
     },
     Subscribed(Vec<Reason>),
-    Message(Publish),
+    Message(Box<Publish>),
     Acknowledged(u16, Reason),
     Pong,
     /// Something else that came.
@@ -484,7 +484,7 @@ fn step_of(packet: packet::Packet) -> Step {
             };
             Step::Subscribed(answer.return_codes.iter().map(reason).collect())
         }
-        Packet::Publish(publish) => Step::Message(publish.into()),
+        Packet::Publish(publish) => Step::Message(Box::new(publish.into())),
         Packet::PubAck(answer) => {
             let reason = match answer.reason {
                 PubAckReason::Success => Reason::SUCCESS,
@@ -522,7 +522,7 @@ fn step_of_311(packet: v311::Packet) -> Step {
             };
             Step::Subscribed(answer.return_codes.iter().map(reason).collect())
         }
-        Packet::Publish(publish) => Step::Message(publish.into()),
+        Packet::Publish(publish) => Step::Message(Box::new(publish.into())),
         Packet::PubAck(answer) => Step::Acknowledged(answer.pkid, Reason::SUCCESS),
         Packet::PingResp => Step::Pong,
         _ => Step::Heard,

@@ -11,7 +11,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{Client, TlsFiles};
+use super::{client::Client, files::TlsFiles};
 
 /// Where Debian keeps the system's trust store.
 const SYSTEM_STORE: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -20,8 +20,11 @@ const SYSTEM_STORE: &str = "/etc/ssl/certs/ca-certificates.crt";
 #[derive(Clone)]
 pub struct Source {
     files: TlsFiles,
-    last: Arc<Mutex<Option<(Vec<Stamp>, Client)>>>,
+    last: Arc<Mutex<Option<Last>>>,
 }
+
+/// The files as they were when the client was made of them.
+type Last = (Vec<Stamp>, Client);
 
 /// Tells one content of a file from the next.
 #[derive(Debug, Clone, PartialEq, Eq)]
