@@ -55,6 +55,7 @@ TEXT
 -rwxr-xr-x ./usr/bin/droidrelay
 -rw-r--r-- ./usr/lib/systemd/system/droidrelay@.service
 -rw-r--r-- ./usr/lib/sysusers.d/droidrelay.conf
+-rw-r--r-- ./usr/lib/udev/rules.d/60-droidrelay.rules
 -rw-r--r-- ./usr/share/bash-completion/completions/droidrelay.bash
 -rw-r--r-- ./usr/share/doc/droidrelay/changelog.gz
 -rw-r--r-- ./usr/share/doc/droidrelay/copyright

@@ -70,6 +70,7 @@ fn run<'a>(how: u8, reads: bool, pieces: impl Iterator<Item = &'a [u8]>) -> End 
             login: None,
             pipelined: how & 1 == 0,
             hevc: how & 2 == 0,
+            pauses: false,
         },
         &[7],
     );

@@ -12,7 +12,7 @@ use crate::{
     help,
     log::Format,
     remote::metrics,
-    run::trigger::Trigger,
+    run::{retention::Retention, trigger::Trigger},
 };
 
 /// Runs a GStreamer pipeline line as a supervised service.
@@ -84,6 +84,15 @@ pub struct Run {
     /// looks at the latter alone.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub stall_timeout: u32,
+    /// Delete the oldest recordings while less than this is free on their disk
+    ///
+    /// SHARE is a percentage (10%), or bytes (5G, 500M). PATTERN is an absolute path with one * in
+    /// the file's name. Looked at every 30 s, and when a side branch of the pipeline fails; the
+    /// newest file of the pattern always stays.
+    ///
+    /// Example: --keep-free '10%=/var/lib/droidrelay/*.ts'
+    #[arg(long, value_name = "SHARE=PATTERN", value_parser = str::parse::<Retention>)]
+    pub keep_free: Option<Retention>,
     /// Open the valves for a while when an element posts a message
     ///
     /// NAME:lease=SECONDS[,CONDITION]... NAME is that of the element message's structure, and the
@@ -148,8 +157,11 @@ pub struct Poll {
 
 #[derive(Args)]
 pub struct Doctor {
-    /// The launch file
-    #[arg(value_hint = ValueHint::FilePath)]
+    /// The launch file, or the name of a service
+    ///
+    /// For droidrelay@NAME.service its NAME: the doctor reads the service's launch file, environment
+    /// and credentials, and as root it takes on the rights of the service's user.
+    #[arg(value_name = "FILE|NAME", value_hint = ValueHint::FilePath)]
     pub file: Option<PathBuf>,
     #[command(flatten)]
     pub settings: Settings,

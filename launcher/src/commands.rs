@@ -20,7 +20,7 @@ use droidrelay_wire::{
 };
 
 use crate::{
-    cli::{Action, Cli, OnEos, Poll, Run},
+    cli::{Action, Cli, Doctor, OnEos, Poll, Run},
     doctor,
     failure::Failure,
     file::{pipeline, source::Source},
@@ -61,11 +61,11 @@ pub fn main() -> u8 {
         match cli.action {
             Action::Check(source) => check(source, &log),
             Action::Run(options) => run(*options, &log),
-            Action::Doctor(options) => {
-                let settings = options.settings;
-                let source = options.file.map(|file| Source { file, settings });
-                Ok(doctor::examine(source, options.publish, &log))
-            }
+            Action::Doctor(Doctor {
+                file,
+                settings,
+                publish,
+            }) => Ok(doctor::look(file, settings, publish, &log)),
             Action::Completions { shell } => completions(shell),
             Action::Man => manual_page(),
         }
@@ -97,6 +97,7 @@ fn run(options: Run, log: &Log) -> Result<u8, Failure> {
         restart_on_eos: options.on_eos == OnEos::Restart,
         give_up_after: options.give_up_after,
         stall_timeout: Duration::from_secs(options.stall_timeout.into()),
+        retention: options.keep_free,
     };
     let listener = options.metrics.map(|at| listen(at, log)).transpose()?;
     let clients = clients(options.poll)?;

@@ -33,6 +33,7 @@ sections! {
   77  a right or a login is missing (doctor)
   78  a variable has no value, or a credential cannot be read"
     "Environment": "  CREDENTIALS_DIRECTORY  files with the values of variables, named like them
+  CONFIGURATION_DIRECTORY  in place of /etc/droidrelay, where doctor looks for a service's files
   GST_DEBUG              how much of GStreamer's own log is in the log; GST_DEBUG_FILE
                          sends it to a file instead, unmasked
   GST_PLUGIN_PATH        folders with more plugins
@@ -42,6 +43,7 @@ sections! {
                          bitrate), RELOADING, STOPPING; WATCHDOG while the main loop lives
                          and frames leave every rtmpauthsink that is publishing"
     "Examples": "  droidrelay check robot.launch
+  sudo droidrelay doctor front
   droidrelay doctor robot.launch --set BROKER=mqtts://cloud.example
   droidrelay run robot.launch --trigger motion:lease=30 --metrics 9101
   droidrelay run robot.launch --poll https://cloud.example/robots/r1/stream \\

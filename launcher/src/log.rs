@@ -171,18 +171,74 @@ fn is_journal() -> bool {
         .is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
-/// The last text on each subject, so that none is logged twice in a row.
+/// Texts on one subject that differ in their numbers alone are logged this many times in a row.
+const ALIKE: u32 = 3;
+
+/// The last text on each subject, so that a fault that lasts does not fill the log: none is logged
+/// twice in a row, nor again and again with other numbers (times, ports, counts).
 #[derive(Default)]
-pub struct Repeats(HashMap<String, String>);
+pub struct Repeats(HashMap<String, Last>);
+
+struct Last {
+    text: String,
+    /// Logged in a row with other numbers.
+    alike: u32,
+}
 
 impl Repeats {
-    /// Whether `text` is not the last one on its subject, which it is from now on.
+    /// Whether `text` is to be logged: it is the last one on its subject from now on.
     pub fn is_new(&mut self, subject: &str, text: &str) -> bool {
-        let last = self.0.insert(subject.to_owned(), text.to_owned());
-        last.as_deref() != Some(text)
+        let Some(last) = self.0.get_mut(subject) else {
+            let (text, alike) = (text.to_owned(), 1);
+            self.0.insert(subject.to_owned(), Last { text, alike });
+            return true;
+        };
+        if last.text == text {
+            return false;
+        }
+        if without_numbers(&last.text).eq(without_numbers(text)) {
+            last.alike = last.alike.saturating_add(1);
+        } else {
+            last.alike = 1;
+        }
+        text.clone_into(&mut last.text);
+        last.alike <= ALIKE
     }
 
     pub fn forget(&mut self, subject: &str) {
         self.0.remove(subject);
+    }
+}
+
+/// `text` with each run of digits as one.
+fn without_numbers(text: &str) -> impl Iterator<Item = char> {
+    let mut in_number = false;
+    text.chars().filter_map(move |char| {
+        let is_digit = char.is_ascii_digit();
+        let goes_on = std::mem::replace(&mut in_number, is_digit) && is_digit;
+        (!goes_on).then_some(if is_digit { '0' } else { char })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_that_lasts_is_logged_once_and_a_few_times_with_other_numbers() {
+        let mut repeats = Repeats::default();
+        let mut logged = |text: &str| repeats.is_new("sink", text);
+        assert!(logged("refused"));
+        assert!(!logged("refused"));
+        let text = |port| format!("127.0.0.1:{port} closed the connection after {port} ms");
+        let times = (998..1050).filter(|port| logged(&text(*port))).count();
+        assert_eq!(times, ALIKE as usize);
+        assert!(logged("publishing"));
+        assert!(logged(&text(7)), "it came back");
+        assert!(logged("HTTP 503"));
+        assert!(logged("HTTP 404"), "a number may be the news");
+        repeats.forget("sink");
+        assert!(repeats.is_new("sink", "HTTP 404"));
+        assert!(repeats.is_new("other", "HTTP 404"));
     }
 }

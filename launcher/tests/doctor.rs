@@ -2,6 +2,12 @@
 
 //! `droidrelay doctor` against a real broker and a real server, well and ill.
 
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+    process::Command,
+};
+
 use droidrelay_testkit::{
     certs::{Authority, Validity},
     servers::{
@@ -226,6 +232,140 @@ fn a_broker_that_refuses_the_subscription_is_named() {
     let found = find(&lines, "FAILED", "refuses the subscription");
     assert!(found.contains("access rights"), "{found}");
     assert_eq!(code, 77);
+}
+
+#[test]
+fn tls_to_a_port_without_it_is_named() {
+    let testbed = Testbed::start(Kind::Nginx).unwrap();
+    let (broker, relay) = (testbed.broker.port(), testbed.relay.rtmp_port());
+    for (from, to) in [
+        (
+            format!("mqtt://127.0.0.1:{broker}"),
+            format!("mqtts://127.0.0.1:{broker}"),
+        ),
+        (
+            format!("rtmp://127.0.0.1:{relay}"),
+            format!("rtmps://127.0.0.1:{relay}"),
+        ),
+    ] {
+        let good = line(&testbed);
+        assert!(good.contains(&from), "{good}");
+        let (code, lines) = doctor(&good.replace(&from, &to), &[]);
+        let found = find(&lines, "FAILED", ": TLS: ");
+        assert!(found.contains("port"), "{found}");
+        assert!(found.contains("with TLS?"), "{found}");
+        assert_eq!(code, 69, "{}", lines.join("\n"));
+    }
+}
+
+#[test]
+fn a_machine_without_a_network_is_told_so_and_not_to_look_at_the_server() {
+    let folder = Folder::new();
+    for host in ["192.0.2.1", "cloud.invalid"] {
+        let line = format!("videotestsrc is-live=true ! mqttvalve broker=mqtt://{host} ! fakesink");
+        let mut command = droidrelay_with_plugins();
+        command.arg("doctor").arg(folder.launch(&line));
+        let mut isolated = Command::new("unshare");
+        isolated.args(["--user", "--map-root-user", "--net"]);
+        isolated.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => isolated.env(name, value),
+                None => isolated.env_remove(name),
+            };
+        }
+        let output = isolated.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        let lines: Vec<_> = said.lines().map(str::to_owned).collect();
+        let found = find(&lines, "FAILED", host);
+        assert!(found.contains("no network"), "{found}");
+        assert!(!said.contains("is the server running"), "{said}");
+        assert_eq!(output.status.code(), Some(69), "{said}");
+    }
+}
+
+/// A service whose unit names `nobody`, as systemctl would tell it: with root's rights the doctor
+/// takes on nobody's.
+#[test]
+fn a_service_is_looked_at_with_its_environment_its_credentials_and_its_rights() {
+    let testbed = Testbed::start(Kind::Nginx).unwrap();
+    let folder = Folder::new();
+    let write = |name: &str, text: &str, mode: u32| {
+        let path = folder.path(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        path
+    };
+    fs::set_permissions(folder.0.path(), Permissions::from_mode(0o777)).unwrap();
+    let systemctl = "#!/bin/sh\necho LoadState=loaded\necho User=nobody\necho Group=nogroup\necho SupplementaryGroups=\necho Environment=WIDTH=64\n";
+    write("systemctl", systemctl, 0o755);
+    let valve = testbed.valve();
+    let password = testbed.broker.robot_password_file();
+    let valve = valve.replace(password.to_str().unwrap(), "${MQTT_PASSWORD_FILE}");
+    assert!(valve.contains("${MQTT_PASSWORD_FILE}"), "{valve}");
+    let line = format!(
+        "${{CAMERA}} ! video/x-raw,width=${{WIDTH}},height=${{HEIGHT}} ! {valve} ! fakesink"
+    );
+    write("front.launch", &line, 0o644);
+    write("mqtt.pass", &testbed.broker.robot.password, 0o600);
+    let command = droidrelay_with_plugins();
+    let plugins = command
+        .get_envs()
+        .filter_map(|(name, value)| Some((name, value?)));
+    let mut environment: String = plugins
+        .filter(|(name, _)| *name == "GST_PLUGIN_PATH")
+        .map(|(name, value)| format!("{}={}\n", name.display(), value.display()))
+        .collect();
+    environment += &format!("GST_REGISTRY={}\n", folder.path("registry").display());
+    environment +=
+        "CAMERA=\"videotestsrc is-live=true\"\nDROIDRELAY_OPTIONS=--metrics 0 --set HEIGHT=48\n";
+    write("front.env", &environment, 0o600);
+    let look = || {
+        let path = format!(
+            "{}:{}",
+            folder.0.path().display(),
+            std::env::var("PATH").unwrap()
+        );
+        let output = droidrelay_with_plugins()
+            .args(["doctor", "front"])
+            .env("CONFIGURATION_DIRECTORY", folder.0.path())
+            .env("PATH", path)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        let lines: Vec<_> = said.lines().map(str::to_owned).collect();
+        (output.status.code(), lines)
+    };
+    let (code, lines) = look();
+    find(&lines, "ok", "login: as robot1");
+    find(&lines, "ok", "source videotestsrc: opens");
+    assert_eq!(code, Some(0), "{}", lines.join("\n"));
+    if rustix::process::geteuid().is_root() {
+        find(
+            &lines,
+            "ok",
+            "service droidrelay@front: looked at as nobody",
+        );
+        // Of devices, it is there everywhere, and root's.
+        let line = line.replace("${CAMERA}", "v4l2src device=/dev/console");
+        write("front.launch", &line, 0o644);
+        let (code, lines) = look();
+        let found = find(
+            &lines,
+            "FAILED",
+            "/dev/console: no right to open it as nobody",
+        );
+        assert!(found.contains("usermod"), "{found}");
+        assert_eq!(code, Some(77), "{}", lines.join("\n"));
+    } else {
+        find(&lines, "note", "with the rights of whoever runs this");
+    }
+    let left = fs::read_dir("/run").into_iter().flatten().flatten();
+    let mut left = left.filter(|entry| {
+        let name = entry.file_name();
+        name.to_string_lossy().starts_with("droidrelay-doctor-")
+    });
+    assert!(left.next().is_none());
 }
 
 #[test]

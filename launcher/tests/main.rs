@@ -2,9 +2,11 @@
 
 //! The launcher as a process: one program, so that it is linked once.
 
+mod branches;
 mod common;
 mod doctor;
 mod launcher;
 mod options;
 mod poll;
 mod supervision;
+mod unit;

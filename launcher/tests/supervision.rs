@@ -419,3 +419,22 @@ fn the_robot_is_told_as_what_it_is_on_each_step() {
     assert!(Path::new(&robot.folder.path("starts")).exists());
     end(running);
 }
+
+#[test]
+fn a_broker_that_goes_and_comes_back_shows_in_the_status_and_in_the_log_while_idle() {
+    let mut robot = Robot::new();
+    let systemd = Systemd::listen(&robot.folder.path("notify"));
+    let mut command = robot.command("play", "cold");
+    let mut running = robot.start(command.env("NOTIFY_SOCKET", robot.folder.path("notify")));
+    running.wait_for("connected to the broker");
+    systemd.wait_for("STATUS=idle");
+
+    robot.testbed.broker.kill();
+    running.wait_for("no MQTT session: ");
+    systemd.wait_for("STATUS=idle, no MQTT session");
+    robot.testbed.broker.restart().unwrap();
+    running.wait_for("connected again");
+    let told = systemd.wait_for("STATUS=idle");
+    assert_eq!(told.last().map(|text| text.trim()), Some("STATUS=idle"));
+    end(running);
+}

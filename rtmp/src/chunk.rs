@@ -246,6 +246,19 @@ impl ChunkReader {
         self.buffer.extend(bytes);
     }
 
+    /// Bytes that have been pushed and not been taken.
+    #[cfg(feature = "double")]
+    pub fn waiting(&self) -> usize {
+        self.buffer.len() - self.read
+    }
+
+    /// Forgets what waits.
+    #[cfg(feature = "double")]
+    pub fn discard(&mut self) {
+        self.buffer.clear();
+        self.read = 0;
+    }
+
     /// The next whole message, `None` until more bytes are pushed.
     pub fn next_message(&mut self) -> Result<Option<Message>, Error> {
         while let Some(finished) = self.next_chunk()? {

@@ -6,8 +6,12 @@
 use std::{
     io::{self, Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
+    time::Duration,
 };
 
 use droidrelay_testkit::journal::{DEADLINE, Journal};
@@ -21,6 +25,7 @@ use super::{
 };
 
 const HANDSHAKE_SIZE: usize = 1536;
+const REJECTED: &str = "NetConnection.Connect.Rejected";
 
 /// Whom it lets in.
 #[derive(Clone, Debug)]
@@ -81,7 +86,38 @@ pub enum Fault {
     Garbage,
 }
 
-type Faults = Arc<Mutex<Option<(Step, Fault)>>>;
+/// In what it differs from most servers, as some do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Quirk {
+    /// What it reads together with C2 is lost.
+    EatsWithC2,
+    /// Closes the connection where something comes ahead of its answer to the step's command.
+    ClosesOnHaste(Step),
+    /// Loses what comes ahead of its answer to the step's command.
+    LosesHaste(Step),
+    /// Closes the connection at a `connect` that has a `fourCcList`.
+    ClosesOnFourCcList,
+    /// Gives no answer to a `connect` that has a `fourCcList`.
+    IgnoresFourCcList,
+    /// Accepts every publisher and closes the connection then.
+    ClosesOncePublished,
+    /// Does so, but each third connection is closed at once.
+    ClosesAndFails,
+    /// Rejects each connection, and names another server's application.
+    Redirects(String),
+    /// Rejects each connection, for a reason that is not the login.
+    HasNoSuchApplication,
+}
+
+/// Within this time comes what does not wait for an answer.
+const HASTE: Duration = Duration::from_millis(50);
+
+#[derive(Default)]
+struct Script {
+    fault: Mutex<Option<(Step, Fault)>>,
+    quirk: Mutex<Option<Quirk>>,
+    connections: AtomicUsize,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
@@ -94,6 +130,8 @@ pub enum Seen {
     Video,
     /// The first frame, at this time of the session in milliseconds; headers have come before it.
     FirstFrame(u32),
+    /// Something came ahead of an answer.
+    Hasty,
     /// Something went wrong as it should.
     Failed,
 }
@@ -101,7 +139,7 @@ pub enum Seen {
 pub struct Server {
     port: u16,
     seen: Journal<Seen>,
-    faults: Faults,
+    script: Arc<Script>,
 }
 
 impl Server {
@@ -110,21 +148,49 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let seen = Journal::default();
-        let faults = Faults::default();
-        let (journal, script) = (seen.clone(), faults.clone());
+        let script = Arc::<Script>::default();
+        let server = Server {
+            port,
+            seen: seen.clone(),
+            script: script.clone(),
+        };
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (access, seen, faults) = (access.clone(), journal.clone(), script.clone());
+                let (access, seen, script) = (access.clone(), seen.clone(), script.clone());
                 // What a client breaks off harms only itself.
-                thread::spawn(move || Connection::new(stream, access, seen, faults).serve());
+                thread::spawn(move || Connection::new(stream, access, seen, script).serve());
             }
         });
-        Server { port, seen, faults }
+        server
+    }
+
+    /// As [`Server::start`], for everybody, with a quirk.
+    pub fn quirky(quirk: Quirk) -> Self {
+        let server = Self::start(Access::Everybody);
+        server.set_quirk(Some(quirk));
+        server
     }
 
     /// What goes wrong from now on in each session, if anything.
     pub fn fail(&self, fault: Option<(Step, Fault)>) {
-        *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+        *self
+            .script
+            .fault
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = fault;
+    }
+
+    /// In what it differs from others from now on.
+    pub fn set_quirk(&self, quirk: Option<Quirk>) {
+        *self
+            .script
+            .quirk
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = quirk;
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     pub fn url(&self) -> String {
@@ -140,19 +206,19 @@ struct Connection {
     stream: TcpStream,
     access: Access,
     seen: Journal<Seen>,
-    faults: Faults,
+    script: Arc<Script>,
     reader: ChunkReader,
     writer: ChunkWriter,
     has_frames: bool,
 }
 
 impl Connection {
-    fn new(stream: TcpStream, access: Access, seen: Journal<Seen>, faults: Faults) -> Self {
+    fn new(stream: TcpStream, access: Access, seen: Journal<Seen>, script: Arc<Script>) -> Self {
         Connection {
             stream,
             access,
             seen,
-            faults,
+            script,
             reader: ChunkReader::new(),
             writer: ChunkWriter::new(),
             has_frames: false,
@@ -162,6 +228,11 @@ impl Connection {
     fn serve(mut self) -> io::Result<()> {
         self.stream.set_nodelay(true)?;
         self.stream.set_read_timeout(Some(DEADLINE))?;
+        let earlier = self.script.connections.fetch_add(1, Ordering::Relaxed);
+        if self.quirk() == Some(Quirk::ClosesAndFails) && earlier % 3 == 2 {
+            self.seen.push(Seen::Failed);
+            return Ok(());
+        }
         self.reach(Step::Accept)?;
         let mut hello = [0; 1 + HANDSHAKE_SIZE];
         self.stream.read_exact(&mut hello)?;
@@ -171,9 +242,9 @@ impl Connection {
         self.stream
             .write_all(&[3; 1 + HANDSHAKE_SIZE - HANDSHAKE_SIZE / 2])?;
         self.stream.write_all(&hello[1..])?;
-        self.stream.read_exact(&mut hello[1..])?;
-        self.reach(Step::Handshake)?;
         let mut input = [0; 4096];
+        self.read_c2(&mut hello[1..])?;
+        self.reach(Step::Handshake)?;
         loop {
             let count = self.stream.read(&mut input)?;
             if count == 0 {
@@ -186,9 +257,63 @@ impl Connection {
         }
     }
 
+    fn quirk(&self) -> Option<Quirk> {
+        let quirk = self.script.quirk.lock();
+        quirk.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn read_c2(&mut self, c2: &mut [u8]) -> io::Result<()> {
+        self.stream.read_exact(c2)?;
+        if self.quirk() == Some(Quirk::EatsWithC2) && self.is_hasty()? {
+            self.reader.discard();
+        }
+        Ok(())
+    }
+
+    /// Whether something more comes before we have answered; it is then in the reader.
+    fn is_hasty(&mut self) -> io::Result<bool> {
+        let mut more = [0; 65_536];
+        self.stream.set_read_timeout(Some(HASTE))?;
+        let count = match self.stream.read(&mut more) {
+            Ok(count) => count,
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(err) => return Err(err),
+        };
+        self.stream.set_read_timeout(Some(DEADLINE))?;
+        let kept = self.reader.waiting();
+        self.reader.push(&more[..count]);
+        let is_hasty = kept + count > 0;
+        if is_hasty {
+            self.seen.push(Seen::Hasty);
+        }
+        Ok(is_hasty)
+    }
+
+    /// Does what the server's quirk is at a step's command.
+    fn be_quirky(&mut self, step: Step) -> io::Result<()> {
+        let quirk = self.quirk();
+        let (closes, loses) = (
+            quirk == Some(Quirk::ClosesOnHaste(step)),
+            quirk == Some(Quirk::LosesHaste(step)),
+        );
+        if (closes || loses) && self.is_hasty()? {
+            if closes {
+                self.stream.shutdown(Shutdown::Both)?;
+                return Err(io::ErrorKind::Other.into());
+            }
+            self.reader.discard();
+        }
+        Ok(())
+    }
+
     /// Goes wrong where that is this step's fate.
     fn reach(&mut self, step: Step) -> io::Result<()> {
-        let fate = *self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        self.be_quirky(step)?;
+        let fate = *self
+            .script
+            .fault
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let Some((_, fault)) = fate.filter(|(at, _)| *at == step) else {
             return Ok(());
         };
@@ -230,6 +355,21 @@ impl Connection {
                 let app = values.get(2).and_then(|value| value.get("app")?.as_str());
                 let app = app.unwrap_or_default();
                 self.seen.push(Seen::Connect(app.to_owned()));
+                let has_list = values
+                    .get(2)
+                    .is_some_and(|value| value.get("fourCcList").is_some());
+                match self.quirk() {
+                    Some(Quirk::IgnoresFourCcList) if has_list => return Ok(()),
+                    Some(Quirk::ClosesOnFourCcList) if has_list => {
+                        self.stream.shutdown(Shutdown::Both)?;
+                        return Err(io::ErrorKind::Other.into());
+                    }
+                    Some(Quirk::Redirects(url)) => return self.redirect(id, &url),
+                    Some(Quirk::HasNoSuchApplication) => {
+                        return self.reject(id, "No such scope on this server.");
+                    }
+                    _ => {}
+                }
                 match self.access.objection(app) {
                     None => {
                         self.seen.push(Seen::Accepted);
@@ -237,12 +377,7 @@ impl Connection {
                         self.send("_result", id, &[Value::Null, success])?;
                     }
                     Some(description) => {
-                        self.seen.push(Seen::Rejected(description.clone()));
-                        let code = "NetConnection.Connect.Rejected";
-                        let rejected = status("error", code, &description);
-                        self.send("_error", id, &[Value::Null, rejected])?;
-                        self.send("close", 0.0, &[Value::Null])?;
-                        self.stream.shutdown(Shutdown::Write)?;
+                        self.reject(id, &description)?;
                     }
                 }
             }
@@ -255,10 +390,36 @@ impl Connection {
                 self.seen.push(Seen::Publish(text(3).to_owned()));
                 let started = status("status", "NetStream.Publish.Start", "");
                 self.send("onStatus", 0.0, &[Value::Null, started])?;
+                let closes = [Quirk::ClosesOncePublished, Quirk::ClosesAndFails];
+                if self.quirk().is_some_and(|quirk| closes.contains(&quirk)) {
+                    // What is not read would take the answer back.
+                    self.stream.shutdown(Shutdown::Write)?;
+                }
             }
             _ => {}
         }
         Ok(())
+    }
+
+    fn reject(&mut self, id: f64, description: &str) -> io::Result<()> {
+        self.seen.push(Seen::Rejected(description.to_owned()));
+        let rejected = status("error", REJECTED, description);
+        self.send("_error", id, &[Value::Null, rejected])?;
+        self.send("close", 0.0, &[Value::Null])?;
+        self.stream.shutdown(Shutdown::Write)
+    }
+
+    fn redirect(&mut self, id: f64, url: &str) -> io::Result<()> {
+        self.seen.push(Seen::Rejected(url.to_owned()));
+        let more = Value::Object(vec![
+            ("code".into(), Value::Number(302.0)),
+            ("redirect".into(), url.into()),
+        ]);
+        let Value::Object(mut members) = status("error", REJECTED, "redirected") else {
+            unreachable!("a status is an object");
+        };
+        members.push(("ex".into(), more));
+        self.send("_error", id, &[Value::Null, Value::Object(members)])
     }
 
     fn send(&mut self, name: &str, id: f64, rest: &[Value]) -> io::Result<()> {

@@ -129,6 +129,31 @@ impl Location {
         Ok((location, credentials))
     }
 
+    /// The same stream at the application `url`, where the server sends its publisher. The error
+    /// shows nothing of the URL, in which a server may repeat credentials.
+    pub fn redirected(&self, url: &str) -> Result<Self, String> {
+        let url = url.split(['?', '#']).next().unwrap_or_default();
+        let url = url.trim_end_matches('/');
+        // Some add the stream.
+        let app = url
+            .strip_suffix(self.stream.as_str())
+            .and_then(|url| url.strip_suffix('/'))
+            .unwrap_or(url);
+        let (other, _) = Location::parse(&format!("{app}/{}", self.stream)).map_err(|_| {
+            format!("{self} redirects to a URL that is not rtmp(s)://host[:port]/app: set location to the server that takes the stream")
+        })?;
+        if self.tls && !other.tls {
+            return Err(format!(
+                "{self} redirects to {}, without TLS: nothing is sent there; set location to a server with rtmps://",
+                other.host
+            ));
+        }
+        Ok(Location {
+            query: self.query.clone(),
+            ..other
+        })
+    }
+
     /// The URL of the application, as the connect command carries it.
     pub fn tc_url(&self) -> String {
         let scheme = if self.tls { "rtmps" } else { "rtmp" };
@@ -231,6 +256,30 @@ mod tests {
         assert_eq!(name(CredentialMode::Token), "stream?x=1&token=c%26d");
         for mode in [CredentialMode::None, CredentialMode::Rtmp] {
             assert_eq!(name(mode), "stream?x=1");
+        }
+    }
+
+    #[test]
+    fn a_redirect_keeps_the_stream_and_never_leaves_tls() {
+        let (location, _) = Location::parse("rtmps://h/live/stream?x=1").unwrap();
+        for url in [
+            "rtmps://other:1936/app",
+            "rtmps://other/app/stream",
+            "rtmps://other/app/?y",
+        ] {
+            let other = location.redirected(url).unwrap();
+            assert_eq!(other.to_string(), "rtmps://other:1936/app/stream?x=1");
+        }
+        for (url, reason) in [
+            ("rtmp://other/app", "without TLS"),
+            ("rtmps://", "redirects to a URL"),
+            ("hunter2", "redirects to a URL"),
+        ] {
+            let error = location.redirected(url).unwrap_err();
+            assert!(
+                error.contains(reason) && !error.contains("hunter2"),
+                "{error}"
+            );
         }
     }
 

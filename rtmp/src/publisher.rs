@@ -29,6 +29,8 @@ const FIRST_STREAM: u32 = 1;
 const MAX_ANSWERS: usize = 64 * 1024;
 /// Longest text taken over from a server, in characters.
 const MAX_TEXT: usize = 500;
+/// The code that stands beside the URL of another server.
+const REDIRECTED: f64 = 302.0;
 
 /// Transaction ids of our commands.
 mod transaction {
@@ -62,6 +64,9 @@ pub struct Params {
     pub pipelined: bool,
     /// Tell the server that the video is HEVC (`fourCcList` of Enhanced RTMP).
     pub hevc: bool,
+    /// Leave a moment between C2 and `connect`: the caller calls [`Publisher::connect`], for
+    /// servers that lose what they read together with C2.
+    pub pauses: bool,
 }
 
 /// The step whose answer is awaited, in their order. It moves with the server's answers
@@ -80,6 +85,9 @@ pub enum Progress {
 pub enum RefusalKind {
     /// The server does not accept these credentials, or none at all.
     Credentials,
+    /// The server does not accept the connection to the application: its name may be wrong, or
+    /// the credentials.
+    Application,
     /// Somebody publishes there already.
     PathTaken,
     Other,
@@ -97,6 +105,8 @@ pub enum Event {
     },
     /// The server wants a login at connect: connect again with it.
     LoginDemanded(Demand),
+    /// Another server is to be connected to, at this URL of an application.
+    Redirected(String),
     /// The server's first stream has not the id 1 that pipelining counts on: connect again
     /// step by step.
     StreamIdMismatch,
@@ -106,8 +116,8 @@ pub enum Event {
 ///
 /// Give every byte that the socket reads to [`input`](Self::input), write what
 /// [`output`](Self::output) holds after each call, take the events. After
-/// [`Event::Refused`], [`Event::LoginDemanded`], [`Event::StreamIdMismatch`] or an [`Error`]
-/// the session is over: close the socket.
+/// [`Event::Refused`], [`Event::LoginDemanded`], [`Event::Redirected`],
+/// [`Event::StreamIdMismatch`] or an [`Error`] the session is over: close the socket.
 pub struct Publisher {
     params: Params,
     progress: Progress,
@@ -115,6 +125,7 @@ pub struct Publisher {
     reader: ChunkReader,
     writer: ChunkWriter,
     stream_id: u32,
+    connect_sent: bool,
     /// `publish` is in the output, media may follow it.
     publish_sent: bool,
     /// Nothing more is sent or expected.
@@ -157,6 +168,7 @@ impl Publisher {
             reader: ChunkReader::new(),
             writer: ChunkWriter::new(),
             stream_id: FIRST_STREAM,
+            connect_sent: false,
             publish_sent: false,
             over: false,
             failed: None,
@@ -221,6 +233,23 @@ impl Publisher {
 
     pub fn progress(&self) -> Progress {
         self.progress
+    }
+
+    /// The server has been asked for something: `connect` is in the output, or was.
+    pub fn has_asked(&self) -> bool {
+        self.connect_sent
+    }
+
+    /// The handshake is done, and [`connect`](Self::connect) is due a moment after C2 was written.
+    pub fn awaits_connect(&self) -> bool {
+        self.params.pauses && !self.connect_sent && !self.over && self.progress == Progress::Connect
+    }
+
+    /// Sends `connect` where that is [due](Self::awaits_connect).
+    pub fn connect(&mut self) {
+        if self.awaits_connect() {
+            self.send_connect();
+        }
     }
 
     /// How many of our bytes the server says it has, `None` before it said so.
@@ -342,7 +371,7 @@ impl Publisher {
             S0_S1_S2 => {
                 self.handshake.clear();
                 self.progress = Progress::Connect;
-                if !pipelined && !self.over {
+                if !pipelined && !self.params.pauses && !self.over {
                     self.send_connect();
                 }
             }
@@ -443,12 +472,13 @@ impl Publisher {
                     || answers(transaction::PUBLISH) =>
             {
                 let description = information.and_then(|info| info.get("description")?.as_str());
-                let demand = description
-                    .filter(|_| answers(transaction::CONNECT))
-                    .and_then(Demand::parse);
-                match demand {
-                    Some(demand) => self.end(Event::LoginDemanded(demand)),
-                    None => self.refused(information),
+                let to_connect = answers(transaction::CONNECT);
+                let demand = description.filter(|_| to_connect).and_then(Demand::parse);
+                let redirect = information.filter(|_| to_connect).and_then(redirect);
+                match (demand, redirect) {
+                    (Some(demand), _) => self.end(Event::LoginDemanded(demand)),
+                    (None, Some(url)) => self.end(Event::Redirected(url.to_owned())),
+                    (None, None) => self.refused(information),
                 }
             }
             "onStatus" => {
@@ -485,10 +515,15 @@ impl Publisher {
     fn refused(&mut self, information: Option<&Value>) {
         let text = |name| information?.get(name)?.as_str();
         let code = text("code").unwrap_or("no code");
+        let kind = match kind_of(code) {
+            // It is about the login, which has just been given.
+            RefusalKind::Application if self.params.login.is_some() => RefusalKind::Credentials,
+            kind => kind,
+        };
         let event = Event::Refused {
             code: self.without_secrets(code),
             description: self.without_secrets(text("description").unwrap_or_default()),
-            kind: kind_of(code),
+            kind,
         };
         self.end(event);
     }
@@ -523,6 +558,7 @@ impl Publisher {
     }
 
     fn send_connect(&mut self) {
+        self.connect_sent = true;
         self.writer.set_chunk_size(&mut self.output, CHUNK_SIZE);
         self.send_window(WINDOW);
         let with_login = |text: &str| match &self.params.login {
@@ -607,9 +643,19 @@ fn on_one_line(text: &str) -> String {
     text.chars().map(plain).collect()
 }
 
+/// Where a rejected connection is sent, as servers of Flash Media Server's kind say it.
+fn redirect(information: &Value) -> Option<&str> {
+    let more = information.get("ex")?;
+    let code = more.get("code")?.as_number()?;
+    let url = more.get("redirect")?.as_str()?;
+    (code == REDIRECTED && url.len() <= MAX_TEXT).then_some(url)
+}
+
 fn kind_of(code: &str) -> RefusalKind {
     match code {
-        "NetConnection.Connect.Rejected" => RefusalKind::Credentials,
+        "NetConnection.Connect.Rejected" | "NetConnection.Connect.InvalidApp" => {
+            RefusalKind::Application
+        }
         _ => match code.rsplit('.').next() {
             Some("Unauthorized" | "NotAuthorized" | "Denied") => RefusalKind::Credentials,
             Some("BadName") => RefusalKind::PathTaken,

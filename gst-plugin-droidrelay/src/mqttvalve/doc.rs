@@ -81,7 +81,7 @@ pub const DOC: &[(&str, &str)] = &[
     (
         "Brokers",
         "
-    MQTT 5 is used where the broker speaks it, else MQTT 3.1.1, found out at each connect. Needed
+    MQTT 5 is used where the broker speaks it, else MQTT 3.1.1, found out when connecting. Needed
     are QoS 1, sessions that outlive the connection, retained messages and last wills. What a
     broker lacks is said once in the log, and in broker_limits:
       MQTT 3.1.1 only       commands do not expire at the broker. A stop that waited there is

@@ -47,9 +47,15 @@ pub const DOC: &[(&str, &str)] = &[
         "
     One TCP connection each (TCP_NODELAY; addresses tried side by side as in RFC 8305), TLS
     for rtmps. Commands, headers and the first key frame are sent in one write after the
-    handshake; with a server that does not accept that, the sink waits for each answer from then
-    on. A lost session is retried after 0.25 s, doubling up to 30 s, with jitter; a refused one
-    after 1 to 60 s.",
+    handshake. Where a session ends or stalls before the server has accepted it, the next one
+    follows at once and step by step: a pause of 0.25 s after the handshake, then each command
+    after the answer to the one before. H.265 is announced to the server by fourCcList; where
+    connect then fails, it is repeated without. What has worked is remembered for the server
+    until the process ends. A redirect (code 302) is followed once, to the same stream name with
+    the same credentials, from rtmps to rtmps only.
+    A lost session is retried after 0.25 s, doubling up to 30 s, with jitter; a refused one after
+    1 to 60 s; both waits begin anew once a session has lasted for a second with media. Three
+    sessions in a row that the server accepts and ends within a second count as refused.",
     ),
     (
         "Credentials",

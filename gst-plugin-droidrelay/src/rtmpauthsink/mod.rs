@@ -15,6 +15,7 @@ mod meter;
 mod publisher;
 mod queue;
 mod rate;
+mod servers;
 mod session;
 mod settings;
 mod sink;

@@ -17,6 +17,7 @@ use super::{
     meter::Meter,
     publisher::{Body, MediaPublisher},
     queue::{Frame, Queue, Track},
+    servers::{Manner, Server},
     socket::{Gauge, connect},
     uplink::Uplink,
 };
@@ -29,8 +30,13 @@ use droidrelay_rtmp::{
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 /// A server that refuses a password is asked less often from the beginning.
 const REFUSED_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// Publishing that lasted this long makes the next wait the shortest again.
-const STABLE: Duration = Duration::from_secs(60);
+/// Publishing that lasted this long with frames makes the next wait the shortest again.
+const STABLE: Duration = Duration::from_secs(1);
+/// So many sessions in a row that the server accepts and ends earlier than that are a refusal:
+/// some servers look at the stream key only then.
+const SHORT_SESSIONS: u32 = 3;
+/// Between C2 and `connect`, for servers that lose what they read together with C2.
+const AFTER_HANDSHAKE: Duration = Duration::from_millis(250);
 /// Time for the last commands of a session that ends.
 const GOODBYE: Duration = Duration::from_millis(50);
 /// What is sent ahead of media time ends a server's analysis of the first two seconds.
@@ -40,6 +46,7 @@ const START_OFFSET_MS: i64 = 2000;
 const LOGIN_CONNECTIONS: u32 = 4;
 
 /// One session's settings; made anew for each, so that a rotated secret needs no restart.
+#[derive(Clone)]
 pub struct Target {
     pub location: Location,
     /// Stream name with its credentials.
@@ -73,10 +80,12 @@ enum End {
     Unwanted,
     /// Other headers are needed: at once again.
     Renew,
-    /// Pipelined commands were not understood: at once again, step by step.
-    StepByStep,
+    /// The server may not have understood: at once again, in this manner.
+    Otherwise(Manner),
     /// The server wants a login: at once again, with it.
     Login(Demand),
+    /// Another server is to be published to: at once.
+    Redirected(String),
     Failed(String),
     Refused(String),
 }
@@ -89,7 +98,11 @@ pub async fn run(publisher: Arc<MediaPublisher>, owner: impl Owner) {
         backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
         refused_backoff: Backoff::new(REFUSED_BACKOFF.0, REFUSED_BACKOFF.1),
         attempt: 0,
-        pipelined: true,
+        was_lost: false,
+        short_sessions: 0,
+        is_cautious: false,
+        is_accepted: false,
+        lesson: None,
         login_method: None,
     };
     loop {
@@ -107,18 +120,18 @@ pub async fn run(publisher: Arc<MediaPublisher>, owner: impl Owner) {
         sessions.publisher.set_published(false);
         match end {
             End::Unwanted => sessions.reset(),
-            End::Renew => {}
-            End::StepByStep => sessions.pipelined = false,
+            // Each try takes its own.
+            End::Renew | End::Otherwise(_) | End::Login(_) | End::Redirected(_) => {}
             End::Failed(reason) => {
+                sessions.was_lost = true;
                 let wait = sessions.backoff.next(jitter());
                 sessions.wait(PublishPhase::Backoff, reason, wait).await;
             }
             End::Refused(reason) => {
+                sessions.was_lost = true;
                 let wait = sessions.refused_backoff.next(jitter());
                 sessions.wait(PublishPhase::Refused, reason, wait).await;
             }
-            // Each session answers its own.
-            End::Login(_) => {}
         }
         sessions.publisher.count(|stats| {
             stats.bitrate = 0;
@@ -133,8 +146,17 @@ struct SessionLoop<O> {
     backoff: Backoff,
     refused_backoff: Backoff,
     attempt: u32,
-    /// Commands go out without waiting for answers; off for servers that do not take it.
-    pipelined: bool,
+    /// The last try ended while it was wanted.
+    was_lost: bool,
+    /// Sessions in a row that the server accepted and ended at once.
+    short_sessions: u32,
+    /// The server failed in every manner: nothing is learnt of it, and it is not asked twice each
+    /// time.
+    is_cautious: bool,
+    /// The server has accepted this try.
+    is_accepted: bool,
+    /// What this try shows of a server, if it is accepted.
+    lesson: Option<(Server, Manner)>,
     /// How the server asked for a login the last time.
     login_method: Option<Method>,
 }
@@ -144,6 +166,7 @@ impl<O: Owner> SessionLoop<O> {
         self.backoff.reset();
         self.refused_backoff.reset();
         self.attempt = 0;
+        self.short_sessions = 0;
     }
 
     fn say(&self, state: PublishPhase, reason: Option<String>, next_try: Option<Duration>) {
@@ -167,15 +190,65 @@ impl<O: Owner> SessionLoop<O> {
         self.unless_unwanted(sleep(wait)).await;
     }
 
-    /// One session to its end, with the connections that a login takes.
+    /// One try: a session to its end, where the server says that it is to be.
     async fn session(&mut self) -> End {
         let target = match self.owner.target() {
             Ok(target) => Arc::new(target),
             Err(reason) => return End::Failed(reason),
         };
+        let url = match self.session_with(&target).await {
+            End::Redirected(url) => url,
+            end => return end,
+        };
+        let other = match target.location.redirected(&url) {
+            Ok(location) => Target {
+                location,
+                ..(*target).clone()
+            },
+            Err(reason) => return End::Refused(reason),
+        };
+        match self.session_with(&Arc::new(other)).await {
+            End::Redirected(_) => End::Refused(format!(
+                "{} redirects to a server that redirects again: set location to the one that takes the stream",
+                target.location
+            )),
+            end => end,
+        }
+    }
+
+    /// A session to its end, with a server that may take it in one manner only.
+    async fn session_with(&mut self, target: &Arc<Target>) -> End {
+        let server = Server::of(&target.location);
+        let known = server.manner();
+        let first = Manner {
+            pipelined: known.pipelined && !self.is_cautious,
+            ..known
+        };
+        let mut manner = first;
+        self.is_accepted = false;
+        loop {
+            self.lesson = (manner != first).then(|| (server.clone(), manner));
+            match self.logged_in(target, manner).await {
+                End::Otherwise(other) => manner = other,
+                end => {
+                    self.is_cautious |= manner != first && !self.is_accepted;
+                    if !self.is_accepted {
+                        self.short_sessions = 0;
+                    }
+                    return end;
+                }
+            }
+        }
+    }
+
+    /// A session to its end, with the connections that a login takes.
+    async fn logged_in(&mut self, target: &Arc<Target>, manner: Manner) -> End {
         let location = &target.location;
         let Some((user, password)) = &target.login else {
-            return match self.connection(&target, None, self.pipelined).await {
+            return match self
+                .connection(target, None, manner, manner.pipelined)
+                .await
+            {
                 End::Login(demand) => End::Refused(format!(
                     "{location} asks for RTMP's own login (authmod={}): set credential-mode=rtmp, user and password-file",
                     demand.method().name()
@@ -188,8 +261,8 @@ impl<O: Owner> SessionLoop<O> {
         let mut answered = false;
         for _ in 0..LOGIN_CONNECTIONS {
             // Before the answer nothing but a demand is expected.
-            let pipelined = self.pipelined && answered;
-            let demand = match self.connection(&target, query, pipelined).await {
+            let pipelined = manner.pipelined && answered;
+            let demand = match self.connection(target, query, manner, pipelined).await {
                 End::Login(demand) if !answered => demand,
                 End::Login(_) => break,
                 end => return end,
@@ -214,6 +287,7 @@ impl<O: Owner> SessionLoop<O> {
         &mut self,
         target: &Arc<Target>,
         login: Option<Secret>,
+        manner: Manner,
         pipelined: bool,
     ) -> End {
         let control = self.owner.bitrates().map(BitrateControl::new);
@@ -229,6 +303,7 @@ impl<O: Owner> SessionLoop<O> {
         self.publisher.restart_queue();
         // Filler for the handshake, which asks for no more than variety (section 5.2.3).
         let noise = [(); 64].map(|()| fastrand::u8(..));
+        let has_list = manner.four_cc_list && self.publisher.is_hevc();
         let mut connection = Connection {
             publisher: self.publisher.clone(),
             rtmp: droidrelay_rtmp::Publisher::new(
@@ -238,7 +313,8 @@ impl<O: Owner> SessionLoop<O> {
                     stream: target.stream.clone(),
                     login,
                     pipelined,
-                    hevc: self.publisher.is_hevc(),
+                    hevc: has_list,
+                    pauses: !manner.pipelined,
                 },
                 &noise,
             ),
@@ -250,15 +326,47 @@ impl<O: Owner> SessionLoop<O> {
             uplink: Uplink::default(),
             control,
             begin: Instant::now(),
+            published_at: None,
             audio_bytes: 0,
         };
         let (mut reader, mut writer) = tokio::io::split(stream);
         let end = connection.run(&mut reader, &mut writer, self).await;
         self.publisher.queue(|queue| queue.ahead = None);
-        if matches!(end, End::Unwanted | End::Renew) {
-            connection.goodbye(&mut writer).await;
+        match end {
+            End::Unwanted | End::Renew => {
+                connection.goodbye(&mut writer).await;
+                end
+            }
+            End::Failed(_) | End::Refused(_) => match connection.published_at {
+                Some(at) if at.elapsed() < STABLE => self.ended_at_once(&target.location, end),
+                Some(_) => end,
+                None if !connection.rtmp.has_asked() => end,
+                None if manner.pipelined => End::Otherwise(Manner {
+                    pipelined: false,
+                    ..manner
+                }),
+                None if has_list && connection.rtmp.progress() == Progress::Connect => {
+                    End::Otherwise(Manner {
+                        four_cc_list: false,
+                        ..manner
+                    })
+                }
+                None => end,
+            },
+            end => end,
         }
-        end
+    }
+
+    /// The server has ended a session as soon as it had accepted it.
+    fn ended_at_once(&mut self, location: &Location, end: End) -> End {
+        self.short_sessions += 1;
+        match end {
+            End::Failed(reason) if self.short_sessions >= SHORT_SESSIONS => End::Refused(format!(
+                "{location} accepts the publisher and ends the session at once, {} times in a row: is the stream name (the stream key) right, and the format one that it takes? ({reason})",
+                self.short_sessions
+            )),
+            end => end,
+        }
     }
 
     /// The future's output, or None as soon as nobody wants a session any more.
@@ -278,9 +386,14 @@ impl<O: Owner> SessionLoop<O> {
         self.publisher.set_published(true);
         self.publisher.count(|stats| {
             stats.sessions += 1;
-            stats.reconnects += u64::from(self.attempt > 1);
+            stats.reconnects += u64::from(self.was_lost);
         });
-        self.refused_backoff.reset();
+        self.was_lost = false;
+        self.is_cautious = false;
+        self.is_accepted = true;
+        if let Some((server, manner)) = self.lesson.take() {
+            server.remember(manner);
+        }
         self.say(PublishPhase::Publishing, None, None);
     }
 
@@ -312,6 +425,8 @@ struct Connection {
     uplink: Uplink,
     control: Option<BitrateControl>,
     begin: Instant,
+    /// The server has accepted the stream.
+    published_at: Option<Instant>,
     /// Handed to the socket.
     audio_bytes: u64,
 }
@@ -327,7 +442,8 @@ impl Connection {
         let mut needs_flush = false;
         // Silence of the server, until it has accepted; then only of a socket that takes nothing.
         let mut progress = Instant::now();
-        let mut published_at = None;
+        let mut connect_at = None;
+        let mut is_stable = false;
         let begin = self.begin;
         let mut meter = Meter::default();
         loop {
@@ -340,16 +456,23 @@ impl Connection {
             {
                 return End::Renew;
             }
+            if self.rtmp.awaits_connect() && self.rtmp.output().is_empty() && !needs_flush {
+                let at = *connect_at.get_or_insert_with(|| Instant::now() + AFTER_HANDSHAKE);
+                if Instant::now() >= at {
+                    self.rtmp.connect();
+                }
+            }
             // In one go: what TLS still holds could not be dropped either.
             if !needs_flush {
                 self.feed();
             }
-            self.watch(published_at.is_some(), &sessions.owner);
+            self.watch(&sessions.owner);
             let writing = !self.rtmp.output().is_empty();
-            let waiting = published_at.is_none() || writing || needs_flush;
+            let waiting = self.published_at.is_none() || writing || needs_flush;
             let stalled = progress + self.target.timeout;
             let wake = [
                 waiting.then_some(stalled),
+                connect_at.filter(|_| self.rtmp.awaits_connect()),
                 self.publisher.idle_deadline().map(Instant::from_std),
                 self.publisher
                     .opening_deadline()
@@ -379,12 +502,18 @@ impl Connection {
                     while let Some(event) = self.rtmp.next_event() {
                         match event {
                             Event::Published => {
-                                published_at = Some(Instant::now());
+                                self.published_at = Some(Instant::now());
                                 meter = Meter::new(begin.elapsed());
                                 sessions.published();
                             }
-                            Event::StreamIdMismatch => return End::StepByStep,
+                            Event::StreamIdMismatch => {
+                                return End::Failed(format!(
+                                    "{}: the first stream's id is not 1",
+                                    self.target.location
+                                ));
+                            }
                             Event::LoginDemanded(demand) => return End::Login(demand),
+                            Event::Redirected(url) => return End::Redirected(url),
                             Event::Refused { code, description, kind } => {
                                 return self.refusal(kind, &code, &description);
                             }
@@ -392,7 +521,7 @@ impl Connection {
                     }
                 }
                 sent = send(writer, self.rtmp.output()), if writing || needs_flush => {
-                    if published_at.is_some() {
+                    if self.published_at.is_some() {
                         progress = Instant::now();
                     }
                     match sent {
@@ -404,7 +533,7 @@ impl Connection {
                                 self.uplink.written(self.gauge.written());
                             }
                             self.publisher.count(|stats| stats.bytes += n as u64);
-                            if published_at.is_some()
+                            if self.published_at.is_some()
                                 && let Some(bitrate) = meter.sent(n, begin.elapsed()) {
                                     let target = self.control.as_ref().map(BitrateControl::target);
                                     sessions.measured(bitrate, target);
@@ -429,8 +558,12 @@ impl Connection {
                     }
                 }
             }
-            if published_at.is_some_and(|at| at.elapsed() >= STABLE) && sessions.attempt > 0 {
+            let lasts = self.published_at.is_some_and(|at| at.elapsed() >= STABLE);
+            if lasts && self.base.is_some() && !is_stable {
+                is_stable = true;
                 sessions.reset();
+                // This one.
+                sessions.attempt = 1;
             }
         }
     }
@@ -470,7 +603,7 @@ impl Connection {
     }
 
     /// Looks at what has arrived, for what may wait and for what the encoder is to make.
-    fn watch(&mut self, is_published: bool, owner: &impl Owner) {
+    fn watch(&mut self, owner: &impl Owner) {
         let now = self.begin.elapsed();
         let acknowledged = self.gauge.acknowledged();
         self.uplink.acknowledged(acknowledged, now);
@@ -482,7 +615,7 @@ impl Connection {
         let Some(control) = self
             .control
             .as_mut()
-            .filter(|_| is_published && !in_history)
+            .filter(|_| self.published_at.is_some() && !in_history)
         else {
             return;
         };
@@ -526,10 +659,6 @@ impl Connection {
             (Progress::Published, Some(err)) => {
                 End::Failed(format!("the connection to {location} was lost: {err}"))
             }
-            (Progress::Connect, _) if self.rtmp.ready_for_media() => {
-                // Perhaps it does not take commands ahead of its answers.
-                End::StepByStep
-            }
             (_, None) => End::Failed(format!(
                 "{location} closed the connection before it accepted the publisher"
             )),
@@ -543,6 +672,10 @@ impl Connection {
         match kind {
             RefusalKind::Credentials => End::Refused(format!(
                 "{location} refuses the credentials: check user and password (or password-file) {answer}"
+            )),
+            RefusalKind::Application => End::Refused(format!(
+                "{location} refuses the connection: check the location's application ({}), user and password (or password-file) {answer}",
+                self.target.location.app
             )),
             RefusalKind::PathTaken => End::Refused(format!(
                 "{location} has another publisher: stop that one or choose another stream name {answer}"

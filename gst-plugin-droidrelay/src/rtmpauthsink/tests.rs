@@ -19,7 +19,7 @@ use gst::prelude::*;
 use super::State;
 use droidrelay_rtmp::{
     auth::Challenge,
-    double::{Access, Fault, Seen, Server, Step},
+    double::{Access, Fault, Quirk, Seen, Server, Step},
 };
 
 const USER: &str = "mypublisher@example.org";
@@ -56,6 +56,10 @@ struct Line {
 
 impl Line {
     fn start(sink: &str) -> Self {
+        Self::encoded_by("x264enc tune=zerolatency", sink)
+    }
+
+    fn encoded_by(encoder: &str, sink: &str) -> Self {
         static PLUGIN: Once = Once::new();
         PLUGIN.call_once(|| {
             gst::init().unwrap();
@@ -63,7 +67,7 @@ impl Line {
         });
         let line = format!(
             "videotestsrc is-live=true ! video/x-raw,width=64,height=48,framerate=30/1 \
-             ! x264enc tune=zerolatency ! {sink} name=sink"
+             ! {encoder} ! {sink} name=sink"
         );
         let pipeline = gst::parse::launch(&line).unwrap();
         let pipeline: gst::Pipeline = pipeline.downcast().unwrap();
@@ -391,5 +395,202 @@ fn a_server_that_falls_silent_is_outlived_at_each_step() {
 fn nonsense_is_outlived_at_each_step() {
     for step in Step::ALL {
         is_outlived(step, Fault::Garbage);
+    }
+}
+
+/// Connections that have come as far as `connect` since `mark`.
+fn connects(server: &Server, mark: usize) -> usize {
+    asked(server, mark).len()
+}
+
+fn publish(seen: &Seen) -> bool {
+    matches!(seen, Seen::Publish(_))
+}
+
+fn wait_count(server: &Server, mark: usize, count: usize, wanted: impl Fn(&Seen) -> bool) {
+    let enough = || (server.seen().times(mark, &wanted).len() >= count).then_some(());
+    assert!(
+        poll(DEADLINE, enough).is_some(),
+        "{:?}",
+        server.seen().since(mark)
+    );
+}
+
+/// The sink's states that were told on the bus, with their reason and the wait for the next try.
+fn told(line: &Line) -> Vec<(String, String, f64)> {
+    let bus = line.pipeline.bus().unwrap();
+    let messages = std::iter::from_fn(|| bus.pop_filtered(&[gst::MessageType::Element]));
+    let states = messages.filter_map(|message| {
+        let structure = message.structure()?;
+        let text = |name| structure.get::<Option<String>>(name).ok().flatten();
+        Some((
+            text("state").filter(|_| structure.name() == "rtmpauthsink-state")?,
+            text("reason").unwrap_or_default(),
+            structure.get::<f64>("next-try").unwrap_or_default(),
+        ))
+    });
+    states.collect()
+}
+
+#[test]
+fn a_server_that_takes_no_pipelined_commands_is_published_to_at_once_and_remembered() {
+    for quirk in [
+        Quirk::EatsWithC2,
+        Quirk::ClosesOnHaste(Step::Connect),
+        Quirk::ClosesOnHaste(Step::CreateStream),
+        Quirk::ClosesOnHaste(Step::Publish),
+        Quirk::LosesHaste(Step::Connect),
+        Quirk::LosesHaste(Step::CreateStream),
+    ] {
+        let server = Server::quirky(quirk.clone());
+        let line = Line::start(&format!("rtmpauthsink location={} timeout=1", server.url()));
+        let video = |seen: &Seen| *seen == Seen::Video;
+        server.seen().wait(0, "video", video).unwrap();
+        line.wait(State::Publishing);
+        let states: Vec<_> = told(&line).into_iter().map(|told| told.0).collect();
+        assert!(
+            !states
+                .iter()
+                .any(|state| state == "backoff" || state == "refused"),
+            "{quirk:?}: {states:?}"
+        );
+        assert!(server.seen().all().contains(&Seen::Hasty), "{quirk:?}");
+
+        let mark = server.seen().mark();
+        line.pipeline.set_state(gst::State::Ready).unwrap();
+        line.pipeline.set_state(gst::State::Playing).unwrap();
+        // Video of the session before may still be on its way.
+        server
+            .seen()
+            .wait(mark, "a second session", publish)
+            .unwrap();
+        let seen = server.seen().since(mark);
+        assert!(!seen.contains(&Seen::Hasty), "{quirk:?}: {seen:?}");
+        assert_eq!(connects(&server, mark), 1, "{quirk:?}");
+    }
+}
+
+#[test]
+fn a_server_that_refuses_in_every_manner_is_asked_once_for_each_try_and_is_not_slower_afterwards() {
+    let server = Server::start(Access::Everybody);
+    server.fail(Some((Step::Publish, Fault::Drop)));
+    let line = Line::start(&format!("rtmpauthsink location={}", server.url()));
+    let failed = |seen: &Seen| *seen == Seen::Failed;
+    wait_count(&server, 0, 3, failed);
+    server.fail(None);
+    line.wait(State::Publishing);
+    // The first try in two ways, each other one in one.
+    let refused = told(&line).into_iter().filter(|told| told.0 == "refused");
+    let failures = server.seen().times(0, failed).len();
+    assert_eq!(refused.count(), failures - 1);
+
+    let mark = server.seen().mark();
+    server.set_quirk(Some(Quirk::LosesHaste(Step::Publish)));
+    line.pipeline.set_state(gst::State::Ready).unwrap();
+    line.pipeline.set_state(gst::State::Playing).unwrap();
+    let hasty = |seen: &Seen| *seen == Seen::Hasty;
+    server.seen().wait(mark, "pipelined again", hasty).unwrap();
+}
+
+#[test]
+fn h265_is_published_to_a_server_that_does_not_know_its_announcement() {
+    for quirk in [Quirk::ClosesOnFourCcList, Quirk::IgnoresFourCcList] {
+        let server = Server::quirky(quirk.clone());
+        let sink = format!("rtmpauthsink location={} timeout=1", server.url());
+        let line = Line::encoded_by("x265enc tune=zerolatency", &sink);
+        let video = |seen: &Seen| *seen == Seen::Video;
+        server.seen().wait(0, "video", video).unwrap();
+        line.wait(State::Publishing);
+        let mark = server.seen().mark();
+        line.pipeline.set_state(gst::State::Ready).unwrap();
+        line.pipeline.set_state(gst::State::Playing).unwrap();
+        // Video of the session before may still be on its way.
+        server
+            .seen()
+            .wait(mark, "a second session", publish)
+            .unwrap();
+        assert_eq!(connects(&server, mark), 1, "{quirk:?}");
+    }
+}
+
+#[test]
+fn sessions_that_end_as_soon_as_they_are_accepted_are_a_refusal_after_three() {
+    let server = Server::quirky(Quirk::ClosesOncePublished);
+    let line = Line::start(&format!("rtmpauthsink location={}", server.url()));
+    line.wait(State::Refused);
+    assert_eq!(server.seen().times(0, publish).len(), 3);
+    let error = line.error();
+    assert!(
+        error.contains("3 times in a row") && error.contains("stream key"),
+        "{error}"
+    );
+    server.set_quirk(None);
+    line.wait(State::Publishing);
+
+    let server = Server::quirky(Quirk::ClosesAndFails);
+    let line = Line::start(&format!("rtmpauthsink location={}", server.url()));
+    wait_count(&server, 0, 4, publish);
+    let told = told(&line);
+    assert!(!told.iter().any(|told| told.0 == "refused"), "{told:?}");
+}
+
+#[test]
+fn a_rejected_connection_is_not_always_the_password() {
+    let server = Server::quirky(Quirk::HasNoSuchApplication);
+    let line = Line::start(&format!("rtmpauthsink location={}", server.url()));
+    line.wait(State::Refused);
+    let error = line.error();
+    assert!(
+        error.contains("application (live)") && error.contains("No such scope"),
+        "{error}"
+    );
+    assert!(!error.contains("refuses the credentials"), "{error}");
+}
+
+#[test]
+fn a_redirect_is_followed_once() {
+    let other = Server::start(Access::Everybody);
+    let url = other.url().replace("/live/stream", "/other");
+    let server = Server::quirky(Quirk::Redirects(url));
+    let line = Line::start(&format!("rtmpauthsink location={}?x=1", server.url()));
+    let video = |seen: &Seen| *seen == Seen::Video;
+    other.seen().wait(0, "video", video).unwrap();
+    line.wait(State::Publishing);
+    let seen = other.seen().all();
+    assert!(seen.contains(&Seen::Connect("other".into())), "{seen:?}");
+    assert!(
+        seen.contains(&Seen::Publish("stream?x=1".into())),
+        "{seen:?}"
+    );
+    assert_eq!(connects(&server, 0), 1);
+    drop(line);
+
+    other.set_quirk(Some(Quirk::Redirects(server.url())));
+    let line = Line::start(&format!("rtmpauthsink location={}", server.url()));
+    line.wait(State::Refused);
+    assert!(line.error().contains("redirects again"), "{}", line.error());
+}
+
+#[test]
+fn an_outage_after_frames_begins_with_the_shortest_wait() {
+    // Media that makes a session stable, and some more.
+    const FRAMES: usize = 60;
+    let server = Server::start(Access::Everybody);
+    let line = Line::start(&format!("rtmpauthsink location={}", server.url()));
+    let video = |seen: &Seen| *seen == Seen::Video;
+    for _ in 0..3 {
+        wait_count(&server, server.seen().mark(), FRAMES, video);
+        told(&line);
+        let mark = server.seen().mark();
+        server.fail(Some((Step::Media, Fault::Drop)));
+        let failed = |seen: &Seen| *seen == Seen::Failed;
+        server.seen().wait(mark, "the outage", failed).unwrap();
+        server.fail(None);
+        let next_try = poll(DEADLINE, || {
+            let backoff = told(&line).into_iter().find(|told| told.0 == "backoff");
+            backoff.map(|(_, _, next_try)| next_try)
+        });
+        assert!(next_try.is_some_and(|wait| wait <= 0.25), "{next_try:?}");
+        line.wait(State::Publishing);
     }
 }

@@ -7,6 +7,7 @@ use std::{path::Path, time::Duration};
 use gst::prelude::*;
 
 use super::{
+    device::{self, Node},
     machine,
     report::{Report, missing},
     server,
@@ -19,6 +20,9 @@ use crate::{
 
 /// How long opening a device may take.
 const OPEN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Where nothing better is known.
+const DRIVER: &str = "look at the device and its driver (dmesg)";
 
 /// Packages of Debian with elements that lines for robots have, by the beginnings of their names.
 const PACKAGES: [(&str, &str); 9] = [
@@ -79,6 +83,13 @@ pub fn pipeline(file: &LaunchFile, pipeline: &gst::Pipeline, publish: bool, repo
             continue;
         };
         let class = factory.metadata("klass").unwrap_or_default();
+        match factory.name().as_str() {
+            "libcamerasrc" => machine::libcamera(report),
+            "nvarguscamerasrc" => {
+                report.check(machine::argus(report));
+            }
+            _ => {}
+        }
         let opened = if class.contains("Source") {
             source(element, &factory, report)
         } else if class.contains("Encoder") && class.contains("Video") {
@@ -90,6 +101,7 @@ pub fn pipeline(file: &LaunchFile, pipeline: &gst::Pipeline, publish: bool, repo
                 element,
                 &format!("encoder {}", factory.name()),
                 kind,
+                DRIVER,
                 report,
             )
         } else {
@@ -138,21 +150,41 @@ fn source(
     report: &Report,
 ) -> Result<(), Failure> {
     let mut what = format!("source {}", factory.name());
-    if source
+    let device = source
         .find_property("device")
         .is_some_and(|spec| spec.value_type() == glib::Type::STRING)
-        && let Some(device) = source.property::<Option<String>>("device")
-    {
+        .then(|| source.property::<Option<String>>("device"))
+        .flatten();
+    if let Some(device) = &device {
         what = format!("{what} {device}");
-        if device.starts_with("/dev/") {
-            machine::device_rights(Path::new(&device), "", report)?;
-        }
     }
-    open(source, &what, "opens", report)
+    let Some(device) = device.filter(|device| device.starts_with("/dev/")) else {
+        return open(source, &what, "opens", DRIVER, report);
+    };
+    let device = Path::new(&device);
+    match device::look(device, "", report)? {
+        Some(node) if node != Node::Camera => {
+            let remedy = "name another device: v4l2-ctl --list-devices shows them, and /dev/v4l/by-id/ has names that stay, the camera's with index0";
+            return Err(missing(what, node.name(), remedy));
+        }
+        _ => {}
+    }
+    let holders = device::holders(device);
+    let remedy = match holders.is_empty() {
+        true => DRIVER.to_owned(),
+        false => format!("{} has it: end that first", device::named(&holders)),
+    };
+    open(source, &what, "opens", &remedy, report)
 }
 
 /// Opens the device behind an element, and closes it again.
-fn open(element: &gst::Element, what: &str, saw: &str, report: &Report) -> Result<(), Failure> {
+fn open(
+    element: &gst::Element,
+    what: &str,
+    saw: &str,
+    remedy: &str,
+    report: &Report,
+) -> Result<(), Failure> {
     let bus = gst::Bus::new();
     element.set_bus(Some(&bus));
     // A device that hangs is left to its thread.
@@ -176,11 +208,7 @@ fn open(element: &gst::Element, what: &str, saw: &str, report: &Report) -> Resul
                     _ => None,
                 })
                 .unwrap_or_else(|| "it does not open".into());
-            Err(missing(
-                what,
-                error,
-                "if the robot runs at this moment, it is the one that has it; else look at the device and its driver (dmesg)",
-            ))
+            Err(missing(what, error, remedy))
         }
         Err(_) => Err(missing(
             what,

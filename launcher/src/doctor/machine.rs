@@ -2,16 +2,14 @@
 
 //! What a machine has, whatever line it runs.
 
-use std::{
-    fs, io,
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
-    path::Path,
-    time::SystemTime,
-};
+use std::{fs, os::unix::process::CommandExt, path::Path, process::Command, time::SystemTime};
 
 use gst::prelude::*;
 
-use super::report::{Report, forbidden, missing};
+use super::{
+    device,
+    report::{Report, missing},
+};
 use crate::failure::Failure;
 
 const ELEMENTS: [&str; 2] = ["mqttvalve", "rtmpauthsink"];
@@ -105,11 +103,7 @@ pub fn cameras(report: &mut Report) {
     for device in devices {
         let name = fs::read_to_string(format!("/sys/class/video4linux/{device}/name"));
         let name = name.unwrap_or_default().trim().to_owned();
-        report.check(device_rights(
-            &Path::new("/dev").join(device),
-            &name,
-            report,
-        ));
+        report.check(device::look(&Path::new("/dev").join(device), &name, report));
     }
     if gst::ElementFactory::find("libcamerasrc").is_some() {
         report.ok("cameras by libcamera", "libcamerasrc is there");
@@ -122,52 +116,41 @@ pub fn cameras(report: &mut Report) {
     }
 }
 
-/// Whether `device` is there and we may open it. Opening alone starts nothing.
-pub fn device_rights(device: &Path, name: &str, report: &Report) -> Result<(), Failure> {
-    let what = match name {
-        "" => device.display().to_string(),
-        name => format!("{} ({name})", device.display()),
-    };
-    let opened = fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(device);
-    match opened {
-        Ok(_) => {
-            report.ok(what, "may be opened");
-            Ok(())
-        }
-        Err(err) if err.kind() == io::ErrorKind::PermissionDenied => {
-            let group = fs::metadata(device)
-                .ok()
-                .and_then(|file| name_in("/etc/group", file.gid()))
-                .unwrap_or_else(|| "video".into());
-            let user = name_in("/etc/passwd", rustix::process::getuid().as_raw())
-                .unwrap_or_else(|| "USER".into());
-            let remedy = format!(
-                "it belongs to the group {group}: usermod -aG {group} {user}, then log in again; for a service SupplementaryGroups={group}"
-            );
-            let saw = format!("no right to open it as {user}");
-            Err(forbidden(what, saw, &remedy))
-        }
-        Err(err) if err.kind() == io::ErrorKind::NotFound => Err(missing(
-            what,
-            "not there",
-            "plug the camera in, or name another device (ls /dev/video*); /dev/v4l/by-id/ has names that stay",
-        )),
-        Err(err) => Err(missing(what, err, "look at dmesg")),
+/// What libcamerasrc needs of the machine beside the camera.
+pub fn libcamera(report: &mut Report) {
+    report.check(device::heaps(Path::new("/dev/dma_heap"), report));
+    let mut isolated = Command::new("true");
+    // SAFETY: a system call alone, on the way to another program.
+    unsafe {
+        isolated.pre_exec(
+            || match libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            },
+        );
+    }
+    if let Err(err) = isolated.status() {
+        report.warning(
+            "libcamera's modules",
+            format_args!("no user and network namespaces here ({err})"),
+            "one that the distribution has not signed runs in them, or not at all: for a service RestrictNamespaces=user net; sysctl kernel.unprivileged_userns_clone=1 where there is that",
+        );
     }
 }
 
-/// The name that `file`, /etc/passwd or /etc/group, gives to a number.
-fn name_in(file: &str, number: u32) -> Option<String> {
-    let number = number.to_string();
-    fs::read_to_string(file).ok()?.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)? == number).then(|| name.to_owned())
-    })
+/// The daemon that nvarguscamerasrc asks for its pictures.
+pub fn argus(report: &Report) -> Result<(), Failure> {
+    const SOCKET: &str = "/tmp/argus_socket";
+    let what = "camera daemon of the Jetson";
+    std::os::unix::net::UnixStream::connect(SOCKET).map_err(|err| {
+        missing(
+            what,
+            format_args!("{SOCKET}: {err}"),
+            "systemctl restart nvargus-daemon, then the robot: a service has the socket that was there when it started",
+        )
+    })?;
+    report.ok(what, "answers");
+    Ok(())
 }
 
 /// A clock that is wrong makes certificates and leases wrong; a Raspberry Pi has none that runs
@@ -200,16 +183,4 @@ fn is_synchronised() -> bool {
         (libc::adjtimex(&mut clock), clock.status)
     };
     state >= 0 && state != libc::TIME_ERROR && status & libc::STA_UNSYNC == 0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn users_and_groups_are_known_by_their_numbers() {
-        assert_eq!(name_in("/etc/passwd", 0).as_deref(), Some("root"));
-        assert_eq!(name_in("/etc/group", 0).as_deref(), Some("root"));
-        assert_eq!(name_in("/etc/group", u32::MAX - 7), None);
-    }
 }

@@ -4,6 +4,7 @@
 
 use std::{
     fmt::Display,
+    net::UdpSocket,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -60,20 +61,44 @@ async fn reach(
     port: u16,
     report: &Report<'_>,
 ) -> Result<TcpStream, Failure> {
-    let addresses = look_up(host, port, CONNECT_TIMEOUT)
-        .await
-        .map_err(|fault| missing(format_args!("{what}: name"), fault, ""))?;
+    let addresses =
+        look_up(host, port, CONNECT_TIMEOUT)
+            .await
+            .map_err(|fault| match has_network() {
+                true => missing(format_args!("{what}: name"), fault, ""),
+                false => no_network(&format!("{what}: name")),
+            })?;
     let shown: Vec<String> = addresses.iter().map(|at| at.ip().to_string()).collect();
     report.ok(
         format_args!("{what}: name"),
         format_args!("{host} is {}", shown.join(", ")),
     );
     let what = format!("{what}: TCP");
-    let stream = connect(&addresses, CONNECT_TIMEOUT)
-        .await
-        .map_err(|err| missing(&what, format_args!("cannot connect to {host}: {err}"), ""))?;
+    let stream =
+        connect(&addresses, CONNECT_TIMEOUT)
+            .await
+            .map_err(|err| match err.is_no_network() {
+                true => no_network(&what),
+                false => missing(&what, format_args!("cannot connect to {host}: {err}"), ""),
+            })?;
     report.ok(what, format_args!("port {port} answers"));
     Ok(stream)
+}
+
+/// Whether there is a way to somewhere else. Nothing is sent.
+fn has_network() -> bool {
+    // Addresses for documentation, of both kinds.
+    [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")]
+        .into_iter()
+        .any(|(from, to)| UdpSocket::bind(from).is_ok_and(|socket| socket.connect(to).is_ok()))
+}
+
+fn no_network(what: &str) -> Failure {
+    missing(
+        what,
+        "this machine has no network: it knows no way there",
+        "plug the cable in, or join the wireless network (ip route shows the ways that there are)",
+    )
 }
 
 /// The broker of a valve, as the valve would use it but under a client id of its own: a running

@@ -2,7 +2,10 @@
 
 //! A launch file on the disk: read, its variables replaced, its pipeline built.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, ValueHint};
 use droidrelay_wire::exit;
@@ -37,16 +40,21 @@ pub struct Settings {
     set: Vec<String>,
 }
 
+impl Settings {
+    /// As they stand on the command line.
+    pub fn set(&self) -> &[String] {
+        &self.set
+    }
+}
+
 impl Source {
     /// Reads the file; its secrets are hidden in `log` from now on.
     pub fn read(&self, log: &Log) -> Result<LaunchFile, Failure> {
         let path = &self.file;
         let mut variables =
             Variables::new(&self.settings.set).map_err(|text| Failure::new(exit::USAGE, text))?;
-        let bytes = std::fs::read(path).map_err(|err| {
-            let text = format!("cannot read {}: {err}; name a launch file", path.display());
-            Failure::new(exit::NO_INPUT, text)
-        })?;
+        let bytes = std::fs::read(path)
+            .map_err(|err| Failure::new(exit::NO_INPUT, unreadable(path, &err)))?;
         let text = String::from_utf8(bytes).map_err(|err| {
             let valid = &err.as_bytes()[..err.utf8_error().valid_up_to()];
             let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
@@ -80,6 +88,18 @@ impl Source {
     }
 }
 
+/// Why a launch file cannot be read, with the remedy.
+fn unreadable(path: &Path, err: &io::Error) -> String {
+    let remedy = match err.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "the user who runs this needs the right to read it, and to enter its folders: in /etc/droidrelay that is root and the group droidrelay (chgrp droidrelay FILE, chmod 640 FILE)"
+        }
+        io::ErrorKind::NotFound | io::ErrorKind::IsADirectory => "name a launch file",
+        _ => "look at the disk (dmesg)",
+    };
+    format!("cannot read {}: {err}; {remedy}", path.display())
+}
+
 /// Starts GStreamer.
 pub fn init() -> Result<(), Failure> {
     gst::init().map_err(|err| {
@@ -88,4 +108,20 @@ pub fn init() -> Result<(), Failure> {
             format!("GStreamer does not start: {err}; is libgstreamer1.0-0 complete?"),
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_there_and_cannot_be_read_is_told_from_one_that_is_not() {
+        let said = |kind: io::ErrorKind| unreadable(Path::new("/etc/x.launch"), &kind.into());
+        let denied = said(io::ErrorKind::PermissionDenied);
+        assert!(denied.contains("right to read it"), "{denied}");
+        assert!(!denied.contains("name a launch file"), "{denied}");
+        for kind in [io::ErrorKind::NotFound, io::ErrorKind::IsADirectory] {
+            assert!(said(kind).ends_with("name a launch file"));
+        }
+    }
 }

@@ -93,6 +93,15 @@ impl Elements {
         }
     }
 
+    /// Calls `changed`, from any thread, whenever a valve's session with its broker has come up or
+    /// gone down.
+    pub fn on_broker(&self, changed: impl Fn() + Clone + Send + Sync + 'static) {
+        for valve in &self.valves {
+            let changed = changed.clone();
+            valve.connect_notify(Some("connected"), move |_, _| changed());
+        }
+    }
+
     /// Who holds which valve open at `now`.
     pub fn leases(&self, now: Duration) -> Vec<ValveLease> {
         let mut all = Vec::new();

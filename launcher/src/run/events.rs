@@ -7,7 +7,10 @@ use std::{sync::mpsc, time::Duration};
 use rustix::process::Signal;
 use tokio::sync::oneshot;
 
-use super::changer::{Job, Outcome};
+use super::{
+    changer::{Job, Outcome},
+    disk,
+};
 use crate::remote::poll::PollEvent;
 
 pub enum Event {
@@ -17,6 +20,10 @@ pub enum Event {
     Due(Timer, u64),
     Signal(Signal),
     Poll(PollEvent),
+    /// A valve's session with its broker has come up or gone down.
+    Broker,
+    /// What became of a side branch, or of recordings that make room.
+    Disk(disk::Id, disk::Outcome),
     /// Somebody waits for the metrics.
     Scrape(oneshot::Sender<String>),
 }
@@ -54,9 +61,13 @@ pub enum Timer {
     Observe,
     /// systemd's watchdog waits.
     Watchdog,
+    /// A side branch is to be tried again.
+    Branch,
+    /// Recordings are to make room.
+    Room,
 }
 
-const TIMERS: usize = 7;
+const TIMERS: usize = 9;
 
 /// Timers of the main loop; to be used on its thread alone.
 pub struct Timers {

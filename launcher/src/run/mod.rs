@@ -2,7 +2,9 @@
 
 //! Keeps a pipeline running: one queue of events, one function that handles them.
 
+mod branches;
 mod changer;
+mod disk;
 pub mod elements;
 pub mod events;
 pub mod follow;
@@ -10,7 +12,10 @@ mod health;
 pub mod keep;
 mod notify;
 pub mod observe;
+mod parts;
 mod recovery;
+pub mod retention;
+mod side;
 mod snapshot;
 mod statistics;
 pub mod supervisor;

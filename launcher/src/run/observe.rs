@@ -2,9 +2,12 @@
 
 //! Observes the elements, and tells the log, the bridge, the next process and systemd's watchdog.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
-use droidrelay_wire::{Command, PublishPhase, RobotState};
+use droidrelay_wire::{Command, PublishPhase, RobotState, StreamState};
 
 use super::{
     elements::Elements,
@@ -20,10 +23,40 @@ use crate::{
     remote::{metrics::Page, poll::PollEvent},
 };
 
+/// What has become of a valve's session with its broker.
+#[derive(Debug, PartialEq, Eq)]
+enum Link {
+    Up,
+    Lost,
+    UpAgain,
+}
+
+/// Which valves have a session with their broker, or had one.
+#[derive(Default)]
+struct Brokers(HashMap<String, bool>);
+
+impl Brokers {
+    /// What is new with this valve's session.
+    fn look(&mut self, valve: &str, connected: bool) -> Option<Link> {
+        match self.0.get_mut(valve) {
+            Some(known) => {
+                let was = std::mem::replace(known, connected);
+                (was != connected).then_some(if connected { Link::UpAgain } else { Link::Lost })
+            }
+            None if connected => {
+                self.0.insert(valve.to_owned(), true);
+                Some(Link::Up)
+            }
+            None => None,
+        }
+    }
+}
+
 pub struct Observer {
     log: Log,
     logged: Repeats,
     health: Health,
+    brokers: Brokers,
     triggers: Triggers,
     /// Where somebody keeps leases for the next process.
     keeper: Option<Keeper>,
@@ -41,6 +74,7 @@ impl Observer {
             log,
             logged: Repeats::default(),
             health: Health::default(),
+            brokers: Brokers::default(),
             triggers: Triggers::new(triggers),
             keeper,
             bridge,
@@ -95,7 +129,11 @@ impl Observer {
         let field = |name| message.get::<Option<String>>(name).ok().flatten();
         let state = field("state").unwrap_or_default();
         let (reason, is_bad) = match message.name().as_str() {
-            "mqttvalve-state" => (field("last-error"), false),
+            "mqttvalve-state" => {
+                let state = StreamState::from(state.as_str());
+                let is_bad = matches!(state, StreamState::Error | StreamState::Refused);
+                (field("last-error"), is_bad)
+            }
             "rtmpauthsink-state" => {
                 let phase = PublishPhase::from(state.as_str());
                 let is_bad = matches!(phase, PublishPhase::Backoff | PublishPhase::Refused);
@@ -116,6 +154,24 @@ impl Observer {
             (false, _) => {}
         }
         true
+    }
+
+    /// Logs which valves have got, lost or got back their session with the broker.
+    pub fn brokers(&mut self, seen: &Snapshot) {
+        for valve in seen.valves.iter().filter(|valve| valve.broker) {
+            let name = &valve.name;
+            match self.brokers.look(name, valve.connected) {
+                None => {}
+                Some(Link::Up) => self.log.info(&format!("{name}: connected to the broker")),
+                Some(Link::UpAgain) => self.log.info(&format!("{name}: connected again")),
+                Some(Link::Lost) => {
+                    let reason = valve.state.last_error.iter();
+                    let reason: String = reason.map(|reason| format!(": {reason}")).collect();
+                    self.log
+                        .warning(&format!("{name}: no MQTT session{reason}"));
+                }
+            }
+        }
     }
 
     /// Tells the bridge of the robot, where it has valves.
@@ -139,9 +195,10 @@ impl Observer {
         Some(format!("{what} for {} s", limit.as_secs()))
     }
 
-    /// The pipeline does not play: media is due nowhere.
+    /// The pipeline does not play: media is due nowhere, and sessions end with it.
     pub fn pause(&mut self) {
         self.health = Health::default();
+        self.brokers = Brokers::default();
     }
 
     /// Whether frames have left within `limit` wherever they should, for systemd's watchdog.
@@ -156,9 +213,16 @@ impl Observer {
     }
 
     /// The page for Prometheus.
-    pub fn metrics(&self, playing: bool, counters: &Counters, seen: &Snapshot) -> String {
+    pub fn metrics<'a>(
+        &self,
+        playing: bool,
+        counters: &Counters,
+        branches: impl Iterator<Item = (&'a str, bool)>,
+        seen: &Snapshot,
+    ) -> String {
         let mut page = Page::default();
         statistics::launcher(&mut page, playing, counters);
+        statistics::branches(&mut page, branches);
         if let Some(bridge) = &self.bridge {
             statistics::poll(&mut page, &bridge.counters);
         }

@@ -125,9 +125,11 @@ impl Snapshot {
         worst_state(self.valves.iter().map(|valve| &valve.state))
     }
 
-    /// What a bridge is told of the robot; `fault`: why its pipeline does not play.
-    pub fn robot_state(&self, fault: Option<&str>) -> Option<RobotState> {
+    /// What a bridge is told of the robot; `fault`: why its pipeline does not play; `side`: what
+    /// beside the stream does not run.
+    pub fn robot_state(&self, fault: Option<&str>, side: Option<String>) -> Option<RobotState> {
         let mut state = self.worst_state()?.clone();
+        state.last_error = state.last_error.or(side);
         if let Some(fault) = fault {
             state.last_error = Some(fault.to_owned());
             if state.state != StreamState::Idle {

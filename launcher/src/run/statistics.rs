@@ -89,6 +89,19 @@ pub fn triggers<'a>(page: &mut Page, counts: impl Iterator<Item = (&'a str, u64)
     }
 }
 
+/// Name of each side branch, and whether it runs.
+pub fn branches<'a>(page: &mut Page, branches: impl Iterator<Item = (&'a str, bool)>) {
+    let help = "Whether this side branch runs, such as a recording.";
+    for (name, runs) in branches {
+        page.add(
+            "droidrelay_branch_up",
+            help,
+            &[("branch", name)],
+            flag(runs),
+        );
+    }
+}
+
 pub fn elements(page: &mut Page, seen: &Snapshot) {
     seen.valves.iter().for_each(|one| valve(page, one));
     seen.sinks.iter().for_each(|one| sink(page, one));

@@ -26,6 +26,8 @@ use super::{
     notify::Notify,
     observe::Observer,
     recovery::Recovery,
+    retention::Retention,
+    side::Side,
     statistics::Counters,
 };
 use crate::{
@@ -54,6 +56,8 @@ pub struct Policy {
     pub give_up_after: u32,
     /// Media that stands still for this long where it should move is a failure; zero: it is not.
     pub stall_timeout: Duration,
+    /// Recordings that make room for others.
+    pub retention: Option<Retention>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +93,8 @@ struct Run {
     prerolled: bool,
     live: bool,
     buffering: bool,
+    /// A side branch has failed while the pipeline was starting: that may be why it does not.
+    branch_failed: bool,
     playing_since: Option<Instant>,
 }
 
@@ -114,6 +120,7 @@ pub struct Supervisor {
     run_number: Rc<Cell<u64>>,
     recovery: Recovery,
     observer: Observer,
+    side: Side,
     counters: Counters,
     net: Net,
 }
@@ -123,7 +130,7 @@ impl Supervisor {
     pub fn new(
         source: Source,
         (file, pipeline): (LaunchFile, gst::Pipeline),
-        policy: Policy,
+        mut policy: Policy,
         observer: Observer,
         net: Net,
         (inbox, events): (Inbox, mpsc::Receiver<Event>),
@@ -134,6 +141,7 @@ impl Supervisor {
             source,
             file,
             recovery: Recovery::new(policy.give_up_after),
+            side: Side::new(inbox.clone(), policy.retention.take(), log.clone()),
             policy,
             notify: Notify::new(log.clone()),
             log,
@@ -153,7 +161,7 @@ impl Supervisor {
             counters: Counters::default(),
             net,
         };
-        supervisor.watch_bus();
+        supervisor.watch();
         supervisor
     }
 
@@ -168,6 +176,7 @@ impl Supervisor {
         }
         self.observer.restore_leases(&self.elements);
         self.feed_watchdog();
+        self.side.keep_room(&mut self.timers);
         self.start();
         let context = glib::MainContext::default();
         let end = loop {
@@ -186,6 +195,9 @@ impl Supervisor {
             End::Exit(code) => {
                 drop(self.net);
                 self.changer.join();
+                if !self.side.end() {
+                    std::process::exit(code.into());
+                }
                 code
             }
             // Joining would hang, and dropping the pipeline as well.
@@ -203,9 +215,18 @@ impl Supervisor {
                 self.message(&message, number == self.run_number.get());
             }
             Event::Poll(event) => self.observer.poll(event, &self.elements),
+            Event::Disk(id, outcome) => {
+                self.side.done(id, outcome, &mut self.timers);
+                if self.phase == Phase::Playing {
+                    self.observe();
+                }
+            }
+            Event::Broker if self.is_ending() => {}
+            Event::Broker => self.observe(),
             Event::Scrape(answer) => {
                 let (playing, seen) = (self.phase == Phase::Playing, self.elements.snapshot());
-                let page = self.observer.metrics(playing, &self.counters, &seen);
+                let branches = self.side.branches();
+                let page = (self.observer).metrics(playing, &self.counters, branches, &seen);
                 // The one who asked may have gone.
                 let _ = answer.send(page);
             }
@@ -225,7 +246,7 @@ impl Supervisor {
         self.log.info("ending: asked by a signal");
         self.notify.stopping();
         self.notify.status("stopping");
-        let state = self.elements.snapshot().robot_state(None);
+        let state = self.elements.snapshot().robot_state(None, None);
         self.observer.report(state.map(RobotState::into_ended));
         self.net.stop();
         self.timers.arm(Timer::End, END_DEADLINE);
@@ -260,6 +281,16 @@ impl Supervisor {
         match message.view() {
             MessageView::Error(error) => {
                 let text = format!("{source}: {}", error.error().message());
+                if running
+                    && let Some(source) = message.src()
+                    && self.side.fail(source, &text)
+                {
+                    self.run.branch_failed |= self.phase == Phase::Starting;
+                    if self.phase == Phase::Playing {
+                        self.observe();
+                    }
+                    return;
+                }
                 let debug = error.debug().unwrap_or_default();
                 self.log.error(&format!("{text} ({debug})"));
                 // Elements written in Rust say so that they have panicked; they refuse everything
@@ -415,7 +446,10 @@ impl Supervisor {
                         self.message(&message, true);
                     }
                 }
-                if matches!(self.phase, Phase::Starting | Phase::Playing) {
+                if self.phase == Phase::Starting && self.run.branch_failed {
+                    self.log.info("starting again without that branch");
+                    self.bring_down(Next::Start(Duration::ZERO));
+                } else if matches!(self.phase, Phase::Starting | Phase::Playing) {
                     let text = format!("the pipeline does not go to {state:?}");
                     self.log.error(&text);
                     self.fail(&text);
@@ -451,6 +485,12 @@ impl Supervisor {
             Timer::Start => self.start_again(),
             Timer::Observe => self.observe(),
             Timer::Watchdog => self.feed_watchdog(),
+            Timer::Branch => {
+                let plays = self.phase == Phase::Playing;
+                let pipeline = plays.then_some(&self.pipeline);
+                self.side.retry(pipeline, &mut self.timers);
+            }
+            Timer::Room => self.side.keep_room(&mut self.timers),
         }
         None
     }
@@ -500,7 +540,7 @@ impl Supervisor {
         self.elements = elements;
         self.pipeline = pipeline;
         self.recovery.is_broken = false;
-        self.watch_bus();
+        self.watch();
     }
 
     fn fail(&mut self, reason: &str) {
@@ -541,17 +581,23 @@ impl Supervisor {
         let seen = self.elements.snapshot();
         if !self.is_ending() {
             let fault = self.recovery.reason.as_deref();
-            self.observer.report(seen.robot_state(fault));
+            let side = self.side.fault();
+            self.observer.report(seen.robot_state(fault, side));
         }
         self.observer.keep_leases(&self.elements);
         if self.phase != Phase::Playing {
             return self.observer.pause();
         }
+        self.observer.brokers(&seen);
         if let Some(text) = self.observer.stalled(&seen, self.policy.stall_timeout) {
             self.log.error(&text);
             return self.fail(&text);
         }
-        self.notify.status(&seen.status());
+        let mut status = seen.status();
+        if let Some(fault) = self.side.fault() {
+            status += &format!("; {fault}");
+        }
+        self.notify.status(&status);
         if seen.is_awake() {
             self.timers.arm(Timer::Observe, OBSERVE_INTERVAL);
         }
@@ -570,7 +616,11 @@ impl Supervisor {
         self.timers.arm(Timer::Watchdog, pause);
     }
 
-    fn watch_bus(&mut self) {
+    /// Has everything that the pipeline and its elements say put into the queue.
+    fn watch(&mut self) {
+        self.side.adopt(&self.pipeline);
+        let inbox = self.inbox.clone();
+        self.elements.on_broker(move || inbox.put(Event::Broker));
         let bus = self.pipeline.bus().expect("every pipeline has a bus");
         let inbox = self.inbox.clone();
         let run = self.run_number.clone();

@@ -15,6 +15,7 @@ fn publisher(pipelined: bool) -> Publisher {
         login: None,
         pipelined,
         hevc: false,
+        pauses: false,
     };
     Publisher::new(params, &[1, 2, 3])
 }
@@ -305,7 +306,45 @@ fn a_rejected_connect_is_a_refusal_at_connect() {
     assert_eq!(publisher.progress(), Progress::Connect);
     let (code, _, kind) = refusal(&mut publisher);
     assert_eq!(code, "NetConnection.Connect.Rejected");
-    assert_eq!(kind, RefusalKind::Credentials);
+    assert_eq!(kind, RefusalKind::Application);
+}
+
+#[test]
+fn a_redirect_is_told_with_its_url() {
+    for (answer, is_redirect) in [(302.0, true), (404.0, false)] {
+        let mut publisher = publisher(true);
+        let mut server = Server::greet(&mut publisher);
+        let more = Value::Object(vec![
+            ("code".into(), Value::Number(answer)),
+            ("redirect".into(), "rtmp://other/live".into()),
+        ]);
+        let information = Value::Object(vec![
+            ("code".into(), "NetConnection.Connect.Rejected".into()),
+            ("ex".into(), more),
+        ]);
+        server.command(&mut publisher, "_error", 1, &[information]);
+        let told = publisher.next_event();
+        let redirected = Event::Redirected("rtmp://other/live".into());
+        assert_eq!(told == Some(redirected), is_redirect);
+        assert!(!publisher.ready_for_media());
+    }
+}
+
+#[test]
+fn connect_waits_for_the_caller_where_it_is_to_pause() {
+    let params = Params {
+        pauses: true,
+        ..publisher(false).params
+    };
+    let mut publisher = Publisher::new(params, &[]);
+    publisher.connect();
+    let mut server = Server::greet(&mut publisher);
+    assert!(publisher.output().is_empty() && publisher.awaits_connect());
+    assert!(!publisher.has_asked());
+    publisher.connect();
+    publisher.connect();
+    assert_eq!(names(&server.commands(&mut publisher)), ["connect"]);
+    assert!(publisher.has_asked() && !publisher.awaits_connect());
 }
 
 #[test]

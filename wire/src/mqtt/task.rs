@@ -60,8 +60,6 @@ pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
 const CHANNEL: usize = 128;
 /// What comes this soon after a session of MQTT 3.1.1 has gone on may have waited at the broker.
 const MAY_BE_OLD: Duration = Duration::from_secs(1);
-/// Client id of a connection that asks for the version alone.
-const PROBE: &str = "droidrelay-probe";
 
 /// What the session's task goes on with from connection to connection.
 pub(super) struct Task<F> {
@@ -72,23 +70,26 @@ pub(super) struct Task<F> {
     clean_start: bool,
     delivered: Delivered,
     speaks: Speaks,
+    /// The next try does not wait.
+    at_once: bool,
     /// The broker has refused a last will that is retained.
     no_retain: bool,
 }
 
 /// Which version of MQTT the broker speaks, as far as that is known.
 ///
-/// Each connection is tried with MQTT 5 first, and with 3.1.1 at once where the broker hangs up
-/// at that, so that nothing is to be remembered. A broker that does not answer at all may be dead
-/// as well: it is asked once more, by a client that changes nothing there.
+/// One that hangs up on MQTT 5, or does not answer it, may be none at this moment, behind a balancer
+/// for example: it is asked with MQTT 3.1.1 by a client that changes nothing there, and then with
+/// MQTT 5 once more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Speaks {
+    /// MQTT 5 is tried.
     Unknown,
-    /// It has not answered MQTT 5.
-    Silent,
+    /// It has not taken MQTT 5.
+    NotNow,
     /// Then it has answered 3.1.1.
     Answers311,
-    /// And again not MQTT 5.
+    /// And again has not taken MQTT 5.
     Only311,
 }
 
@@ -116,6 +117,7 @@ impl<F: FnMut(Event) + Send> Task<F> {
             on_event,
             delivered: Delivered::default(),
             speaks: Speaks::Unknown,
+            at_once: false,
             no_retain: false,
         }
     }
@@ -127,15 +129,13 @@ impl<F: FnMut(Event) + Send> Task<F> {
             let started = Instant::now();
             let connects = self.state.lock().connects;
             tries += 1;
-            let speaks = self.speaks;
             let fault = match self.attempt(connect_timeout(tries), &mut stopped).await {
                 None => return,
                 Some(End::Forgotten) => continue,
                 Some(End::Fault(fault)) => fault,
             };
-            let has_learned = matches!(self.speaks, Speaks::Answers311 | Speaks::Only311);
-            if has_learned && self.speaks != speaks {
-                // It is used at once, twice in a row at most.
+            if std::mem::take(&mut self.at_once) {
+                // What has just been learned is used: three times in a row at most.
                 continue;
             }
             let fault = self.state.lock().down(fault);
@@ -177,46 +177,41 @@ impl<F: FnMut(Event) + Send> Task<F> {
                 Err(text) => return Some(End::Fault(Fault::new(FaultKind::Setup, text))),
             },
         };
-        let first = match self.speaks {
+        let version = match self.speaks {
             Speaks::Unknown | Speaks::Answers311 => Version::V5,
-            Speaks::Silent | Speaks::Only311 => Version::V311,
+            Speaks::NotNow | Speaks::Only311 => Version::V311,
         };
-        let (fault, greeted) = match self
-            .connect(first, &files, connect_timeout, stopped)
-            .await?
-        {
+        let connected = self.connect(version, &files, connect_timeout, stopped);
+        let (fault, greeted) = match connected.await? {
             (End::Fault(fault), greeted) => (fault, greeted),
             (end, _) => return Some(end),
         };
         self.no_retain |= fault.reason == Some(Reason::RETAIN_NOT_SUPPORTED);
-        if greeted {
-            return Some(End::Fault(fault));
+        if !greeted {
+            self.learn(&fault);
         }
+        Some(End::Fault(fault))
+    }
+
+    /// What a connection tells that the broker has not accepted.
+    fn learn(&mut self, fault: &Fault) {
         let hung_up = matches!(
             fault.kind,
             FaultKind::Closed | FaultKind::Protocol | FaultKind::Version
         );
-        let silent = fault.kind == FaultKind::Timeout;
-        self.speaks = match (self.speaks, first) {
-            (Speaks::Silent, _) if fault.kind == FaultKind::Refused => Speaks::Answers311,
-            (Speaks::Answers311, _) if silent => Speaks::Only311,
-            (Speaks::Unknown, _) if silent => Speaks::Silent,
-            (Speaks::Only311, _) if !hung_up => Speaks::Only311,
+        let not_taken = hung_up || fault.kind == FaultKind::Timeout;
+        let before = self.speaks;
+        self.speaks = match before {
+            Speaks::Unknown if not_taken => Speaks::NotNow,
+            Speaks::NotNow if fault.kind == FaultKind::Refused => Speaks::Answers311,
+            Speaks::Answers311 if not_taken => Speaks::Only311,
+            Speaks::Only311 if !hung_up => Speaks::Only311,
             _ => Speaks::Unknown,
         };
-        if first == Version::V311 || !hung_up {
-            return Some(End::Fault(fault));
-        }
-        match self
-            .connect(Version::V311, &files, connect_timeout, stopped)
-            .await?
-        {
-            // Of both, the answer says more than the end.
-            (End::Fault(older), false) if older.kind != FaultKind::Refused => {
-                Some(End::Fault(fault))
-            }
-            (end, _) => Some(end),
-        }
+        self.at_once = match (before, self.speaks) {
+            (Speaks::Unknown, Speaks::NotNow) => hung_up,
+            (before, speaks) => speaks != before && speaks != Speaks::Unknown,
+        };
     }
 
     /// One connection from its beginning to its end, and whether the broker has accepted it.
@@ -228,13 +223,14 @@ impl<F: FnMut(Event) + Send> Task<F> {
         stopped: &mut oneshot::Receiver<Last>,
     ) -> Option<(End, bool)> {
         let config = self.config.clone();
-        let is_probe = self.speaks == Speaks::Silent;
+        let is_probe = self.speaks == Speaks::NotNow;
+        let probe = format!("{}-probe", config.client_id);
         let will = config.will.as_ref().filter(|_| !is_probe);
         let opening = Opening {
             broker: &config.broker,
             version,
             client_id: match is_probe {
-                true => PROBE,
+                true => &probe,
                 false => &config.client_id,
             },
             username: files.username.clone(),
@@ -338,8 +334,9 @@ impl<F: FnMut(Event) + Send> Task<F> {
                     at_most_once,
                 } => {
                     *greeted = true;
-                    if self.speaks == Speaks::Silent {
+                    if self.speaks == Speaks::NotNow {
                         self.speaks = Speaks::Answers311;
+                        self.at_once = true;
                         disconnect(client, connection, &config.broker).await;
                         let text = "it speaks MQTT 3.1.1";
                         return End::Fault(Fault::new(FaultKind::Version, text));

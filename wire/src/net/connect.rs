@@ -43,13 +43,31 @@ pub enum ConnectError {
     Timeout(Duration),
 }
 
+impl ConnectError {
+    /// Whether this machine knows no way to any of the addresses.
+    pub fn is_no_network(&self) -> bool {
+        let unreachable =
+            |(_, err): &(SocketAddr, io::Error)| err.kind() == io::ErrorKind::NetworkUnreachable;
+        match self {
+            ConnectError::Failed(failures) => {
+                !failures.is_empty() && failures.iter().all(unreachable)
+            }
+            ConnectError::Timeout(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ConnectError::Failed(failures) => {
+                let remedy = match self.is_no_network() {
+                    true => "this machine has no network",
+                    false => "is the server running, and the port right?",
+                };
                 let failures = failures.iter().map(|(at, err)| format!("{at}: {err}"));
                 let failures = failures.collect::<Vec<_>>().join(", ");
-                write!(f, "{failures}; is the server running, and the port right?")
+                write!(f, "{failures}; {remedy}")
             }
             ConnectError::Timeout(patience) => write!(
                 f,

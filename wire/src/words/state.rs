@@ -206,7 +206,10 @@ impl RobotState {
     }
 
     /// The state that stays on the broker after a clean end.
-    pub fn into_ended(self) -> Self {
+    pub fn into_ended(mut self) -> Self {
+        if let Some(count) = self.more.get_mut(VIEWER_COUNT) {
+            *count = 0.into();
+        }
         RobotState {
             state: StreamState::Idle,
             viewers: Vec::new(),
@@ -299,11 +302,13 @@ mod tests {
             lease_until: Some("2026-11-27T12:00:00Z".into()),
             publish: Some(PublishState::default()),
             last_error: Some("no camera".into()),
+            more: [(VIEWER_COUNT.to_owned(), 7.into())].into_iter().collect(),
             ..RobotState::default()
         }
         .into_ended();
         let expected = RobotState {
             last_error: Some("no camera".into()),
+            more: [(VIEWER_COUNT.to_owned(), 0.into())].into_iter().collect(),
             ..RobotState::default()
         };
         assert_eq!(ended, expected);

@@ -12,6 +12,9 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{files::TlsFiles, verifier::Verifier};
 
+/// The usual reason for an answer that is none.
+const PLAIN: &str = "is that the port with TLS?";
+
 /// Speaks TLS 1.2 and 1.3 to servers.
 #[derive(Clone)]
 pub struct Client(Arc<ClientConfig>);
@@ -63,7 +66,14 @@ impl Client {
         TlsConnector::from(self.0.clone())
             .connect(name, tcp)
             .await
-            .map_err(|err| fault(&err).unwrap_or_else(|| err.to_string()))
+            .map_err(|err| {
+                fault(&err).unwrap_or_else(|| match err.kind() {
+                    io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+                        format!("the server closed the connection instead of answering: {PLAIN}")
+                    }
+                    _ => err.to_string(),
+                })
+            })
     }
 
     #[cfg(test)]
@@ -86,6 +96,9 @@ pub(crate) fn fault(error: &(dyn Error + 'static)) -> Option<String> {
         Some(rustls::Error::AlertReceived(alert)) => Some(format!(
             "the server ended the TLS session ({alert:?}): check cert-file, if one is set"
         )),
+        Some(rustls::Error::InvalidMessage(_)) => {
+            Some(format!("what answers does not speak TLS: {PLAIN}"))
+        }
         Some(_) => None,
         None => {
             // The source of an I/O error is that of the error which it holds, not that one itself.
