@@ -179,6 +179,23 @@ impl Directory {
             .and_then(|name| self.robot(name))
     }
 
+    /// A topic that this bridge hears, and on which an empty message means nothing to anybody: of
+    /// no robot where a template covers one, else of a robot.
+    pub fn mark_topic(&self, id: &str) -> String {
+        let topic = match &self.template {
+            Some((template, _)) => {
+                let plain = |c: &char| c.is_ascii_alphanumeric();
+                let id: String = id.chars().filter(plain).take(MAX_NAME - 1).collect();
+                template.topic(&format!("-{id}"))
+            }
+            None => {
+                let first = self.listed.values().next();
+                first.map_or(String::new(), |robot| robot.topic.clone())
+            }
+        };
+        wanted_topic(&topic)
+    }
+
     pub fn listed(&self) -> impl Iterator<Item = &str> {
         self.listed.keys().map(String::as_str)
     }

@@ -79,7 +79,7 @@ pub(super) struct Task<F> {
 /// Which version of MQTT the broker speaks, as far as that is known.
 ///
 /// One that hangs up on MQTT 5, or does not answer it, may be none at this moment, behind a balancer
-/// for example: it is asked with MQTT 3.1.1 by a client that changes nothing there, and then with
+/// for example: it is asked with MQTT 3.1.1 by a connection that changes nothing there, and then with
 /// MQTT 5 once more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Speaks {
@@ -224,25 +224,19 @@ impl<F: FnMut(Event) + Send> Task<F> {
     ) -> Option<(End, bool)> {
         let config = self.config.clone();
         let is_probe = self.speaks == Speaks::NotNow;
-        let probe = format!("{}-probe", config.client_id);
         let will = config.will.as_ref().filter(|_| !is_probe);
         let opening = Opening {
             broker: &config.broker,
             version,
-            client_id: match is_probe {
-                true => &probe,
-                false => &config.client_id,
-            },
+            // Brokers may take the user's name for it anyway: a probe leaves the session as it is.
+            client_id: &config.client_id,
             username: files.username.clone(),
             password: files.password.clone(),
             tls: files.tls.clone(),
             keep_alive: config.keep_alive.max(MIN_KEEP_ALIVE),
             connect_timeout,
-            session_expiry: match is_probe {
-                true => Duration::ZERO,
-                false => config.session_expiry,
-            },
-            clean_start: self.clean_start || is_probe,
+            session_expiry: config.session_expiry,
+            clean_start: self.clean_start && !is_probe,
             receive_maximum: config.receive_maximum,
             will: will.map(|(topic, payload)| (topic.as_str(), payload.as_str(), !self.no_retain)),
             channel: usize::from(config.receive_maximum) + CHANNEL,
