@@ -396,13 +396,11 @@ fn an_open_warm_valve_in_the_sink_of_a_player_lets_it_play_to_the_end() {
         "playbin name=player uri=file://{}",
         file.path().display()
     ));
-    let sink = "mqttvalve drop=false standby=warm ! fakesink name=end sync=true";
+    let sink = "mqttvalve drop=false standby=warm ! fakesink sync=true";
     let sink = gst::parse::bin_from_description(sink, true).unwrap();
     player.set_property("video-sink", &sink);
-    let (played, _) = count(&player, "end");
     drop(sink);
     plays_to_the_end(player);
-    assert!(played.load(Ordering::SeqCst) >= 10);
 }
 
 #[test]
