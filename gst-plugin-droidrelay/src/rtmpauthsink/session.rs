@@ -9,6 +9,7 @@ use droidrelay_wire::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::Notify,
     time::{Instant, sleep, sleep_until, timeout},
 };
 
@@ -16,9 +17,9 @@ use super::{
     bitrate::{BitrateControl, Range},
     meter::Meter,
     publisher::{Body, MediaPublisher},
-    queue::{Frame, Queue, Track},
+    queue::{Frame, Next, Track},
     servers::{Manner, Server},
-    socket::{Gauge, connect},
+    socket::{Gauge, NoConnection, Stream, connect},
     uplink::Uplink,
 };
 use droidrelay_rtmp::{
@@ -30,6 +31,12 @@ use droidrelay_rtmp::{
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 /// A server that refuses a password is asked less often from the beginning.
 const REFUSED_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Without a network, the next try is told by that; this long is waited for it at most.
+const UNREACHABLE: Duration = Duration::from_secs(5);
+/// A try that somebody asks for, or a network that has changed, comes no sooner after the last one.
+const PAUSE: Duration = Duration::from_millis(500);
+/// While one try lasts, so many changes of the network are followed.
+const NETWORKS: u32 = 5;
 /// Publishing that lasted this long with frames makes the next wait the shortest again.
 const STABLE: Duration = Duration::from_secs(1);
 /// So many sessions in a row that the server accepts and ends earlier than that are a refusal:
@@ -39,6 +46,8 @@ const SHORT_SESSIONS: u32 = 3;
 const AFTER_HANDSHAKE: Duration = Duration::from_millis(250);
 /// Time for the last commands of a session that ends.
 const GOODBYE: Duration = Duration::from_millis(50);
+/// How often to look whether the last of a stream that ends has arrived.
+const ARRIVAL: Duration = Duration::from_millis(2);
 /// What is sent ahead of media time ends a server's analysis of the first two seconds.
 const START_OFFSET_MS: i64 = 2000;
 /// Connections that a login takes at most: without it, with a user by the way that the server
@@ -60,16 +69,16 @@ pub struct Target {
 }
 
 /// What the element does for the task.
-pub trait Owner: Send + 'static {
-    /// The settings for the next session.
-    fn target(&mut self) -> Result<Target, String>;
-    /// The state changed; called outside of every lock.
+pub trait Owner: Send + Sync + 'static {
+    /// The settings for the next session, with the files that they name.
+    fn target(&mut self) -> impl Future<Output = Result<Target, String>> + Send;
+    /// The state changed. Tells nobody in this thread.
     fn state_changed(&self, publish: &PublishState);
-    /// The bitrate changed, the state did not; called outside of every lock.
+    /// The bitrate changed, the state did not. Tells nobody in this thread.
     fn bitrate_changed(&self, publish: &PublishState);
     /// The bounds of the encoder's bitrate in the next session, and where it begins; None where
     /// the encoder is left alone.
-    fn bitrates(&self) -> Option<Range>;
+    fn bitrates(&self) -> impl Future<Output = Option<Range>> + Send;
     /// The encoder is to make so many bits per second from now on.
     fn set_bitrate(&self, bitrate: u64);
 }
@@ -87,13 +96,17 @@ enum End {
     /// Another server is to be published to: at once.
     Redirected(String),
     Failed(String),
+    /// There is no network to try it on.
+    Unreachable(String),
     Refused(String),
 }
 
-/// Runs until the publisher has ended.
-pub async fn run(publisher: Arc<MediaPublisher>, owner: impl Owner) {
+/// Runs until the publisher has ended; `network` notifies where that has changed for the better.
+pub async fn run(publisher: Arc<MediaPublisher>, network: Arc<Notify>, owner: impl Owner) {
     let mut sessions = SessionLoop {
         publisher,
+        network,
+        version: None,
         owner,
         backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
         refused_backoff: Backoff::new(REFUSED_BACKOFF.0, REFUSED_BACKOFF.1),
@@ -127,6 +140,10 @@ pub async fn run(publisher: Arc<MediaPublisher>, owner: impl Owner) {
                 let wait = sessions.backoff.next(jitter());
                 sessions.wait(PublishPhase::Backoff, reason, wait).await;
             }
+            End::Unreachable(reason) => {
+                let wait = UNREACHABLE.mul_f64(1.0 - 0.2 * jitter());
+                sessions.wait(PublishPhase::Backoff, reason, wait).await;
+            }
             End::Refused(reason) => {
                 sessions.was_lost = true;
                 let wait = sessions.refused_backoff.next(jitter());
@@ -142,6 +159,7 @@ pub async fn run(publisher: Arc<MediaPublisher>, owner: impl Owner) {
 
 struct SessionLoop<O> {
     publisher: Arc<MediaPublisher>,
+    network: Arc<Notify>,
     owner: O,
     backoff: Backoff,
     refused_backoff: Backoff,
@@ -159,6 +177,8 @@ struct SessionLoop<O> {
     lesson: Option<(Server, Manner)>,
     /// How the server asked for a login the last time.
     login_method: Option<Method>,
+    /// A location, and what its server has called itself.
+    version: Option<(String, String)>,
 }
 
 impl<O: Owner> SessionLoop<O> {
@@ -182,19 +202,42 @@ impl<O: Owner> SessionLoop<O> {
         }
     }
 
-    /// Waits for the next try, as long as somebody wants one.
+    /// Waits for the next try, as long as somebody wants one. It comes sooner where somebody asks
+    /// for it, or the network has changed: that makes no password right.
     async fn wait(&self, state: PublishPhase, reason: String, wait: Duration) {
         self.publisher
             .count(|stats| stats.last_error = Some(reason.clone()));
+        let follows_network = state == PublishPhase::Backoff;
+        let began = Instant::now();
+        let asked = self.publisher.retry.notified();
+        let network = self.network.notified();
+        tokio::pin!(asked, network);
+        // From here on none is missed.
+        asked.as_mut().enable();
+        network.as_mut().enable();
         self.say(state, Some(reason), Some(wait));
-        self.unless_unwanted(sleep(wait)).await;
+        let hurried = async {
+            tokio::select! {
+                () = asked => {}
+                () = network, if follows_network => {}
+            }
+            sleep_until(began + PAUSE).await;
+        };
+        let next = async {
+            tokio::select! {
+                () = hurried => {}
+                () = sleep(wait) => {}
+            }
+        };
+        unless_unwanted(&self.publisher, next).await;
     }
 
     /// One try: a session to its end, where the server says that it is to be.
     async fn session(&mut self) -> End {
-        let target = match self.owner.target() {
-            Ok(target) => Arc::new(target),
-            Err(reason) => return End::Failed(reason),
+        let target = match unless_unwanted(&self.publisher, self.owner.target()).await {
+            Some(Ok(target)) => Arc::new(target),
+            Some(Err(reason)) => return End::Failed(reason),
+            None => return End::Unwanted,
         };
         let url = match self.session_with(&target).await {
             End::Redirected(url) => url,
@@ -290,16 +333,22 @@ impl<O: Owner> SessionLoop<O> {
         manner: Manner,
         pipelined: bool,
     ) -> End {
-        let control = self.owner.bitrates().map(BitrateControl::new);
+        let Some(bitrates) = unless_unwanted(&self.publisher, self.owner.bitrates()).await else {
+            return End::Unwanted;
+        };
+        let control = bitrates.map(BitrateControl::new);
         self.publisher.count(|stats| {
             stats.target_bitrate = control.as_ref().map(BitrateControl::target);
         });
-        let connecting = connect(&target.location, target.tls.as_ref(), target.timeout);
-        let (stream, gauge) = match self.unless_unwanted(connecting).await {
+        let connecting = connect_again(target, &self.network);
+        let (stream, gauge) = match unless_unwanted(&self.publisher, connecting).await {
             None => return End::Unwanted,
-            Some(Err(reason)) => return End::Failed(reason),
+            Some(Err(NoConnection::Unreachable(reason))) => return End::Unreachable(reason),
+            Some(Err(NoConnection::Failed(reason))) => return End::Failed(reason),
             Some(Ok(connected)) => connected,
         };
+        let location = target.location.to_string();
+        let version = self.version.take().filter(|(of, _)| *of == location);
         self.publisher.restart_queue();
         // Filler for the handshake, which asks for no more than variety (section 5.2.3).
         let noise = [(); 64].map(|()| fastrand::u8(..));
@@ -319,9 +368,12 @@ impl<O: Owner> SessionLoop<O> {
                 &noise,
             ),
             target: target.clone(),
+            known_version: version.map(|(_, version)| version),
             base: None,
             offset_ms: 0,
-            headers_version: None,
+            last: [0; 2],
+            is_open: false,
+            is_over: false,
             gauge,
             uplink: Uplink::default(),
             control,
@@ -331,7 +383,9 @@ impl<O: Owner> SessionLoop<O> {
         };
         let (mut reader, mut writer) = tokio::io::split(stream);
         let end = connection.run(&mut reader, &mut writer, self).await;
-        self.publisher.queue(|queue| queue.ahead = None);
+        self.publisher.queue(|queue| queue.set_ahead([None; 2]));
+        self.version = connection.version().map(|version| (location, version));
+        self.publisher.set_in_flight(false);
         match end {
             End::Unwanted | End::Renew => {
                 connection.goodbye(&mut writer).await;
@@ -369,19 +423,6 @@ impl<O: Owner> SessionLoop<O> {
         }
     }
 
-    /// The future's output, or None as soon as nobody wants a session any more.
-    async fn unless_unwanted<F: Future>(&self, future: F) -> Option<F::Output> {
-        tokio::pin!(future);
-        while self.publisher.is_wanted() {
-            tokio::select! {
-                biased;
-                output = &mut future => return Some(output),
-                () = self.publisher.changed.notified() => {}
-            }
-        }
-        None
-    }
-
     fn published(&mut self) {
         self.publisher.set_published(true);
         self.publisher.count(|stats| {
@@ -410,17 +451,63 @@ impl<O: Owner> SessionLoop<O> {
     }
 }
 
+/// Whether a server of this version may hold a stream back until it has seen two seconds of it.
+/// Those that call themselves a Flash Media Server (nginx-rtmp, SRS, lal, node-media-server) do not;
+/// MediaMTX, which does, calls itself otherwise.
+fn looks_at_the_beginning(version: &str) -> bool {
+    !version.starts_with("FMS/")
+}
+
+/// Connects; anew where the network changes while nobody answers: what was sent is lost.
+async fn connect_again(
+    target: &Target,
+    network: &Notify,
+) -> Result<(Box<dyn Stream>, Gauge), NoConnection> {
+    for _ in 0..NETWORKS {
+        let connecting = connect(&target.location, target.tls.as_ref(), target.timeout);
+        let changed = async {
+            sleep(PAUSE).await;
+            network.notified().await;
+        };
+        tokio::select! {
+            biased;
+            connected = connecting => return connected,
+            () = changed => {}
+        }
+    }
+    connect(&target.location, target.tls.as_ref(), target.timeout).await
+}
+
+/// The future's output, or None as soon as nobody wants a session any more.
+async fn unless_unwanted<F: Future>(publisher: &MediaPublisher, future: F) -> Option<F::Output> {
+    tokio::pin!(future);
+    while publisher.is_wanted() {
+        tokio::select! {
+            biased;
+            output = &mut future => return Some(output),
+            () = publisher.changed.notified() => {}
+        }
+    }
+    None
+}
+
 /// A session on an open connection.
 struct Connection {
     publisher: Arc<MediaPublisher>,
     rtmp: droidrelay_rtmp::Publisher,
     target: Arc<Target>,
+    /// What the server has called itself in the session before.
+    known_version: Option<String>,
     /// Time of the first frame, in nanoseconds of running time.
     base: Option<i64>,
     /// Added to each frame's time.
     offset_ms: i64,
-    /// Version of the headers that were sent.
-    headers_version: Option<u64>,
+    /// Time of each track's last frame, in the session's milliseconds.
+    last: [i64; 2],
+    /// The headers were sent.
+    is_open: bool,
+    /// All media of this session was sent, what comes is of another one.
+    is_over: bool,
     gauge: Gauge,
     uplink: Uplink,
     control: Option<BitrateControl>,
@@ -440,7 +527,8 @@ impl Connection {
     ) -> End {
         let mut input = vec![0; 8 * 1024];
         let mut needs_flush = false;
-        // Silence of the server, until it has accepted; then only of a socket that takes nothing.
+        // When the server last came a step further, until it has accepted; then when the socket took
+        // something. What trickles in between is neither.
         let mut progress = Instant::now();
         let mut connect_at = None;
         let mut is_stable = false;
@@ -449,12 +537,6 @@ impl Connection {
         loop {
             if !self.publisher.is_wanted() {
                 return End::Unwanted;
-            }
-            if self
-                .headers_version
-                .is_some_and(|version| version != self.publisher.headers_version())
-            {
-                return End::Renew;
             }
             if self.rtmp.awaits_connect() && self.rtmp.output().is_empty() && !needs_flush {
                 let at = *connect_at.get_or_insert_with(|| Instant::now() + AFTER_HANDSHAKE);
@@ -468,6 +550,12 @@ impl Connection {
             }
             self.watch(&sessions.owner);
             let writing = !self.rtmp.output().is_empty();
+            if self.is_over && !writing && !needs_flush {
+                return End::Renew;
+            }
+            let arrives =
+                writing || needs_flush || self.gauge.acknowledged() < self.gauge.written();
+            let is_awaited = self.is_open && self.publisher.set_in_flight(arrives);
             let waiting = self.published_at.is_none() || writing || needs_flush;
             let stalled = progress + self.target.timeout;
             let wake = [
@@ -476,9 +564,10 @@ impl Connection {
                 self.publisher.idle_deadline().map(Instant::from_std),
                 self.publisher
                     .opening_deadline()
-                    .filter(|_| self.base.is_none())
+                    .filter(|_| !self.is_open)
                     .map(Instant::from_std)
                     .filter(|at| *at > Instant::now()),
+                is_awaited.then(|| Instant::now() + ARRIVAL),
             ]
             .into_iter()
             .flatten()
@@ -488,9 +577,12 @@ impl Connection {
                     match read {
                         Ok(0) => return self.closed(None),
                         Ok(n) => {
-                            progress = Instant::now();
+                            let step = self.rtmp.progress();
                             if let Err(err) = self.rtmp.input(&input[..n]) {
                                 return End::Failed(format!("{}: {err}", self.target.location));
+                            }
+                            if self.rtmp.progress() != step {
+                                progress = Instant::now();
                             }
                         }
                         Err(err) => return self.closed(Some(&err)),
@@ -571,11 +663,11 @@ impl Connection {
     /// Hands waiting media to the protocol, one message at a time: what is behind it can
     /// still be dropped.
     fn feed(&mut self) {
-        if !self.rtmp.ready_for_media() {
+        if !self.rtmp.ready_for_media() || self.is_over {
             return;
         }
-        if self.headers_version.is_none() {
-            let Some((headers, version)) = self.publisher.opening() else {
+        if !self.is_open {
+            let Some(headers) = self.publisher.open() else {
                 return;
             };
             self.rtmp.metadata(&headers.metadata);
@@ -587,19 +679,28 @@ impl Connection {
             }
             // A server that stops looking at the first frame would not see a track that has no
             // header and comes later.
-            if self.target.start_offset && headers.announce_all() {
+            let looks = self
+                .version()
+                .is_none_or(|version| looks_at_the_beginning(&version));
+            if self.target.start_offset && headers.announce_all() && looks {
                 self.offset_ms = START_OFFSET_MS;
             }
-            self.headers_version = Some(version);
+            self.is_open = true;
             // The first frame leaves in the same write.
-            if let Some(frame) = self.publisher.queue(Queue::pop) {
-                self.send(&frame);
-            }
-        } else if self.rtmp.output().is_empty()
-            && let Some(frame) = self.publisher.queue(Queue::pop)
-        {
-            self.send(&frame);
+        } else if !self.rtmp.output().is_empty() {
+            return;
         }
+        match self.publisher.next() {
+            (Next::Frame(frame), behind) => self.send(&frame, behind),
+            (Next::Renew, _) => self.is_over = true,
+            (Next::Nothing, _) => {}
+        }
+    }
+
+    /// What the server calls itself, as far as that is known.
+    fn version(&self) -> Option<String> {
+        let version = self.rtmp.server_version().map(str::to_owned);
+        version.or_else(|| self.known_version.clone())
     }
 
     /// Looks at what has arrived, for what may wait and for what the encoder is to make.
@@ -607,9 +708,9 @@ impl Connection {
         let now = self.begin.elapsed();
         let acknowledged = self.gauge.acknowledged();
         self.uplink.acknowledged(acknowledged, now);
-        let (newest, queued, in_history) = self.publisher.queue(|queue| {
-            let seen = (queue.newest, queue.oldest(), queue.in_history());
-            queue.ahead = self.uplink.waits_from();
+        let (queued, in_history) = self.publisher.queue(|queue| {
+            let seen = (queue.queued(), queue.in_history());
+            queue.set_ahead(self.uplink.waits_from());
             seen
         });
         let Some(control) = self
@@ -619,7 +720,8 @@ impl Connection {
         else {
             return;
         };
-        let wait = self.uplink.wait(queued, newest, now);
+        let queued = Duration::from_nanos(queued.try_into().unwrap_or_default());
+        let wait = self.uplink.wait(queued, now);
         let audio = self.audio_bytes as f64 * 8.0 / now.as_secs_f64();
         if control.update(now, wait, acknowledged, audio as u64) {
             let target = control.target();
@@ -629,13 +731,16 @@ impl Connection {
         }
     }
 
-    fn send(&mut self, frame: &Frame<Body>) {
-        let newest = self.publisher.queue(|queue| queue.newest);
-        self.uplink.handed(frame.time, newest, self.begin.elapsed());
+    fn send(&mut self, frame: &Frame<Body>, behind: Duration) {
+        let now = self.begin.elapsed();
+        self.uplink.handed(frame.track, frame.time, behind, now);
         let base = *self.base.get_or_insert(frame.time);
-        let time = (frame.time - base) / 1_000_000 + self.offset_ms;
+        let time = frame.time.saturating_sub(base) / 1_000_000;
+        // Frames that are reordered and have no time of decoding would go back.
+        let last = &mut self.last[frame.track as usize];
+        *last = time.saturating_add(self.offset_ms).max(*last);
         // RTMP's clock wraps at 32 bits (section 5.3.1).
-        let time = time.max(0) as u32;
+        let time = *last as u32;
         let parts = frame.body.parts();
         match frame.track {
             Track::Video => self.rtmp.video(time, &parts),

@@ -76,6 +76,7 @@ pub struct Settings {
     ca_file: Option<PathBuf>,
     pub tls_validation_flags: TlsCertificateFlags,
     timeout: Duration,
+    pub sync: bool,
     /// Nanoseconds.
     pub max_latency: u64,
     pub adaptive_bitrate: bool,
@@ -95,6 +96,7 @@ impl Default for Settings {
             ca_file: None,
             tls_validation_flags: TlsCertificateFlags::VALIDATE_ALL,
             timeout: Duration::from_secs(5),
+            sync: true,
             max_latency: gst::ClockTime::from_seconds(1).nseconds(),
             // Nobody expects an element to change the settings of another one unasked.
             adaptive_bitrate: false,
@@ -130,23 +132,24 @@ impl Settings {
                 .mutable_ready()
                 .build(),
             seconds_spec("timeout", "Timeout", "Seconds for which a server may be silent while something is due from it, before the session is given up and retried", 1..=3600, default.timeout, READY),
+            boolean_spec("sync", "Sync", "Whether media of a source that is not live is sent at the pace of the clock. If not, it is sent as fast as the server takes it. Live media never waits for the clock", default.sync, PLAYING),
             glib::ParamSpecUInt64::builder("max-latency")
                 .nick("Maximum Latency")
-                .blurb("Nanoseconds of media that may be queued for a slow uplink, in the socket too; older media is dropped up to a key frame, which is requested")
+                .blurb("Nanoseconds of media that may be queued for a slow uplink, in the socket too; older media is dropped up to a key frame, which is requested. A source that is not live waits instead")
                 .default_value(default.max_latency)
                 .mutable_playing()
                 .build(),
             boolean_spec("adaptive-bitrate", "Adaptive Bitrate", "Whether the bitrate of the encoder upstream follows the uplink's throughput. The encoder gets its own bitrate back when no session is wanted. Read when a session begins", default.adaptive_bitrate, PLAYING),
             number_spec("min-bitrate", "Minimum Bitrate", "Kilobits per second below which adaptive-bitrate never goes. 0: a tenth of the maximum. Read when a session begins", 0..=u32::MAX, default.min_bitrate, PLAYING),
             number_spec("max-bitrate", "Maximum Bitrate", "Kilobits per second above which adaptive-bitrate never goes. 0: what the encoder is set to. Read when a session begins", 0..=u32::MAX, default.max_bitrate, PLAYING),
-            boolean_spec("start-offset", "Start Offset", "Whether media starts at 2 s of the session's time, which ends MediaMTX's analysis of the first two seconds with the first frame; harmless with other servers. Not done beside MP3, whose track the server would miss", default.start_offset, READY),
+            boolean_spec("start-offset", "Start Offset", "Whether media starts at 2 s of the session's time, which ends MediaMTX's analysis of the first two seconds with the first frame. Not done where the server is known not to need it (its fmsVer begins with FMS/), whose recordings would be 2 s too long; nor beside MP3, whose track the server would miss", default.start_offset, READY),
             boolean_spec("fail-fast", "Fail Fast", "Whether a refusal by the server is an error of the pipeline instead of being retried", default.fail_fast, PLAYING),
             glib::ParamSpecEnum::builder_with_default("state", State::default())
                 .nick("State")
                 .blurb("State of the publishing session; with notify")
                 .read_only()
                 .build(),
-            structure_spec("stats", "Statistics", "Structure application/x-rtmpauthsink-stats with sessions, reconnects, frames, bytes (sent), dropped (frames), queue-ms (milliseconds of queued media, in the socket too), acknowledged-bytes (by the server), bitrate (bits per second that the server took over the last seconds), target-bitrate (bits per second that the encoder is told to make; 0: it is left alone), attempt (tries since the last accepted session), last-error", READ_ONLY),
+            structure_spec("stats", "Statistics", "Structure application/x-rtmpauthsink-stats with sessions, reconnects, frames, bytes (sent), dropped (frames), dropped-publishing (those of them that were dropped in a session), queue-ms (milliseconds of queued media, in the socket too), acknowledged-bytes (by the server), bitrate (bits per second that the server took over the last seconds), target-bitrate (bits per second that the encoder is told to make; 0: it is left alone), attempt (tries since the last accepted session), last-error", READ_ONLY),
         ]
     }
 
@@ -161,6 +164,7 @@ impl Settings {
             "ca-file" => self.ca_file = path(value),
             "tls-validation-flags" => self.tls_validation_flags = typed(value),
             "timeout" => self.timeout = seconds(value),
+            "sync" => self.sync = typed(value),
             "max-latency" => self.max_latency = typed(value),
             "adaptive-bitrate" => self.adaptive_bitrate = typed(value),
             "min-bitrate" => self.min_bitrate = typed(value),
@@ -184,6 +188,7 @@ impl Settings {
             "ca-file" => path_value(self.ca_file.as_ref()),
             "tls-validation-flags" => self.tls_validation_flags.to_value(),
             "timeout" => seconds_value(self.timeout),
+            "sync" => self.sync.to_value(),
             "max-latency" => self.max_latency.to_value(),
             "adaptive-bitrate" => self.adaptive_bitrate.to_value(),
             "min-bitrate" => self.min_bitrate.to_value(),
@@ -245,6 +250,14 @@ impl Settings {
                 Ok(client)
             }
         }
+    }
+
+    /// The files that [`Settings::target`] reads, for an error's text.
+    pub fn files(&self) -> String {
+        let files = [&self.credentials.password_file, &self.ca_file];
+        let files = files.into_iter().flatten();
+        let files: Vec<String> = files.map(|path| path.display().to_string()).collect();
+        files.join(" or ")
     }
 
     /// Checks everything that can be checked without the network, and reads the files.
