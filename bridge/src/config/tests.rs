@@ -246,6 +246,21 @@ fn the_only_listed_robot_is_the_default_and_a_template_needs_one_named() {
 }
 
 #[test]
+fn a_robot_whose_commands_would_be_what_another_one_says_is_refused() {
+    let robot = |name: &str, topic: &str| {
+        format!("[[robot]]\nname = '{name}'\ntopic = '{topic}'\npath = '{name}'\n")
+    };
+    for other in ["a", "a/state", "a/availability", "a/wanted", "a/shares"] {
+        let (one, two) = (robot("r1", "a"), robot("r2", other));
+        for text in [format!("{one}{two}"), format!("{two}{one}")] {
+            assert!(error(&text).contains("make them differ"), "{other}");
+        }
+    }
+    assert!(error(&robot("r1", "$SYS/a")).contains("begins with $"));
+    assert!(error("[robots]\ntopic = '$share/{robot}/x'").contains("begins with $"));
+}
+
+#[test]
 fn a_proxy_is_named_by_its_address_or_its_network() {
     let config = parse("trusted-proxies = ['127.0.0.1', '10.0.0.0/8', 'fd00::1']").unwrap();
     let proxies: Vec<_> = config.proxies.iter().map(ToString::to_string).collect();
