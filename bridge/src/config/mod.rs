@@ -14,6 +14,7 @@ use std::{
 
 use droidrelay_wire::{
     Secret,
+    line::one_line,
     mqtt::session::{self, MIN_KEEP_ALIVE},
     net::{
         http::{Client, Login, Policy, Url},
@@ -107,7 +108,8 @@ impl Config {
             .and_then(|file: File| file.check(path, variable))
             .map_err(|(span, message)| {
                 let place = span.map_or(String::new(), |span| position(text, span.start));
-                format!("{}:{place} {message}", path.display())
+                // The parser quotes what it does not know, control characters and all.
+                format!("{}:{place} {}", path.display(), one_line(&message))
             })
     }
 }

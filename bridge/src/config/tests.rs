@@ -66,6 +66,10 @@ const SHA: &str = "sha256:9S+9MrKzuG/4jvbEkGKChfSCrxXdyylUH5S89Saj9sc=";
 
 #[test]
 fn every_mistake_is_told_with_file_line_and_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let empty = folder.path().join("empty");
+    fs::write(&empty, "").unwrap();
+    let empty = empty.display();
     let user = format!("[[user]]\nname = \"u\"\nrole = \"viewer\"\npassword = \"{SHA}\"\n");
     for (text, position, reason) in [
         ("listen = 'here'", "1:10:", "ADDRESS:PORT"),
@@ -122,7 +126,8 @@ fn every_mistake_is_told_with_file_line_and_remedy() {
             "2:7:",
             "api-password-file",
         ),
-        ("[share]\nkey-file = '/dev/null'", "2:12:", "empty"),
+        ("[share]\nkey-file = '/dev/null'", "2:12:", "regular file"),
+        (&format!("[share]\nkey-file = '{empty}'"), "2:12:", "empty"),
         ("[[webhook]]\nurl = 'ftp://u:hunter2@h'", "2:7:", "http"),
         (
             "[[webhook]]\nurl = 'http://h'\nevents = ['dance']",
@@ -166,6 +171,21 @@ fn every_mistake_is_told_with_file_line_and_remedy() {
             !error.contains("hunter2") && !error.contains("1234567"),
             "{error}"
         );
+    }
+}
+
+/// Fuzzing found the tab: a role that nobody knows was quoted as it stood.
+#[test]
+fn a_mistake_is_told_on_one_line() {
+    for text in [
+        "[[user]]\nname = 'a'\nrole = \"v\\t\"",
+        "\"a\\nb\" = 1",
+        "[mqtt]\n\"\\u001b[2J\" = 1",
+        "listen = \"\\r\"",
+        "[robots]\ntopic = \"a\\nb\"",
+    ] {
+        let error = error(text);
+        assert!(!error.chars().any(char::is_control), "{error:?}");
     }
 }
 

@@ -313,6 +313,18 @@ async fn the_openapi_document_tells_every_endpoint_and_no_other() {
     assert_eq!((status, served), (StatusCode::OK, document));
 }
 
+/// A newer robot's word is handed on as it came: the document must admit it.
+#[test]
+fn the_openapi_document_closes_no_word_of_a_robot() {
+    let document: Value = serde_json::from_str(include_str!("../../openapi.json")).unwrap();
+    let told = &document["components"]["schemas"]["State"]["properties"];
+    for word in ["/state", "/cause", "/standby", "/publish/properties/state"] {
+        let word = told.pointer(word).unwrap();
+        assert_eq!(word["type"], "string", "{word}");
+        assert_eq!(word.get("enum"), None);
+    }
+}
+
 #[tokio::test]
 async fn a_browser_gets_the_page_and_its_script_no_password_dialogue() {
     let bench = Bench::new();
