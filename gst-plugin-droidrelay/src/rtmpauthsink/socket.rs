@@ -118,8 +118,8 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// Connects to the location's server within `patience`, with `tls` where it is given; the error
-/// says what did not answer.
+/// Connects to the location's server, at its first port, within `patience`, with `tls` where it is given;
+/// the error says what did not answer.
 pub async fn connect(
     location: &Location,
     tls: Option<&tls::Client>,
@@ -128,12 +128,14 @@ pub async fn connect(
     let host = location.host.as_str();
     let seconds = patience.as_secs_f64();
     let deadline = Instant::now() + patience;
-    let addresses = look_up(host, location.port, patience).await?;
+    let addresses = look_up(host, location.ports()[0], patience).await?;
     let left = deadline.saturating_duration_since(Instant::now());
     let tcp = connect_tcp(&addresses, left)
         .await
         .map_err(|err| match err {
-            ConnectError::Timeout(_) => format!("{location} has not answered within {seconds} s"),
+            late @ ConnectError::Timeout { .. } => {
+                format!("{location} has not answered within {seconds} s: {late}")
+            }
             failed => format!("cannot connect to {location}: {failed}"),
         })?;
     let written = Arc::<AtomicU64>::default();

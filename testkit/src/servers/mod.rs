@@ -6,6 +6,7 @@ pub mod balancer;
 pub mod bridge;
 pub mod cloud;
 pub mod mosquitto;
+pub mod others;
 pub mod relay;
 pub mod rmqtt;
 pub mod silent;
