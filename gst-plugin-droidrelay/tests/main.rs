@@ -9,5 +9,6 @@ mod discovery;
 mod elements;
 mod extremes;
 mod keyframes;
+mod neighbours;
 mod standby;
 mod topics;

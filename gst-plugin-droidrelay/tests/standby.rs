@@ -322,6 +322,44 @@ fn openings_while_the_encoder_is_reset_lose_nothing() {
     end(pipeline);
 }
 
+/// A recorder beside the stream, tied up with what leads on to the sink.
+#[test]
+fn a_recording_in_a_bin_before_the_sink_is_left_alone() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let pipeline = launch(
+        "videotestsrc is-live=true ! video/x-raw,width=64,height=64 \
+         ! mqttvalve name=valve ! x264enc name=encoder tune=zerolatency ! h264parse name=parser \
+         rtmpauthsink name=sink location=rtmp://127.0.0.1:1/live/stream",
+    );
+    let inside = format!(
+        "mp4mux name=mux ! filesink async=false location={} \
+         tee name=t ! queue ! identity t. ! queue ! identity name=recorded ! mux.video_0",
+        file.path().display()
+    );
+    let bin = gst::parse::bin_from_description(&inside, true).unwrap();
+    bin.set_property("name", "recorder");
+    pipeline.add(&bin).unwrap();
+    let element = |name| pipeline.by_name(name).unwrap();
+    gst::Element::link_many([&element("parser"), bin.upcast_ref(), &element("sink")]).unwrap();
+    let (recorded, _) = count(&pipeline, "recorded");
+    let valve = element("valve");
+    start(&pipeline);
+    for _ in 0..2 {
+        let before = recorded.load(Ordering::SeqCst);
+        valve.set_property("drop", false);
+        until("recorded frames", || {
+            recorded.load(Ordering::SeqCst) > before + 5
+        });
+        valve.set_property("drop", true);
+        // What would be reset is so 1 s after the end; no sign tells that it is not.
+        std::thread::sleep(std::time::Duration::from_millis(1200));
+    }
+    assert_eq!(resets(&pipeline, "recorder"), 0);
+    no_error(&pipeline);
+    drop((valve, bin));
+    end(pipeline);
+}
+
 #[test]
 fn an_encoder_for_a_file_is_left_alone() {
     let file = tempfile::NamedTempFile::new().unwrap();

@@ -10,16 +10,23 @@
 //! has no room for while an encoder comes up; out-of-band at stop. Upstream
 //! `droidrelay-publish`: the sink's publishing state. Query `droidrelay-sink`: answered by a sink
 //! that begins and ends sessions by these events, with itself as `sink` (object); others hand it
-//! on, so the answer says who it is about.
+//! on, so the answer says who it is about. Query `droidrelay-valve`, answered by a valve in the
+//! same way: whether it is `open`, and the number of its last `opening`.
+//!
+//! A session belongs to whoever wants it. Where an element with several inputs (a mixer, a
+//! selector) lies between valves and sink, the sink goes by all of them ([`decide`]).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use droidrelay_wire::PublishState;
 use gst::prelude::*;
 
+use super::neighbours::{self, Origins};
+
 const SESSION: &str = "droidrelay-session";
 const PUBLISH: &str = "droidrelay-publish";
 const SINK: &str = "droidrelay-sink";
+const VALVE: &str = "droidrelay-valve";
 
 /// What a valve says, each with the number of the opening that it speaks of. Numbers grow in
 /// the whole process: out-of-band events and the stream overtake each other.
@@ -32,6 +39,9 @@ pub enum SessionEvent {
     Begins(u64, gst::ClockTime),
     /// The session of this opening is no longer wanted, nor any before it.
     Unwanted(u64),
+    /// The valve leaves the line: what comes from now on, comes without one. With its last
+    /// opening.
+    Released(u64),
 }
 
 /// Number of a new opening.
@@ -45,10 +55,12 @@ impl SessionEvent {
     pub fn event(self) -> gst::Event {
         let (wanted, opening) = match self {
             SessionEvent::Wanted(opening) | SessionEvent::Begins(opening, _) => (true, opening),
-            SessionEvent::Unwanted(opening) => (false, opening),
+            SessionEvent::Unwanted(opening) | SessionEvent::Released(opening) => (false, opening),
         };
+        let released = matches!(self, SessionEvent::Released(_));
         let structure = gst::Structure::builder(SESSION)
             .field("wanted", wanted)
+            .field_if("released", true, released)
             .field("opening", opening);
         match self {
             SessionEvent::Begins(_, history) => {
@@ -65,6 +77,7 @@ pub fn parse_session(event: &gst::EventRef) -> Option<SessionEvent> {
     let wanted = structure.get::<bool>("wanted").ok()?;
     let opening = structure.get::<u64>("opening").ok()?;
     Some(match (wanted, event.is_serialized()) {
+        (false, _) if structure.has_field("released") => SessionEvent::Released(opening),
         (false, _) => SessionEvent::Unwanted(opening),
         (true, false) => SessionEvent::Wanted(opening),
         (true, true) => {
@@ -103,23 +116,97 @@ pub fn parse_publish(event: &gst::EventRef) -> Option<PublishState> {
 /// Whether `pad` belongs to a sink that begins and ends sessions by these events.
 pub fn is_of_session_sink(pad: &gst::Pad) -> bool {
     let mut query = gst::query::Custom::new(gst::Structure::new_empty(SINK));
-    pad.query(&mut query)
-        && query
-            .structure()
-            .and_then(|answer| answer.get::<gst::Element>("sink").ok())
-            .is_some_and(|sink| pad.parent_element() == Some(sink))
+    pad.query(&mut query) && is_about(query.structure(), "sink", pad)
+}
+
+fn is_about(answer: Option<&gst::StructureRef>, name: &str, pad: &gst::Pad) -> bool {
+    let about = answer.and_then(|answer| answer.get::<gst::Element>(name).ok());
+    about.is_some() && about == pad.parent_element()
+}
+
+/// The structure of `query`, where it asks for `name`.
+fn asks_for<'a>(query: &'a mut gst::QueryRef, name: &str) -> Option<&'a mut gst::StructureRef> {
+    let gst::QueryViewMut::Custom(query) = query.view_mut() else {
+        return None;
+    };
+    let asked = query.structure_mut();
+    (asked.name() == name).then_some(asked)
 }
 
 /// Answers [`is_of_session_sink`] as such a `sink`; false where `query` asks something else.
 pub fn answer_session_sink(query: &mut gst::QueryRef, sink: &gst::Element) -> bool {
-    let gst::QueryViewMut::Custom(query) = query.view_mut() else {
-        return false;
-    };
-    if query.structure().is_none_or(|asked| asked.name() != SINK) {
-        return false;
+    asks_for(query, SINK).is_some_and(|answer| {
+        answer.set("sink", sink);
+        true
+    })
+}
+
+/// What a valve says of itself, as it is at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    pub open: bool,
+    /// The last one.
+    pub opening: u64,
+}
+
+/// Answers for a `valve`; false where `query` asks something else.
+pub fn answer_valve(
+    query: &mut gst::QueryRef,
+    valve: &gst::Element,
+    claim: impl FnOnce() -> Claim,
+) -> bool {
+    asks_for(query, VALVE).is_some_and(|answer| {
+        let Claim { open, opening } = claim();
+        answer.set("valve", valve);
+        answer.set("open", open);
+        answer.set("opening", opening);
+        true
+    })
+}
+
+/// The claim of the valve whose pad `src` is.
+fn claim_of(src: &gst::Pad) -> Option<Claim> {
+    let mut query = gst::query::Custom::new(gst::Structure::new_empty(VALVE));
+    if !src.query(&mut query) || !is_about(query.structure(), "valve", src) {
+        return None;
     }
-    query.structure_mut().set("sink", sink);
-    true
+    let answer = query.structure()?;
+    Some(Claim {
+        open: answer.get("open").ok()?,
+        opening: answer.get("opening").ok()?,
+    })
+}
+
+/// What `session`, which has reached the `sink` pad of a sink, means for it.
+pub fn session_at(sink: &gst::Pad, session: SessionEvent) -> Option<SessionEvent> {
+    decide(session, &neighbours::origins(sink, claim_of))
+}
+
+/// A session goes on while anybody wants it: a valve that is open, or a source without a valve,
+/// which always does.
+fn decide(session: SessionEvent, origins: &Origins<Claim>) -> Option<SessionEvent> {
+    if origins.free {
+        return None;
+    }
+    let (SessionEvent::Wanted(own)
+    | SessionEvent::Begins(own, _)
+    | SessionEvent::Unwanted(own)
+    | SessionEvent::Released(own)) = session;
+    let others = origins.valves.iter().filter(|valve| valve.opening != own);
+    let others_want = others.clone().any(|valve| valve.open);
+    match session {
+        // The one that runs serves both.
+        SessionEvent::Wanted(_) | SessionEvent::Unwanted(_) | SessionEvent::Released(_)
+            if others_want && origins.valves.len() > 1 =>
+        {
+            None
+        }
+        SessionEvent::Unwanted(own) if origins.valves.len() > 1 => {
+            let last = others.map(|valve| valve.opening).max();
+            Some(SessionEvent::Unwanted(last.unwrap_or(own).max(own)))
+        }
+        session => Some(session),
+    }
 }
 
 #[cfg(test)]
@@ -159,6 +246,7 @@ mod tests {
             SessionEvent::Wanted(opening),
             SessionEvent::Begins(opening, gst::ClockTime::from_mseconds(5)),
             SessionEvent::Unwanted(opening),
+            SessionEvent::Released(opening),
         ] {
             assert_eq!(parse_session(&said.event()), Some(said));
         }
@@ -176,5 +264,42 @@ mod tests {
             None
         );
         assert_eq!(parse_session(&crate::element::keyunit::downstream(1)), None);
+    }
+
+    #[test]
+    fn a_session_belongs_to_whoever_wants_it() {
+        let origins = |free, valves: &[(bool, u64)]| Origins {
+            valves: valves
+                .iter()
+                .map(|&(open, opening)| Claim { open, opening })
+                .collect(),
+            free,
+        };
+        let (wanted, unwanted) = (SessionEvent::Wanted(5), SessionEvent::Unwanted(5));
+        let alone = origins(false, &[(false, 5)]);
+        assert_eq!(decide(wanted, &alone), Some(wanted));
+        assert_eq!(decide(unwanted, &alone), Some(unwanted));
+        // It has opened again meanwhile, and says so next.
+        let again = origins(false, &[(true, 7)]);
+        assert_eq!(decide(unwanted, &again), Some(unwanted));
+        // A picture that is always there.
+        let mixed = origins(true, &[(false, 5)]);
+        for session in [
+            wanted,
+            unwanted,
+            SessionEvent::Begins(5, gst::ClockTime::ZERO),
+        ] {
+            assert_eq!(decide(session, &mixed), None);
+        }
+        let other_is_open = origins(false, &[(false, 5), (true, 6)]);
+        assert_eq!(decide(unwanted, &other_is_open), None);
+        assert_eq!(decide(wanted, &other_is_open), None);
+        assert_eq!(decide(SessionEvent::Released(5), &other_is_open), None);
+        // Whoever closes last ends the session, whoever opened last.
+        let none_is_open = origins(false, &[(false, 5), (false, 6)]);
+        assert_eq!(
+            decide(unwanted, &none_is_open),
+            Some(SessionEvent::Unwanted(6))
+        );
     }
 }

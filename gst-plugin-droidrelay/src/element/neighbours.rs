@@ -33,6 +33,11 @@ pub fn beyond(pad: &gst::Pad) -> Vec<gst::Element> {
 
 /// The element that `pad` is linked to, whatever bins lie between.
 fn neighbour(pad: &gst::Pad) -> Option<gst::Element> {
+    far_pad(pad)?.parent_element()
+}
+
+/// The pad of an element that `pad` is linked to, whatever bins lie between.
+fn far_pad(pad: &gst::Pad) -> Option<gst::Pad> {
     let mut peer = pad.peer()?;
     for _ in 0..MOST {
         if let Some(ghost) = peer.downcast_ref::<gst::GhostPad>() {
@@ -42,22 +47,73 @@ fn neighbour(pad: &gst::Pad) -> Option<gst::Element> {
             // Out of a bin: the peer is the ghost pad's inner side.
             peer = ghost.peer()?;
         } else {
-            return peer.parent_element();
+            return Some(peer);
         }
     }
     None
 }
 
+/// What `element` is, in the words of its factory.
+pub fn is_a(element: &gst::Element, word: &str) -> bool {
+    let factory = element.factory();
+    let klass = factory.as_ref().and_then(|it| it.metadata("klass"));
+    klass.is_some_and(|klass| klass.split('/').any(|it| it == word))
+}
+
+/// Where what reaches a sink comes from.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Origins<V> {
+    /// Valves, each as it was asked for.
+    pub valves: Vec<V>,
+    /// A picture or a sound comes from a source that no valve stands behind.
+    pub free: bool,
+}
+
+/// Looks for what comes to `sink`; `valve` answers for a pad that is a valve's.
+pub fn origins<V>(sink: &gst::Pad, valve: impl Fn(&gst::Pad) -> Option<V>) -> Origins<V> {
+    let mut seen = Vec::new();
+    look_for_origins(sink, &valve, &mut seen)
+}
+
+fn look_for_origins<V>(
+    sink: &gst::Pad,
+    valve: &dyn Fn(&gst::Pad) -> Option<V>,
+    seen: &mut Vec<gst::Pad>,
+) -> Origins<V> {
+    let mut origins = Origins {
+        valves: Vec::new(),
+        free: false,
+    };
+    let Some(src) = far_pad(sink) else {
+        return origins;
+    };
+    if seen.contains(&src) || seen.len() > MOST {
+        return origins;
+    }
+    seen.push(src.clone());
+    if let Some(valve) = valve(&src) {
+        origins.valves.push(valve);
+        return origins;
+    }
+    let Some(element) = src.parent_element() else {
+        return origins;
+    };
+    let inputs = element.sink_pads();
+    origins.free = inputs.is_empty();
+    for input in inputs {
+        let more = look_for_origins(&input, valve, seen);
+        origins.valves.extend(more.valves);
+        origins.free |= more.free;
+    }
+    // A muxer's tracks make one stream: it is the valves', whichever tracks have one.
+    origins.free &= origins.valves.is_empty() || !is_a(&element, "Muxer");
+    origins
+}
+
 /// The nearest video encoder beyond `pad`.
 pub fn video_encoder(pad: &gst::Pad) -> Option<gst::Element> {
-    beyond(pad).into_iter().find(|element| {
-        let factory = element.factory();
-        let klass = factory
-            .as_ref()
-            .and_then(|factory| factory.metadata("klass"));
-        let mut words = klass.unwrap_or_default().split('/');
-        words.clone().any(|word| word == "Encoder") && words.any(|word| word == "Video")
-    })
+    let is_encoder = |element: &gst::Element| is_a(element, "Encoder") && is_a(element, "Video");
+    beyond(pad).into_iter().find(is_encoder)
 }
 
 #[cfg(test)]

@@ -56,6 +56,8 @@ pub struct Control {
     pub opens: u64,
     /// Number of the last opening.
     opening: u64,
+    /// No sink is told of openings.
+    released: bool,
     /// Since the last opening: has a buffer passed, and how long did that take.
     opened_at: Option<Duration>,
     flowing: bool,
@@ -128,8 +130,38 @@ impl Control {
         take
     }
 
+    /// What the valve says of itself to sinks that several valves lead to.
+    pub fn claim(&self) -> link::Claim {
+        link::Claim {
+            open: self.gate.is_open() && !self.released,
+            opening: self.opening,
+        }
+    }
+
+    /// What is downstream is on its own until the next announcement; gives the last opening.
+    pub fn release(&mut self) -> u64 {
+        self.released = true;
+        self.state.publish = None;
+        self.opening
+    }
+
+    /// The property `stats`.
+    pub fn stats(&self, passed: u64, dropped: u64, reconnects: u64) -> gst::Structure {
+        let latency = self.start_latency.unwrap_or_default();
+        gst::Structure::builder("application/x-mqttvalve-stats")
+            .field("passed", passed)
+            .field("dropped", dropped)
+            .field("opens", self.opens)
+            .field("refused-commands", self.state.refused_commands)
+            .field("reconnects", reconnects)
+            .field("viewers", self.gate.holders().len() as u32)
+            .field("start-latency", latency.as_nanos() as u64)
+            .build()
+    }
+
     /// Puts the gate as it is on the list of what is to be announced once more.
     pub fn announce_again(&mut self) {
+        self.released = false;
         if self.changes.is_empty() {
             let change = Change {
                 open: self.gate.is_open(),

@@ -3,7 +3,17 @@
 //! What `gst-inspect-1.0 mqttvalve` shows beside properties and signals. GStreamer's registry
 //! takes no title with a space.
 
-pub const DOC: &[(&str, &str)] = &[
+pub fn metadata() -> gst::subclass::ElementMetadata {
+    gst::subclass::ElementMetadata::with_additional(
+        "MQTT valve",
+        "Filter/Network",
+        "Passes media while somebody asks for it over MQTT, drops it otherwise",
+        env!("CARGO_PKG_REPOSITORY"),
+        DOC,
+    )
+}
+
+const DOC: &[(&str, &str)] = &[
     (
         "Stream",
         "
@@ -11,9 +21,11 @@ pub const DOC: &[(&str, &str)] = &[
     after an opening is DISCONT and a key frame: in front of an encoder (raw or JPEG video)
     the valve sends it a force-key-unit event, behind one it asks upstream and drops up to
     the key frame. Sticky events and EOS always pass; other serialized events are dropped
-    while closed. Returns NO_PREROLL: a pipeline with it is live, and sinks behind it are set
-    to async=false, so that none of them keeps the others from playing until the first
-    opening. (Not so a sink that is made only later, as splitmuxsink makes its own.) A
+    while closed. Closed, or cold, it is live (NO_PREROLL, and so in the LATENCY query): what
+    waits for all of its inputs, as a mixer does, does not wait for this one, and sinks behind it
+    that nothing else feeds are set to async=false until the valve is in NULL, so that none of
+    them keeps the others from playing until the first opening. (Not so a sink that is made only
+    later, as splitmuxsink makes its own.) Open with standby=warm, it is as live as its source. A
     pipeline-wide EOS passes also while upstream is stopped.
     Needs a live source; put the valve in front of the encoder, so that nothing is encoded
     while nobody watches.",
@@ -22,19 +34,46 @@ pub const DOC: &[(&str, &str)] = &[
         "Standby",
         "
     cold   All elements that feed nothing but the valve are in NULL: device closed, no CPU,
-           from the first moment on. A source that fails to open or is lost is tried again
-           every 0.5 to 5 s while somebody wants the stream; its error goes into the state
-           instead of ending the pipeline. Not possible behind a tee, a pad that comes and
-           goes or a source that is not live: then it is warm, with a warning.
+           from the first moment on. A source that fails to open, is lost or falls silent for
+           `source-timeout` is tried again every 0.5 to 5 s while somebody wants the stream;
+           its error goes into the state instead of ending the pipeline. Where that is not possible (see Neighbours) it is
+           warm, with a warning.
     warm   They run and are dropped; the newest raw frame is sent first at opening.
     hot    They run, the encoder too: put the valve behind it. The last `preroll-time` of
            encoded media, back to a key frame, is sent first at opening, faster than real
            time, then live. At most 64 MiB are kept.
     In all three, one second after a session the elements between the valve and rtmpauthsink
     go to READY and back, where there is nothing beside them: an encoder gives back its
-    pictures and threads. Elements before any other sink are left alone. With cold, glibc's
+    pictures and threads. With cold, glibc's
     allocator gives back free memory beyond 128 KiB (M_TRIM_THRESHOLD, of the whole process),
     unless MALLOC_TRIM_THRESHOLD_ or GLIBC_TUNABLES says what it is to keep.",
+    ),
+    (
+        "Neighbours",
+        "
+    What the valve does with other elements, from READY on; all of it is undone at NULL:
+      upstream, cold        each element is locked in its state, which the valve drives: NULL
+                            while closed, else the pipeline's state. Its errors go to the valve,
+                            its clock is not offered to the pipeline. An element that is put in,
+                            taken out or brought to another state while playing is taken up,
+                            given back (unlocked, in the state that it has) or brought back.
+                            While the pipeline is in PAUSED a sink holds the frame that it has:
+                            a valve that closes then stops upstream when it goes on.
+      left alone, warm      where an element upstream feeds another branch too (a tee), makes its
+                            pads as it runs (decodebin, rtspsrc), is not live, is locked by the
+                            application, holds a sink, is another mqttvalve, or is in a bin with
+                            elements that do not feed the valve. The warning names it.
+      behind it             an encoder begins anew after a session (see Standby) only where
+                            all lies between the valve and rtmpauthsink: not with a bin that holds
+                            a sink, nor an element with a `location`, which may write a file.
+      mixer, selector       an input without a valve always wants the stream: then rtmpauthsink
+                            publishes on whatever the valve does. With valves at all inputs it
+                            publishes while any of them is open. A muxer's tracks are one stream,
+                            which the valves decide on, whichever tracks have one.
+      taken out of the line the sink is told at unlinking and at READY, and is then as without a
+                            valve: it publishes what comes.
+      a clock               that a camera provided already when the valve came is named in a
+                            warning: it stands still while the valve is closed.",
     ),
     (
         "Commands",

@@ -9,14 +9,38 @@ use super::cat::CAT;
 use crate::element::{link, neighbours};
 
 /// Sinks that would wait for a first buffer to preroll with, before the first opening, would
-/// keep the whole pipeline from playing: live, they need none.
-pub fn free_sinks(src: &gst::Pad) {
-    for sink in neighbours::beyond(src) {
-        if let Some(sink) = sink.downcast_ref::<gst_base::BaseSink>()
-            && sink.is_async()
-        {
-            gst::info!(CAT, obj = src, "{}: async=false", sink.name());
-            sink.set_async(false);
+/// keep the whole pipeline from playing: live, they need none. They get back what they had.
+#[derive(Debug, Default)]
+pub struct FreedSinks(Vec<glib::WeakRef<gst_base::BaseSink>>);
+
+impl FreedSinks {
+    /// Frees those behind `src` that nothing else feeds.
+    pub fn free(&mut self, src: &gst::Pad) {
+        let kind = |pad: &gst::Pad| pad.parent_element().map(|element| element.type_());
+        let is_valve = |pad: &gst::Pad| (kind(pad) == kind(src)).then_some(());
+        for element in neighbours::beyond(src) {
+            let Some(sink) = element.downcast_ref::<gst_base::BaseSink>() else {
+                continue;
+            };
+            let mut pads = element.sink_pads().into_iter();
+            if sink.is_async() && !pads.any(|pad| neighbours::origins(&pad, is_valve).free) {
+                gst::info!(CAT, obj = src, "{}: async=false", sink.name());
+                sink.set_async(false);
+                self.0.push(sink.downgrade());
+            }
+        }
+    }
+
+    pub fn append(&mut self, mut others: FreedSinks) {
+        self.0.append(&mut others.0);
+    }
+
+    /// Undoes it; a sink that somebody else has set meanwhile stays as it is.
+    pub fn restore(self) {
+        for sink in self.0.into_iter().filter_map(|sink| sink.upgrade()) {
+            if !sink.is_async() {
+                sink.set_async(true);
+            }
         }
     }
 }
@@ -38,7 +62,7 @@ pub fn reset(src: &gst::Pad) -> bool {
         pad = src.clone();
         elements.push(element);
     }
-    if elements.is_empty() || pad.peer().is_none() {
+    if elements.is_empty() || pad.peer().is_none() || !elements.iter().all(is_resettable) {
         return false;
     }
     for element in elements.iter().rev() {
@@ -52,4 +76,18 @@ pub fn reset(src: &gst::Pad) -> bool {
         }
     }
     true
+}
+
+/// Whether nothing is lost where it begins anew: no sink is in it, and no file is its to write.
+fn is_resettable(element: &gst::Element) -> bool {
+    let has_file = |element: &gst::Element| {
+        let property = element.find_property("location");
+        property.is_some_and(|it| it.value_type() == glib::Type::STRING)
+    };
+    let inside = element.downcast_ref::<gst::Bin>().map(|bin| {
+        let children = bin.iterate_recurse().into_iter().flatten();
+        children.collect::<Vec<_>>()
+    });
+    let mut all = inside.into_iter().flatten().chain([element.clone()]);
+    !all.any(|it| it.element_flags().contains(gst::ElementFlags::SINK) || has_file(&it))
 }

@@ -118,7 +118,13 @@ impl Flow {
 
     /// What a closed valve keeps from now on.
     pub fn set_keep(&self, keep: Keep) {
-        self.kept.lock().keep = keep;
+        let mut kept = self.kept.lock();
+        if kept.keep != keep {
+            kept.keep = keep;
+            let forgotten = kept.clear();
+            drop(kept);
+            drop(forgotten);
+        }
     }
 
     /// Forgets what is kept.

@@ -26,13 +26,13 @@ use super::{
     cat::CAT,
     control::Control,
     downstream,
-    elements::Elements,
     flow::{Flow, Host},
     leases,
     memory::{self, MemoryTrim},
     properties,
     settings::{Settings, Standby},
-    upstream::{Inputs, Status, Upstream, UpstreamState},
+    surroundings::Surroundings,
+    upstream::{Inputs, Upstream, UpstreamState},
 };
 use crate::element::{
     io::Io,
@@ -48,7 +48,7 @@ const JOIN_TIMEOUT: Duration = Duration::from_millis(500);
 struct Running {
     io: Arc<Io>,
     link: Option<Arc<BrokerLink>>,
-    upstream: Arc<Status>,
+    around: Arc<Surroundings>,
 }
 
 pub struct MqttValve {
@@ -206,11 +206,12 @@ impl MqttValve {
         self.running.lock().as_ref()?.link.clone()
     }
 
-    fn upstream(&self) -> Arc<Status> {
+    /// What is around the valve; nothing before READY.
+    fn around(&self) -> Arc<Surroundings> {
         let running = self.running.lock();
         running
             .as_ref()
-            .map_or_else(Arc::default, |running| running.upstream.clone())
+            .map_or_else(Arc::default, |running| running.around.clone())
     }
 
     // ---- announcing -----------------------------------------------------------------------
@@ -261,7 +262,9 @@ impl MqttValve {
     fn real_standby(&self) -> Standby {
         let asked = self.settings.lock().standby;
         match asked {
-            Standby::Cold if self.upstream().state() != UpstreamState::Untouched => Standby::Cold,
+            Standby::Cold if self.around().upstream.state() != UpstreamState::Untouched => {
+                Standby::Cold
+            }
             Standby::Hot if !self.flow.is_raw() => Standby::Hot,
             _ => Standby::Warm,
         }
@@ -278,15 +281,25 @@ impl MqttValve {
     /// Brings what is around the valve to where the gate wants it; returns when to look again.
     fn stand_by(
         &self,
-        status: &Status,
+        around: &Surroundings,
         upstream: &mut Upstream,
         memory: &mut MemoryTrim,
     ) -> Option<Duration> {
-        if status.take_eos() {
+        if around.upstream.take_eos() {
             self.flow.srcpad.push_event(gst::event::Eos::new());
         }
         let obj = self.obj();
+        let was_ours = upstream.is_ours();
         let outcome = upstream.sync(obj.upcast_ref(), &self.flow.sinkpad, || self.inputs());
+        for warning in outcome.warnings {
+            self.warn(&warning);
+        }
+        around.free_sinks(&self.flow.srcpad, self.flow.is_closed());
+        let keep = self.settings.lock().keep(upstream.is_ours());
+        self.flow.set_keep(keep);
+        if was_ours != upstream.is_ours() {
+            self.announcing.wake();
+        }
         if let Some(fault) = outcome.fault {
             {
                 let mut control = self.control.lock();
@@ -321,24 +334,17 @@ impl MqttValve {
     }
 
     fn inputs(&self) -> Inputs {
+        let (standby, timeout) = {
+            let settings = self.settings.lock();
+            (settings.standby, settings.source_timeout)
+        };
         Inputs {
             open: !self.flow.is_closed(),
-            standby: self.settings.lock().standby,
+            standby,
+            frames: self.flow.passed().wrapping_add(self.flow.dropped()),
+            timeout,
             now: self.now(),
         }
-    }
-
-    fn find_upstream(&self, status: &Arc<Status>) -> Result<Elements, String> {
-        // The worker's job holds what is found: weak, for the ring would end under a lock of
-        // GStreamer's when a pipeline that still plays is dropped.
-        let waker = Arc::downgrade(&self.standing_by);
-        let status = status.clone();
-        Elements::find(&self.flow.sinkpad, move |error| {
-            status.fail(error);
-            if let Some(waker) = waker.upgrade() {
-                waker.wake();
-            }
-        })
     }
 
     // ---- pads -----------------------------------------------------------------------------
@@ -356,7 +362,7 @@ impl MqttValve {
             }
             EventView::FlushStop(_) | EventView::Segment(_) => self.flow.forget(),
             // A source that fails ends its stream; ours goes on with the next try.
-            EventView::Eos(_) if self.upstream().has_failed() => return false,
+            EventView::Eos(_) if self.around().upstream.has_failed() => return false,
             EventView::Eos(_) => {}
             _ if event.is_serialized() && !event.is_sticky() && self.flow.is_closed() => {
                 return true;
@@ -376,6 +382,37 @@ impl MqttValve {
         gst::Pad::event_default(pad, Some(&*self.obj()), event)
     }
 
+    fn src_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
+        let obj = self.obj();
+        if link::answer_valve(query, obj.upcast_ref(), || self.control.lock().claim()) {
+            return true;
+        }
+        match query.view_mut() {
+            gst::QueryViewMut::Latency(latency) => {
+                let closed = self.flow.is_closed();
+                let around = self.around();
+                around.latency(latency, &self.flow.sinkpad, closed)
+            }
+            _ => gst::Pad::query_default(pad, Some(&*obj), query),
+        }
+    }
+
+    /// What is behind the valve goes on without it; `peer` is, or was, linked to it.
+    fn release_downstream(&self, peer: &gst::Pad) {
+        let opening = self.control.lock().release();
+        // Nobody downstream need understand it.
+        let _ = peer.send_event(link::SessionEvent::Released(opening).event());
+        self.announcing.wake();
+    }
+
+    /// What is behind the valve has changed.
+    fn meet_downstream(&self) {
+        if self.running.lock().is_some() {
+            self.control.lock().announce_again();
+            self.wake(true);
+        }
+    }
+
     // ---- states ---------------------------------------------------------------------------
 
     /// NULL to READY: checks, reads secrets, and starts connecting without waiting for it.
@@ -386,33 +423,35 @@ impl MqttValve {
         let config = settings.check(&obj.name()).map_err(failed)?;
         let io = Io::acquire().map_err(|err| failed(format!("cannot start a thread: {err}")))?;
 
-        let status = Arc::new(Status::default());
-        let mut elements = None;
-        if settings.standby == Standby::Cold {
-            match self.find_upstream(&status) {
-                Ok(found) => elements = Some(found),
-                Err(reason) => self.warn(&format!(
-                    "standby=cold is not possible, warm instead: {reason}"
-                )),
-            }
-        }
-        if elements.is_some() {
-            memory::keep_little();
-        }
-        self.flow.set_keep(settings.keep(elements.is_some()));
-        downstream::free_sinks(&self.flow.srcpad);
         {
             let mut control = self.control.lock();
             control.start(self.now());
             self.flow.set(control.gate.is_open());
         }
+        let around = Arc::new(Surroundings::default());
+        // The worker's job holds the elements: weak, for the ring would end under a lock of
+        // GStreamer's when a pipeline that still plays is dropped.
+        let waker = Arc::downgrade(&self.standing_by);
+        let elements = around.elements(move || {
+            if let Some(waker) = waker.upgrade() {
+                waker.wake();
+            }
+        });
         let mut upstream = Upstream::start(
-            status.clone(),
+            around.upstream.clone(),
             elements,
             obj.upcast_ref(),
             &self.flow.sinkpad,
             self.inputs(),
         );
+        for warning in upstream.take_warnings() {
+            self.warn(&warning);
+        }
+        if upstream.is_ours() {
+            memory::keep_little();
+        }
+        self.flow.set_keep(settings.keep(upstream.is_ours()));
+        around.free_sinks(&self.flow.srcpad, self.flow.is_closed());
         let link = config.map(|config| {
             let topics = settings.topics();
             let announcing = self.announcing.clone();
@@ -433,18 +472,14 @@ impl MqttValve {
             gst::panic_to_error!(imp, None, { imp.announce() })
         });
         let mut memory = MemoryTrim::default();
-        let job_status = status.clone();
+        let job_around = around.clone();
         self.standing_by.start(&obj, timers.clone(), move |valve| {
             let imp = valve.imp();
             gst::panic_to_error!(imp, None, {
-                imp.stand_by(&job_status, &mut upstream, &mut memory)
+                imp.stand_by(&job_around, &mut upstream, &mut memory)
             })
         });
-        *self.running.lock() = Some(Running {
-            io,
-            link,
-            upstream: status,
-        });
+        *self.running.lock() = Some(Running { io, link, around });
         self.wake(true);
         Ok(())
     }
@@ -462,7 +497,7 @@ impl MqttValve {
     /// READY to NULL: says goodbye where a broker is there, within a deadline.
     fn stop(&self) {
         let running = self.running.lock().take();
-        let Some(Running { io, link, .. }) = running else {
+        let Some(Running { io, link, around }) = running else {
             return;
         };
         // The streams are down already. Nothing that was upstream may be touched from here on
@@ -486,6 +521,7 @@ impl MqttValve {
         self.control.lock().connected = false;
         self.announcer.connected(obj.upcast_ref(), false);
         self.flow.forget();
+        around.restore_sinks();
     }
 
     /// The state that stays on the broker after a clean end.
@@ -508,16 +544,7 @@ impl MqttValve {
     fn stats(&self) -> gst::Structure {
         let reconnects = self.link().map_or(0, |link| link.reconnects());
         let control = self.control.lock();
-        let latency = control.start_latency.unwrap_or_default();
-        gst::Structure::builder("application/x-mqttvalve-stats")
-            .field("passed", self.flow.passed())
-            .field("dropped", self.flow.dropped())
-            .field("opens", control.opens)
-            .field("refused-commands", control.state.refused_commands)
-            .field("reconnects", reconnects)
-            .field("viewers", control.gate.holders().len() as u32)
-            .field("start-latency", latency.as_nanos() as u64)
-            .build()
+        control.stats(self.flow.passed(), self.flow.dropped(), reconnects)
     }
 }
 
@@ -573,6 +600,13 @@ impl ObjectSubclass for MqttValve {
                     |valve| valve.src_event(pad, event),
                 )
             })
+            .query_function(|pad, parent, query| {
+                MqttValve::catch_panic_pad_function(
+                    parent,
+                    || false,
+                    |valve| valve.src_query(pad, query),
+                )
+            })
             .build();
         MqttValve {
             epoch: Instant::now(),
@@ -593,6 +627,18 @@ impl ObjectImpl for MqttValve {
         let obj = self.obj();
         obj.add_pad(&self.flow.sinkpad).unwrap();
         obj.add_pad(&self.flow.srcpad).unwrap();
+        let weak = obj.downgrade();
+        self.flow.srcpad.connect_linked(move |_, _| {
+            if let Some(valve) = weak.upgrade() {
+                valve.imp().meet_downstream();
+            }
+        });
+        let weak = obj.downgrade();
+        self.flow.srcpad.connect_unlinked(move |_, peer| {
+            if let Some(valve) = weak.upgrade() {
+                valve.imp().release_downstream(peer);
+            }
+        });
     }
 
     fn properties() -> &'static [glib::ParamSpec] {
@@ -659,6 +705,9 @@ impl ObjectImpl for MqttValve {
                 if matches!(name, "offline-timeout" | "discovery-prefix") {
                     self.announcing.wake();
                 }
+                if matches!(name, "standby" | "source-timeout") {
+                    self.wake(true);
+                }
             }
         }
     }
@@ -682,36 +731,19 @@ impl GstObjectImpl for MqttValve {}
 
 impl ElementImpl for MqttValve {
     fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
-        static METADATA: Lazy<gst::subclass::ElementMetadata> = Lazy::new(|| {
-            gst::subclass::ElementMetadata::with_additional(
-                "MQTT valve",
-                "Filter/Network",
-                "Passes media while somebody asks for it over MQTT, drops it otherwise",
-                env!("CARGO_PKG_REPOSITORY"),
-                super::doc::DOC,
-            )
-        });
+        static METADATA: Lazy<gst::subclass::ElementMetadata> = Lazy::new(super::doc::metadata);
         Some(&METADATA)
     }
 
     fn pad_templates() -> &'static [gst::PadTemplate] {
-        static TEMPLATES: Lazy<Vec<gst::PadTemplate>> = Lazy::new(|| {
-            let template = |name, direction| {
-                let (presence, caps) = (gst::PadPresence::Always, gst::Caps::new_any());
-                gst::PadTemplate::new(name, direction, presence, &caps).unwrap()
-            };
-            vec![
-                template("sink", gst::PadDirection::Sink),
-                template("src", gst::PadDirection::Src),
-            ]
-        });
+        static TEMPLATES: Lazy<Vec<gst::PadTemplate>> = Lazy::new(properties::pad_templates);
         &TEMPLATES
     }
 
     fn send_event(&self, event: gst::Event) -> bool {
         // While upstream is stopped no source can send it. The caller holds the pipeline's state
         // lock, and a sink that prerolls with the EOS would wait for that in this very thread.
-        if event.type_() == gst::EventType::Eos && self.upstream().want_eos() {
+        if event.type_() == gst::EventType::Eos && self.around().upstream.want_eos() {
             self.standing_by.wake();
             return true;
         }
@@ -723,23 +755,35 @@ impl ElementImpl for MqttValve {
         transition: gst::StateChange,
     ) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
         gst::trace!(CAT, imp = self, "{transition:?}");
-        if transition == gst::StateChange::NullToReady {
-            self.start().map_err(|error| {
+        let around = self.around();
+        match transition {
+            gst::StateChange::NullToReady => self.start().map_err(|error| {
                 self.post_error_message(error);
                 gst::StateChangeError
-            })?;
+            })?,
+            gst::StateChange::ReadyToPaused => around.lead(),
+            gst::StateChange::PausedToReady => {
+                if let Some(peer) = self.flow.srcpad.peer() {
+                    self.release_downstream(&peer);
+                }
+            }
+            _ => {}
         }
         let success = self.parent_change_state(transition)?;
+        // Upstream follows.
+        self.standing_by.wake();
         match transition {
             gst::StateChange::ReadyToPaused => {
                 // What downstream could not hear while its pads were not active.
                 self.control.lock().announce_again();
                 self.wake(true);
-                return Ok(gst::StateChangeSuccess::NoPreroll);
+                return Ok(around.to_paused(success, self.flow.is_closed()));
             }
-            // Closed, it delivers nothing to preroll with.
-            gst::StateChange::PlayingToPaused => return Ok(gst::StateChangeSuccess::NoPreroll),
+            gst::StateChange::PlayingToPaused => {
+                return Ok(around.to_paused(success, self.flow.is_closed()));
+            }
             gst::StateChange::PausedToReady => {
+                around.leave_to_bin();
                 self.flow.forget();
                 let control = self.control.lock();
                 self.flow.set(control.gate.is_open());

@@ -21,6 +21,8 @@ mod leases;
 mod memory;
 mod properties;
 mod settings;
+mod surroundings;
+mod survey;
 mod topics;
 mod upstream;
 

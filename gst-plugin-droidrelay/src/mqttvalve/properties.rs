@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The table of properties, as `gst-inspect-1.0` shows it.
+//! The tables of properties and pads, as `gst-inspect-1.0` shows them.
 
 use droidrelay_wire::words::topics::DEFAULT_TOPIC;
 use gst::prelude::*;
@@ -31,12 +31,13 @@ pub fn specs() -> Vec<glib::ParamSpec> {
         boolean_spec("drop", "Drop", "Whether buffers are dropped (closed). The local switch: false opens until it is set to true, true closes and ends all leases", true, PLAYING),
         glib::ParamSpecEnum::builder_with_default("standby", Standby::default())
             .nick("Standby")
-            .blurb("What keeps running while closed. Where cold is not possible (a tee, sometimes pads, a source that is not live) it is warm, with a warning")
-            .mutable_ready()
+            .blurb("What keeps running while closed. Where cold is not possible (a tee, sometimes pads, a source that is not live) it is warm, with a warning. Counts at once, in PLAYING too")
+            .mutable_playing()
             .build(),
         seconds_spec("preroll-time", "Preroll Time", "With standby=hot: seconds of encoded media from before an opening that are sent first, from a key frame on (so a little more)", 1..=MAX_PREROLL_TIME.as_secs() as u32, default.preroll_time, READY),
         seconds_spec("lease", "Lease", "Seconds for which a start without a lease of its own holds (0 = until stop)", 0..=u32::MAX, default.lease, PLAYING),
         seconds_spec("offline-timeout", "Offline Timeout", "Seconds without the broker after which what was started by MQTT is closed (0 = never)", 0..=u32::MAX, default.offline_timeout, PLAYING),
+        seconds_spec("source-timeout", "Source Timeout", "With standby=cold: seconds without a frame while open and PLAYING after which the source counts as failed and is tried again; longer than the time between two frames (0 = never)", 0..=u32::MAX, default.source_timeout, PLAYING),
         boolean_spec("accept-retained", "Accept Retained", "Whether a retained command is obeyed; it may be old, so by default it is refused and logged", default.accept_retained, PLAYING),
         text_spec("state-topic", "State Topic", "Topic of the retained JSON state. Unset: the topic with /state behind it", READY),
         text_spec("availability-topic", "Availability Topic", "Topic of the retained online or offline. Unset: the topic with /availability behind it", READY),
@@ -45,5 +46,16 @@ pub fn specs() -> Vec<glib::ParamSpec> {
         text_spec("state", "State", "This valve's state as the state topic tells it, in JSON, without a broker too; element message mqttvalve-state says that it has changed. Unset before the first start", READ_ONLY),
         structure_spec("leases", "Leases", "Who holds the valve open, as structure application/x-mqttvalve-leases. Setting what was read, from this valve or from one that it replaces, makes it go on: with these leases in place of its own and, if set before it starts, with the commands that the broker has kept meanwhile", PLAYING),
         structure_spec("stats", "Statistics", "Structure application/x-mqttvalve-stats with passed and dropped (buffers), opens, refused-commands, reconnects (counts), viewers (leases that live), start-latency (nanoseconds from the last opening to its first buffer)", READ_ONLY),
+    ]
+}
+
+pub fn pad_templates() -> Vec<gst::PadTemplate> {
+    let template = |name, direction| {
+        let (presence, caps) = (gst::PadPresence::Always, gst::Caps::new_any());
+        gst::PadTemplate::new(name, direction, presence, &caps).unwrap()
+    };
+    vec![
+        template("sink", gst::PadDirection::Sink),
+        template("src", gst::PadDirection::Src),
     ]
 }

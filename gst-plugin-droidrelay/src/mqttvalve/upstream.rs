@@ -2,11 +2,14 @@
 
 //! What is done with the elements upstream of the valve (`standby=cold`).
 //!
-//! The invariant, looked at after each event ([`Upstream::violation`]): while the valve is closed
-//! each element is in NULL and locked, while it is open each is at the pipeline's target.
+//! The invariant, looked at after each change ([`Upstream::stray`]): while the valve is closed
+//! each element is in NULL and locked, while it is open each is at the pipeline's target. They
+//! are locked while the valve is open, too: one driver, the job that owns [`Upstream`], follows
+//! the pipeline's target, and a camera that does not start fails no state change of the
+//! pipeline. The way down from PAUSED is the bin's, as it is elsewhere: [`Hold::set_locked`]
+//! gives it the elements.
 //!
-//! [`Upstream`] belongs to the one job that changes states, so that nothing is locked while it
-//! does. The others see its [`Status`].
+//! Nothing is locked while states change. The others see [`Status`].
 
 use std::{mem, sync::Arc, time::Duration};
 
@@ -18,12 +21,14 @@ use super::{
     cat::CAT,
     elements::{Elements, target_state},
     settings::Standby,
+    survey::Obstacle,
 };
 
 /// A camera that fails is tried again within these bounds.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
-/// Events that are followed in one run of the job.
+/// Events that are followed in one run of the job, and when the next run is then.
 const MAX_EVENTS: usize = 8;
+const NEXT_RUN: Duration = Duration::from_millis(5);
 
 /// What has been done with upstream, or is being done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -31,9 +36,9 @@ pub enum UpstreamState {
     /// The valve is in NULL.
     #[default]
     Inactive,
-    /// Not the valve's to stop: `standby` asks for less, or it cannot be done.
+    /// Not the valve's to stop: `standby` asks for less, or something stands against it.
     Untouched,
-    /// Not locked, at the pipeline's target.
+    /// At the pipeline's target.
     Running,
     /// Locked in NULL.
     Stopped,
@@ -46,10 +51,8 @@ pub enum UpstreamState {
 enum Event {
     /// The valve goes to READY; there is nothing that it may stop.
     StartUntouched,
-    /// The valve goes to READY and is open.
-    StartOpen,
-    /// The valve goes to READY and is closed.
-    StartClosed,
+    /// The valve goes to READY. Where it is open, that comes next.
+    Start,
     /// The valve is open.
     Open,
     /// The valve is closed.
@@ -58,12 +61,15 @@ enum Event {
     Error,
     /// A camera that has failed may be tried again.
     RetryDue,
-    /// The pipeline has another target.
-    Pipeline,
-    /// The valve was linked or unlinked.
-    Link,
-    /// The property `standby` has changed; it counts from the next start on.
-    Standby,
+    /// An element is not where it should be: the pipeline has another target, the line another
+    /// element, or somebody has changed its state.
+    Stray,
+    /// Nothing stands against stopping it any more, and the valve is open.
+    AllowedOpen,
+    /// Nothing stands against stopping it any more, and the valve is closed.
+    AllowedClosed,
+    /// Something stands against stopping it, or `standby` asks for less.
+    Obstacle,
     /// The valve goes to NULL.
     Shutdown,
 }
@@ -72,16 +78,20 @@ enum Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
     Nothing,
-    /// Locks them where they are, which is NULL: states change from sink to source.
+    /// Locks them where they are.
     Hold,
     /// Brings them to NULL and locks them.
     Stop,
-    /// Unlocks them and brings them to the pipeline's target.
+    /// Brings them to the pipeline's target, as a new beginning.
     Run,
+    /// Brings them to the pipeline's target.
+    Align,
     /// As `Stop`, and a time for the next try.
     ScheduleRetry,
     /// Forgets that tries have failed.
     CancelRetry,
+    /// Gives them back to their parent, at the pipeline's target.
+    GiveUp,
     /// Gives them back to their parent.
     Release,
 }
@@ -89,29 +99,33 @@ enum Action {
 /// The states that are legal, and how one comes from another; each cell is the next state and
 /// what is done, `.` where all stays as it is.
 ///
-/// | event          | Inactive      | Untouched | Running               | Stopped           | Failed               |
-/// |----------------|---------------|-----------|-----------------------|-------------------|----------------------|
-/// | StartUntouched | Untouched     | .         | .                     | .                 | .                    |
-/// | StartOpen      | Running       | .         | .                     | .                 | .                    |
-/// | StartClosed    | Stopped, Hold | .         | .                     | .                 | .                    |
-/// | Open           | .             | .         | .                     | Running, Run      | .                    |
-/// | Close          | .             | .         | Stopped, Stop         | .                 | Stopped, CancelRetry |
-/// | Error          | .             | .         | Failed, ScheduleRetry | .                 | .                    |
-/// | RetryDue       | .             | .         | .                     | .                 | Running, Run         |
-/// | Pipeline       | .             | .         | .                     | .                 | .                    |
-/// | Link           | .             | .         | .                     | .                 | .                    |
-/// | Standby        | .             | .         | .                     | .                 | .                    |
-/// | Shutdown       | .             | Inactive  | Inactive, Release     | Inactive, Release | Inactive, Release    |
+/// | event          | Inactive      | Untouched      | Running               | Stopped           | Failed               |
+/// |----------------|---------------|----------------|-----------------------|-------------------|----------------------|
+/// | StartUntouched | Untouched     | .              | .                     | .                 | .                    |
+/// | Start          | Stopped, Hold | .              | .                     | .                 | .                    |
+/// | Open           | .             | .              | .                     | Running, Run      | .                    |
+/// | Close          | .             | .              | Stopped, Stop         | .                 | Stopped, CancelRetry |
+/// | Error          | .             | .              | Failed, ScheduleRetry | .                 | .                    |
+/// | RetryDue       | .             | .              | .                     | .                 | Running, Run         |
+/// | Stray          | .             | .              | Running, Align        | Stopped, Stop     | Failed, Stop         |
+/// | AllowedOpen    | .             | Running, Align | .                     | .                 | .                    |
+/// | AllowedClosed  | .             | Stopped, Stop  | .                     | .                 | .                    |
+/// | Obstacle       | .             | .              | Untouched, GiveUp     | Untouched, GiveUp | Untouched, GiveUp    |
+/// | Shutdown       | .             | Inactive       | Inactive, Release     | Inactive, Release | Inactive, Release    |
 const fn transition(state: UpstreamState, event: Event) -> (UpstreamState, Action) {
     use UpstreamState::*;
     match (state, event) {
         (Inactive, Event::StartUntouched) => (Untouched, Action::Nothing),
-        (Inactive, Event::StartOpen) => (Running, Action::Nothing),
-        (Inactive, Event::StartClosed) => (Stopped, Action::Hold),
+        (Inactive, Event::Start) => (Stopped, Action::Hold),
         (Stopped, Event::Open) | (Failed, Event::RetryDue) => (Running, Action::Run),
-        (Running, Event::Close) => (Stopped, Action::Stop),
+        (Running, Event::Stray) | (Untouched, Event::AllowedOpen) => (Running, Action::Align),
+        (Running, Event::Close) | (Untouched, Event::AllowedClosed) | (Stopped, Event::Stray) => {
+            (Stopped, Action::Stop)
+        }
+        (Failed, Event::Stray) => (Failed, Action::Stop),
         (Failed, Event::Close) => (Stopped, Action::CancelRetry),
         (Running, Event::Error) => (Failed, Action::ScheduleRetry),
+        (Running | Stopped | Failed, Event::Obstacle) => (Untouched, Action::GiveUp),
         (Untouched, Event::Shutdown) => (Inactive, Action::Nothing),
         (Running | Stopped | Failed, Event::Shutdown) => (Inactive, Action::Release),
         (stays, _) => (stays, Action::Nothing),
@@ -128,6 +142,8 @@ struct Known {
     /// The first error since upstream was last started: others are most often its consequence.
     error: Option<String>,
     eos: bool,
+    /// How often the valve has come from READY to PAUSED.
+    life: u64,
 }
 
 impl Status {
@@ -157,6 +173,16 @@ impl Status {
         mem::take(&mut self.0.lock().eos)
     }
 
+    /// The valve's pads are about to take data: what ran before must begin anew, for it has been
+    /// told to stop pushing.
+    pub fn begin_life(&self) {
+        self.0.lock().life += 1;
+    }
+
+    fn life(&self) -> u64 {
+        self.0.lock().life
+    }
+
     fn take_error(&self) -> Option<String> {
         self.0.lock().error.take()
     }
@@ -176,26 +202,12 @@ pub struct Inputs {
     /// Whether the valve is open.
     pub open: bool,
     pub standby: Standby,
+    /// Frames that have come so far.
+    pub frames: u64,
+    /// How long a camera that runs may be silent; zero: for ever.
+    pub timeout: Duration,
     /// On the element's clock.
     pub now: Duration,
-}
-
-/// What has been seen of the surroundings.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Seen {
-    target: gst::State,
-    peer: Option<gst::Pad>,
-    standby: Standby,
-}
-
-impl Seen {
-    fn now(valve: &gst::Element, sinkpad: &gst::Pad, standby: Standby) -> Self {
-        Seen {
-            target: target_state(valve),
-            peer: sinkpad.peer(),
-            standby,
-        }
-    }
 }
 
 /// What came of following the valve.
@@ -205,39 +217,56 @@ pub struct Outcome {
     pub due: Option<Duration>,
     /// Why the camera cannot deliver.
     pub fault: Option<String>,
+    /// What the application should know, each once.
+    pub warnings: Vec<String>,
 }
 
 /// Holds what is upstream, from READY on; gives it back when dropped.
-#[derive(Debug)]
 pub struct Upstream {
     status: Arc<Status>,
-    elements: Option<Elements>,
+    elements: Elements,
+    /// All that is upstream, held or not.
+    line: Vec<gst::Element>,
+    /// What around the valve must be there while its neighbours are asked for: a pipeline that
+    /// is being disposed of while it plays leaves them without parents one by one.
+    root: Option<glib::WeakRef<gst::Object>>,
     backoff: Backoff,
     /// When a camera that has failed is tried again, on the element's clock.
     retry_at: Duration,
-    seen: Seen,
+    /// Frames that had come when it was last seen that they do, and when that was.
+    frames: (u64, Duration),
+    /// The one of [`Status`] to which the elements were brought last.
+    life: u64,
+    /// What stands against stopping it.
+    obstacle: Option<Obstacle>,
+    warnings: Vec<String>,
 }
 
 impl Upstream {
-    /// The valve goes to READY. `elements`: what it may stop.
+    /// The valve goes to READY; its state change is not over, so nothing is asked of the network
+    /// or of a camera.
     pub fn start(
         status: Arc<Status>,
-        elements: Option<Elements>,
+        elements: Elements,
         valve: &gst::Element,
         sinkpad: &gst::Pad,
         inputs: Inputs,
     ) -> Self {
-        let event = match elements {
-            None => Event::StartUntouched,
-            Some(_) if inputs.open => Event::StartOpen,
-            Some(_) => Event::StartClosed,
-        };
         let mut upstream = Upstream {
             status,
             elements,
+            line: Vec::new(),
+            root: root(valve).as_ref().map(glib::clone::Downgrade::downgrade),
             backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
             retry_at: Duration::ZERO,
-            seen: Seen::now(valve, sinkpad, inputs.standby),
+            frames: (inputs.frames, inputs.now),
+            life: 0,
+            obstacle: None,
+            warnings: Vec::new(),
+        };
+        let event = match upstream.look(valve, sinkpad, inputs.standby) {
+            true => Event::Start,
+            false => Event::StartUntouched,
         };
         upstream.apply(event, valve, sinkpad, &|| inputs.now);
         upstream
@@ -245,7 +274,15 @@ impl Upstream {
 
     /// Whether there is something upstream that the valve stops.
     pub fn is_ours(&self) -> bool {
-        self.elements.is_some()
+        !matches!(
+            self.status.state(),
+            UpstreamState::Untouched | UpstreamState::Inactive
+        )
+    }
+
+    /// What the application should know, each once.
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        mem::take(&mut self.warnings)
     }
 
     /// Brings upstream to where `inputs` want it. A change that comes meanwhile is seen, or wakes
@@ -256,45 +293,114 @@ impl Upstream {
         sinkpad: &gst::Pad,
         inputs: impl Fn() -> Inputs,
     ) -> Outcome {
+        let root = match &self.root {
+            Some(root) => match root.upgrade() {
+                Some(root) => Some(root),
+                None => return Outcome::default(),
+            },
+            None => None,
+        };
         let now = || inputs().now;
-        let mut fault = None;
-        for _ in 0..MAX_EVENTS {
+        let mut outcome = Outcome::default();
+        for turn in 0.. {
             let inputs = inputs();
-            let Some(event) = self.next_event(&Seen::now(valve, sinkpad, inputs.standby), inputs)
-            else {
-                let waits = self.status.state() == UpstreamState::Failed;
-                let due = waits.then_some(self.retry_at);
-                return Outcome { due, fault };
+            let allowed = self.look(valve, sinkpad, inputs.standby);
+            let Some(event) = self.next_event(valve, allowed, inputs) else {
+                outcome.due = self.due(valve, inputs);
+                break;
             };
-            fault = self.apply(event, valve, sinkpad, &now).or(fault);
-            if let Some(violation) = self.violation(valve) {
-                gst::debug!(CAT, obj = valve, "after {event:?}: {violation}");
+            if turn == MAX_EVENTS {
+                // Somebody changes things faster than the camera follows: look again after them.
+                outcome.due = Some(inputs.now + NEXT_RUN);
+                break;
+            }
+            let fault = self.apply(event, valve, sinkpad, &now);
+            outcome.fault = fault.or(outcome.fault);
+        }
+        outcome.warnings = self.take_warnings();
+        if let Some(root) = root.and_downcast::<gst::Element>()
+            && root.ref_count() == 1
+        {
+            // The application has let go of it meanwhile: not here, where its end would wait for
+            // this job.
+            root.call_async(|_| {});
+        }
+        outcome
+    }
+
+    /// Looks at the line, and holds what is new in it; false where it may not be stopped.
+    fn look(&mut self, valve: &gst::Element, sinkpad: &gst::Pad, standby: Standby) -> bool {
+        if standby != Standby::Cold {
+            self.elements.look_away();
+            self.obstacle = None;
+            return false;
+        }
+        let survey = self.elements.look(sinkpad);
+        self.line = survey.elements;
+        if self.obstacle != survey.obstacle {
+            self.obstacle = survey.obstacle;
+            if let Some(Obstacle::Cannot(reason)) = &self.obstacle {
+                self.warnings.push(format!(
+                    "standby=cold is not possible, warm instead: {reason}"
+                ));
             }
         }
-        // Somebody toggles faster than the camera follows: look again after the others.
-        let due = Some(now() + Duration::from_millis(1));
-        Outcome { due, fault }
+        if self.obstacle.is_some() {
+            return false;
+        }
+        if let Some(clock) = valve.clock()
+            && let Some(provider) = Elements::provider(&self.line, &clock)
+        {
+            self.warnings.push(format!(
+                "{} provides the pipeline's clock, which stands still while the valve is closed: \
+                 select another clock, or set the pipeline to PAUSED and PLAYING at CLOCK_LOST",
+                provider.name()
+            ));
+        }
+        self.elements.adopt(&self.line);
+        true
+    }
+
+    /// When to look again though nothing happens.
+    fn due(&self, valve: &gst::Element, inputs: Inputs) -> Option<Duration> {
+        match self.status.state() {
+            UpstreamState::Failed => Some(self.retry_at),
+            UpstreamState::Running if is_watched(valve, inputs) => {
+                Some(self.frames.1 + inputs.timeout)
+            }
+            _ => None,
+        }
+    }
+
+    /// A camera that says nothing has failed as well.
+    fn watch(&mut self, valve: &gst::Element, inputs: Inputs) {
+        let runs = self.status.state() == UpstreamState::Running && is_watched(valve, inputs);
+        if !runs || self.frames.0 != inputs.frames {
+            self.frames = (inputs.frames, inputs.now);
+        } else if inputs.now >= self.frames.1 + inputs.timeout {
+            let camera = self.line.last().map(|it| it.name()).unwrap_or_default();
+            let seconds = inputs.timeout.as_secs();
+            self.status
+                .fail(format!("{camera}: no frame for {seconds} s"));
+        }
     }
 
     /// What has happened and was not followed yet.
-    fn next_event(&mut self, seen: &Seen, inputs: Inputs) -> Option<Event> {
-        use UpstreamState::{Failed, Running, Stopped};
+    fn next_event(&mut self, valve: &gst::Element, allowed: bool, inputs: Inputs) -> Option<Event> {
+        use UpstreamState::{Failed, Inactive, Running, Stopped, Untouched};
+        self.watch(valve, inputs);
         let state = self.status.state();
         match state {
-            Running | Failed if !inputs.open => return Some(Event::Close),
-            Running if self.status.has_failed() => return Some(Event::Error),
-            Stopped if inputs.open => return Some(Event::Open),
-            Failed if self.retry_at <= inputs.now => return Some(Event::RetryDue),
-            _ => {}
-        }
-        if mem::replace(&mut self.seen.target, seen.target) != seen.target {
-            Some(Event::Pipeline)
-        } else if mem::replace(&mut self.seen.peer, seen.peer.clone()) != seen.peer {
-            Some(Event::Link)
-        } else if mem::replace(&mut self.seen.standby, seen.standby) != seen.standby {
-            Some(Event::Standby)
-        } else {
-            None
+            Inactive => None,
+            Untouched if !allowed => None,
+            Untouched if inputs.open => Some(Event::AllowedOpen),
+            Untouched => Some(Event::AllowedClosed),
+            Running | Stopped | Failed if !allowed => Some(Event::Obstacle),
+            Running | Failed if !inputs.open => Some(Event::Close),
+            Running if self.status.has_failed() => Some(Event::Error),
+            Stopped if inputs.open => Some(Event::Open),
+            Failed if self.retry_at <= inputs.now => Some(Event::RetryDue),
+            Running | Stopped | Failed => self.stray(valve).map(|_| Event::Stray),
         }
     }
 
@@ -307,40 +413,53 @@ impl Upstream {
         now: &dyn Fn() -> Duration,
     ) -> Option<String> {
         let action = self.status.advance(event);
-        let elements = self.elements.as_ref()?;
-        gst::debug!(CAT, obj = valve, "upstream: {event:?}, {action:?}");
+        if action != Action::Nothing {
+            gst::debug!(CAT, obj = valve, "upstream: {event:?}, {action:?}");
+        }
         match action {
             Action::Nothing => {}
             Action::CancelRetry => self.backoff.reset(),
-            Action::Release => self.elements = None,
-            Action::Hold => {
-                elements.lock();
-                valve.set_element_flags(gst::ElementFlags::SOURCE);
-            }
-            Action::Stop => {
-                stop(elements, valve, sinkpad);
-                self.backoff.reset();
-            }
-            Action::Run => {
-                // What an earlier life posted says nothing about this one.
-                self.status.take_error();
+            Action::Release => self.elements.release(&[], valve),
+            Action::GiveUp => {
                 valve.unset_element_flags(gst::ElementFlags::SOURCE);
-                match elements.start(valve, target_state(valve)) {
-                    Ok(()) => {
-                        let latency = gst::message::Latency::builder().src(valve).build();
-                        // Without a bus nobody listens.
-                        let _ = valve.post_message(latency);
-                    }
-                    Err(error) => {
-                        self.status.fail(error);
-                        return self.apply(Event::Error, valve, sinkpad, now);
-                    }
+                self.status.take_error();
+                self.backoff.reset();
+                self.elements.release(&self.line, valve);
+            }
+            // `look` has locked them.
+            Action::Hold => valve.set_element_flags(gst::ElementFlags::SOURCE),
+            Action::Stop => {
+                self.stop(valve, sinkpad);
+                if event != Event::Stray {
+                    self.backoff.reset();
+                }
+            }
+            Action::Run | Action::Align => {
+                if action == Action::Run {
+                    // What an earlier life posted says nothing about this one.
+                    self.status.take_error();
+                    valve.unset_element_flags(gst::ElementFlags::SOURCE);
+                }
+                self.frames.1 = now();
+                let life = self.status.life();
+                let anew = mem::replace(&mut self.life, life) != life;
+                if anew {
+                    wait_for_push(sinkpad);
+                }
+                if let Err(error) = self.elements.start(valve, target_state(valve), anew) {
+                    self.status.fail(error);
+                    return self.apply(Event::Error, valve, sinkpad, now);
+                }
+                if action == Action::Run {
+                    let latency = gst::message::Latency::builder().src(valve).build();
+                    // Without a bus nobody listens.
+                    let _ = valve.post_message(latency);
                 }
             }
             Action::ScheduleRetry => {
                 // The error is forgotten only then: by it the end of the failed stream, which may
                 // just be on its way, is known as such.
-                stop(elements, valve, sinkpad);
+                self.stop(valve, sinkpad);
                 let error = self.status.take_error().unwrap_or_default();
                 let wait = self.backoff.next(jitter());
                 self.retry_at = now() + wait;
@@ -356,271 +475,63 @@ impl Upstream {
         None
     }
 
-    /// Where the elements are not as the state promises.
-    fn violation(&self, valve: &gst::Element) -> Option<String> {
+    fn stop(&self, valve: &gst::Element, sinkpad: &gst::Pad) {
+        wait_for_push(sinkpad);
+        self.elements.stop();
+        // So that a pipeline-wide EOS reaches what is downstream while no source runs.
+        valve.set_element_flags(gst::ElementFlags::SOURCE);
+    }
+
+    /// An element that is not as the state promises.
+    fn stray(&self, valve: &gst::Element) -> Option<gst::Element> {
         let (state, locked) = match self.status.state() {
+            // On its way to NULL all is given back.
+            UpstreamState::Running if target_state(valve) == gst::State::Null => return None,
             UpstreamState::Running => (target_state(valve), false),
             UpstreamState::Stopped | UpstreamState::Failed => (gst::State::Null, true),
             UpstreamState::Inactive | UpstreamState::Untouched => return None,
         };
-        let stray = self.elements.as_ref()?.stray(state, locked)?;
-        Some(format!(
-            "{} is in {:?}, locked: {}; it should be in {state:?}, locked: {locked}",
+        let stray = self.elements.stray(valve, state, locked).or_else(|| {
+            let old = state > gst::State::Ready && self.life != self.status.life();
+            self.line.first().filter(|_| old).cloned()
+        })?;
+        gst::debug!(
+            CAT,
+            obj = valve,
+            "{} is in {:?}, locked: {}; it should be in {state:?}",
             stray.name(),
-            target_state(stray),
+            target_state(&stray),
             stray.is_locked_state()
-        ))
+        );
+        Some(stray)
     }
 }
 
 impl Drop for Upstream {
     fn drop(&mut self) {
-        if self.status.advance(Event::Shutdown) == Action::Release {
-            self.elements = None;
-        }
+        // Its elements give themselves back.
+        self.status.advance(Event::Shutdown);
     }
 }
 
-fn stop(elements: &Elements, valve: &gst::Element, sinkpad: &gst::Pad) {
-    // Stopping an element whose streaming thread is below the valve would wait for it
-    // while the application may wait for us: let that push return first.
+/// Stopping an element whose streaming thread is below the valve would wait for it while the
+/// application may wait for us: lets that push return first.
+fn wait_for_push(sinkpad: &gst::Pad) {
     drop(sinkpad.stream_lock());
-    elements.stop();
-    // So that a pipeline-wide EOS reaches what is downstream while no source runs.
-    valve.set_element_flags(gst::ElementFlags::SOURCE);
+}
+
+fn is_watched(valve: &gst::Element, inputs: Inputs) -> bool {
+    inputs.timeout > Duration::ZERO && target_state(valve) == gst::State::Playing
+}
+
+/// The outermost object around `valve`, if there is one.
+fn root(valve: &gst::Element) -> Option<gst::Object> {
+    let mut root = valve.parent()?;
+    while let Some(parent) = root.parent() {
+        root = parent;
+    }
+    Some(root)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const STATES: [UpstreamState; 5] = [
-        UpstreamState::Inactive,
-        UpstreamState::Untouched,
-        UpstreamState::Running,
-        UpstreamState::Stopped,
-        UpstreamState::Failed,
-    ];
-    const EVENTS: [Event; 11] = [
-        Event::StartUntouched,
-        Event::StartOpen,
-        Event::StartClosed,
-        Event::Open,
-        Event::Close,
-        Event::Error,
-        Event::RetryDue,
-        Event::Pipeline,
-        Event::Link,
-        Event::Standby,
-        Event::Shutdown,
-    ];
-
-    /// The rows of the table that stands above [`transition`].
-    fn written_table() -> Vec<Vec<&'static str>> {
-        include_str!("upstream.rs")
-            .lines()
-            .filter_map(|line| line.strip_prefix("/// | "))
-            .map(|line| line.split('|').map(str::trim).collect())
-            .collect()
-    }
-
-    #[test]
-    fn every_state_and_event_does_what_the_table_says() {
-        let table = written_table();
-        assert_eq!(table.len(), 1 + EVENTS.len());
-        for (column, state) in STATES.iter().enumerate() {
-            assert_eq!(table[0][1 + column], format!("{state:?}"));
-            for (row, event) in EVENTS.iter().enumerate() {
-                assert_eq!(table[1 + row][0], format!("{event:?}"));
-                let (next, action) = transition(*state, *event);
-                let said = match action {
-                    Action::Nothing if next == *state => ".".into(),
-                    Action::Nothing => format!("{next:?}"),
-                    action => format!("{next:?}, {action:?}"),
-                };
-                assert_eq!(table[1 + row][1 + column], said, "{state:?} at {event:?}");
-            }
-        }
-    }
-
-    /// A camera and a filter, before a pad that stands for the valve's.
-    struct Line {
-        pipeline: gst::Pipeline,
-        valve: gst::Element,
-        sinkpad: gst::Pad,
-    }
-
-    impl Line {
-        fn new() -> Self {
-            gst::init().unwrap();
-            let pipeline = gst::parse::launch(
-                "fakesrc is-live=true name=camera ! identity name=filter ! fakesink name=valve",
-            )
-            .unwrap()
-            .downcast::<gst::Pipeline>()
-            .unwrap();
-            let valve = pipeline.by_name("valve").unwrap();
-            valve.set_state(gst::State::Ready).unwrap();
-            Line {
-                sinkpad: valve.static_pad("sink").unwrap(),
-                pipeline,
-                valve,
-            }
-        }
-
-        fn element(&self, name: &str) -> gst::Element {
-            self.pipeline.by_name(name).unwrap()
-        }
-
-        fn start(&self, elements: bool, open: bool) -> Upstream {
-            let status = Arc::new(Status::default());
-            let told = status.clone();
-            let elements = elements
-                .then(|| Elements::find(&self.sinkpad, move |error| told.fail(error)).unwrap());
-            Upstream::start(
-                status,
-                elements,
-                &self.valve,
-                &self.sinkpad,
-                inputs(open, Duration::ZERO),
-            )
-        }
-
-        fn in_state(&self, state: UpstreamState) -> Upstream {
-            self.pipeline.set_state(gst::State::Ready).unwrap();
-            let mut upstream = match state {
-                UpstreamState::Inactive => {
-                    let mut upstream = self.start(true, false);
-                    self.apply(&mut upstream, Event::Shutdown);
-                    upstream
-                }
-                UpstreamState::Untouched => self.start(false, false),
-                UpstreamState::Stopped => {
-                    self.pipeline.set_state(gst::State::Null).unwrap();
-                    self.valve.set_state(gst::State::Ready).unwrap();
-                    self.start(true, false)
-                }
-                UpstreamState::Running | UpstreamState::Failed => self.start(true, true),
-            };
-            if state == UpstreamState::Failed {
-                upstream.status.fail("no camera".into());
-                let fault = self.apply(&mut upstream, Event::Error);
-                assert_eq!(fault.as_deref(), Some("no camera"));
-            }
-            assert_eq!(upstream.status.state(), state);
-            upstream
-        }
-
-        fn apply(&self, upstream: &mut Upstream, event: Event) -> Option<String> {
-            upstream.apply(event, &self.valve, &self.sinkpad, &|| Duration::ZERO)
-        }
-
-        fn sync(&self, upstream: &mut Upstream, open: bool, now: Duration) -> Outcome {
-            upstream.sync(&self.valve, &self.sinkpad, || inputs(open, now))
-        }
-    }
-
-    impl Drop for Line {
-        fn drop(&mut self) {
-            for name in ["camera", "filter"] {
-                self.element(name).set_locked_state(false);
-            }
-            self.pipeline.set_state(gst::State::Null).unwrap();
-        }
-    }
-
-    fn inputs(open: bool, now: Duration) -> Inputs {
-        Inputs {
-            open,
-            standby: Standby::Cold,
-            now,
-        }
-    }
-
-    #[test]
-    fn the_invariant_holds_after_every_event_in_every_state() {
-        for state in STATES {
-            for event in EVENTS {
-                let line = Line::new();
-                let mut upstream = line.in_state(state);
-                assert_eq!(upstream.violation(&line.valve), None, "{state:?}");
-                line.apply(&mut upstream, event);
-                assert_eq!(
-                    upstream.violation(&line.valve),
-                    None,
-                    "{state:?} at {event:?}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn a_violation_of_the_invariant_is_named() {
-        let line = Line::new();
-        let upstream = line.in_state(UpstreamState::Stopped);
-        line.element("filter").set_locked_state(false);
-        let violation = upstream.violation(&line.valve).unwrap();
-        assert!(violation.contains("filter"), "{violation}");
-        drop(upstream);
-
-        let upstream = line.in_state(UpstreamState::Running);
-        line.element("camera").set_state(gst::State::Null).unwrap();
-        let violation = upstream.violation(&line.valve).unwrap();
-        assert!(violation.contains("camera"), "{violation}");
-    }
-
-    #[test]
-    fn a_camera_that_failed_is_tried_again_when_its_time_has_come_while_the_valve_is_open() {
-        let line = Line::new();
-        let mut upstream = line.in_state(UpstreamState::Running);
-        upstream.status.fail("no camera".into());
-        upstream.status.fail("not negotiated".into());
-        let outcome = line.sync(&mut upstream, true, Duration::from_secs(1));
-        assert_eq!(outcome.fault.as_deref(), Some("no camera"));
-        let due = outcome.due.unwrap();
-        assert!(due > Duration::from_secs(1));
-        assert!(!upstream.status.has_failed());
-        let outcome = line.sync(&mut upstream, true, due - Duration::from_nanos(1));
-        assert_eq!(outcome.due, Some(due));
-        assert_eq!(upstream.status.state(), UpstreamState::Failed);
-        assert_eq!(line.sync(&mut upstream, true, due).due, None);
-        assert_eq!(upstream.status.state(), UpstreamState::Running);
-        line.sync(&mut upstream, false, due);
-        assert_eq!(upstream.status.state(), UpstreamState::Stopped);
-        // What it has posted on its way down keeps it from nothing.
-        upstream.status.fail("cancelled".into());
-        line.sync(&mut upstream, true, due);
-        assert_eq!(upstream.status.state(), UpstreamState::Running);
-    }
-
-    #[test]
-    fn changes_around_upstream_are_seen_once() {
-        let line = Line::new();
-        let mut upstream = line.in_state(UpstreamState::Running);
-        let mut next = |standby| {
-            let seen = Seen::now(&line.valve, &line.sinkpad, standby);
-            upstream.next_event(&seen, inputs(true, Duration::ZERO))
-        };
-        assert_eq!(next(Standby::Cold), None);
-        assert_eq!(next(Standby::Warm), Some(Event::Standby));
-        assert_eq!(next(Standby::Warm), None);
-        line.sinkpad.peer().unwrap().unlink(&line.sinkpad).unwrap();
-        line.valve.set_state(gst::State::Null).unwrap();
-        assert_eq!(next(Standby::Warm), Some(Event::Pipeline));
-        assert_eq!(next(Standby::Warm), Some(Event::Link));
-        assert_eq!(next(Standby::Warm), None);
-    }
-
-    #[test]
-    fn what_was_upstream_is_given_back_as_it_was() {
-        let line = Line::new();
-        let upstream = line.in_state(UpstreamState::Stopped);
-        let camera = line.element("camera");
-        let bus = camera.bus();
-        let status = upstream.status.clone();
-        drop(upstream);
-        assert!(!camera.is_locked_state());
-        assert_ne!(camera.bus(), bus);
-        assert_eq!(status.state(), UpstreamState::Inactive);
-    }
-}
+mod tests;

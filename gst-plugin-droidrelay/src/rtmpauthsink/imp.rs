@@ -200,6 +200,10 @@ impl RtmpAuthSink {
 
     fn sink_event(&self, pad: &gst::GhostPad, track: Track, event: gst::Event) -> bool {
         if let Some(session) = link::parse_session(&event) {
+            let Some(session) = link::session_at(pad.upcast_ref(), session) else {
+                gst::debug!(CAT, obj = pad, "valve: {session:?}, which others decide");
+                return true;
+            };
             gst::debug!(CAT, obj = pad, "valve: session {session:?}");
             self.publisher.valve(track, session);
             if let link::SessionEvent::Wanted(_) = session {
@@ -435,6 +439,13 @@ impl ObjectImpl for RtmpAuthSink {
         obj.set_suppressed_flags(gst::ElementFlags::SOURCE | gst::ElementFlags::SINK);
         obj.set_element_flags(gst::ElementFlags::SINK);
         obj.add_pad(&self.sinkpad).unwrap();
+        let weak = obj.downgrade();
+        // A valve that went with what was unlinked says nothing more.
+        self.sinkpad.connect_unlinked(move |_, _| {
+            if let Some(sink) = weak.upgrade() {
+                sink.imp().publisher.unlinked(Track::Video);
+            }
+        });
     }
 
     fn properties() -> &'static [glib::ParamSpec] {

@@ -91,6 +91,7 @@ impl ValveState {
             SessionEvent::Unwanted(opening) if opening >= self.opening() => {
                 ValveState::Closed(opening)
             }
+            SessionEvent::Released(opening) if opening >= self.opening() => ValveState::Unknown,
             _ => self,
         }
     }
@@ -182,7 +183,9 @@ impl MediaPublisher {
         inner.opening_deadline = None;
         inner.last_media = None;
         if !running {
-            // Time begins anew: a session that overlooks the pause must not go on.
+            // Time begins anew: a session that overlooks the pause must not go on, and a valve
+            // that is still there says so again.
+            inner.valves = [ValveState::Unknown; 2];
             inner.headers_version += 1;
         }
         drop(inner);
@@ -213,6 +216,14 @@ impl MediaPublisher {
             inner.queue.clear();
             inner.opening_deadline = None;
         }
+        drop(inner);
+        self.changed.notify_one();
+    }
+
+    /// What was upstream of `track` is not any more.
+    pub fn unlinked(&self, track: Track) {
+        let mut inner = self.inner.lock();
+        inner.valves[track as usize] = ValveState::Unknown;
         drop(inner);
         self.changed.notify_one();
     }
@@ -401,6 +412,34 @@ mod tests {
         publisher.queue(|queue| queue.max_latency = 1_000_000_000);
         publisher.set_running(true);
         publisher
+    }
+
+    #[test]
+    fn a_valve_that_is_gone_leaves_no_deaf_sink() {
+        type Leave = fn(&MediaPublisher);
+        let ways: [Leave; 3] = [
+            |publisher| publisher.valve(Track::Video, SessionEvent::Released(3)),
+            |publisher| publisher.unlinked(Track::Video),
+            |publisher| {
+                publisher.set_running(false);
+                publisher.set_running(true);
+            },
+        ];
+        for leave in ways {
+            for last in [
+                SessionEvent::Unwanted(3),
+                SessionEvent::Wanted(3),
+                SessionEvent::Begins(3, gst::ClockTime::ZERO),
+            ] {
+                let publisher = running();
+                publisher.valve(Track::Video, last);
+                leave(&publisher);
+                assert!(!publisher.is_wanted(), "{last:?}");
+                assert!(publisher.accepts(Track::Video), "{last:?}");
+                publisher.push(frame(0, true));
+                assert!(publisher.is_wanted(), "{last:?}");
+            }
+        }
     }
 
     #[test]
