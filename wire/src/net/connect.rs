@@ -47,6 +47,20 @@ pub enum ConnectError {
     },
 }
 
+impl ConnectError {
+    /// Whether this machine knows no way to any of the addresses.
+    pub fn is_no_network(&self) -> bool {
+        let unreachable =
+            |(_, err): &(SocketAddr, io::Error)| err.kind() == io::ErrorKind::NetworkUnreachable;
+        match self {
+            ConnectError::Failed(failures) => {
+                !failures.is_empty() && failures.iter().all(unreachable)
+            }
+            ConnectError::Timeout { .. } => false,
+        }
+    }
+}
+
 /// Addresses with what became of them.
 struct Failures<'a>(&'a [(SocketAddr, io::Error)]);
 
@@ -60,11 +74,13 @@ impl fmt::Display for Failures<'_> {
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ConnectError::Failed(failures) => write!(
-                f,
-                "{}; is the server running, and the port right?",
-                Failures(failures)
-            ),
+            ConnectError::Failed(failures) => {
+                let remedy = match self.is_no_network() {
+                    true => "this machine has no network",
+                    false => "is the server running, and the port right?",
+                };
+                write!(f, "{}; {remedy}", Failures(failures))
+            }
             ConnectError::Timeout {
                 patience,
                 silent,
