@@ -36,20 +36,18 @@ fn codecs(url: &str) -> Option<Vec<String>> {
 /// A stream of `encoder` comes as `codec`, with sound, at first and after a restart of the robot.
 fn is_published(kind: Other, encoder: &str, codec: &str) {
     let server = OtherServer::start(kind).unwrap();
-    for _ in 0..2 {
+    for name in ["one", "two"] {
+        let url = server.url(name);
         let line = format!(
-            "{PICTURE} ! {encoder} ! rtmpauthsink name=out location={} user=u password=p {SOUND}",
-            server.url()
+            "{PICTURE} ! {encoder} ! rtmpauthsink name=out location={url} user=u password=p {SOUND}"
         );
         let mut robot = Robot::start(Runner::GstLaunch, &line).unwrap();
         let wanted = ["aac", codec];
-        let seen = poll(DEADLINE, || {
-            codecs(&server.url()).filter(|codecs| *codecs == wanted)
-        });
+        let seen = poll(DEADLINE, || codecs(&url).filter(|codecs| *codecs == wanted));
         assert!(
             seen.is_some(),
             "{kind}: {:?}\n{}\n{}",
-            codecs(&server.url()),
+            codecs(&url),
             robot.text(),
             server.text()
         );

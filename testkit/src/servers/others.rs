@@ -127,9 +127,9 @@ impl OtherServer {
         })
     }
 
-    /// Where a stream is published and read.
-    pub fn url(&self) -> String {
-        format!("rtmp://127.0.0.1:{}/live/stream", self.port)
+    /// Where the stream `name` is published and read.
+    pub fn url(&self, name: &str) -> String {
+        format!("rtmp://127.0.0.1:{}/live/{name}", self.port)
     }
 
     pub fn text(&self) -> String {
