@@ -573,3 +573,132 @@ fn a_sink_whose_valve_is_taken_out_of_the_line_publishes_what_comes() {
         end(pipeline);
     }
 }
+
+/// A picture for two servers, or in two qualities.
+#[test]
+fn a_tee_that_feeds_valves_alone_is_stopped_with_the_last_and_started_with_the_first() {
+    let pipeline = launch(
+        "videotestsrc is-live=true name=camera ! video/x-raw,width=64,height=64,framerate=30/1 \
+         ! tee name=t ! queue name=q1 ! mqttvalve name=first ! fakesink name=one \
+         t. ! queue name=q2 ! identity ! mqttvalve name=second ! fakesink name=two",
+    );
+    let [camera, tee, q1, q2, first, second] =
+        ["camera", "t", "q1", "q2", "first", "second"].map(|it| pipeline.by_name(it).unwrap());
+    let (one, two) = (count(&pipeline, "one").0, count(&pipeline, "two").0);
+    let line = [&camera, &tee, &q1, &q2];
+    let all_held = || line.iter().all(|element| is_held(element));
+    let more = |count: &std::sync::atomic::AtomicU64| {
+        let before = count.load(Ordering::SeqCst);
+        until("frames", || count.load(Ordering::SeqCst) > before + 3);
+    };
+    let close = |valve: &gst::Element, drop: bool| valve.set_property("drop", drop);
+    start(&pipeline);
+    assert!(line.iter().all(|element| element.is_locked_state()));
+    for (a, b, frames_a, frames_b) in [(&first, &second, &one, &two), (&second, &first, &two, &one)]
+    {
+        until("a closed camera", all_held);
+        for valve in [a, b] {
+            assert!(says(valve, r#""standby":"cold""#), "{}", valve.name());
+        }
+        close(a, false);
+        more(frames_a);
+        let others = frames_b.load(Ordering::SeqCst);
+        more(frames_a);
+        assert_eq!(frames_b.load(Ordering::SeqCst), others);
+        close(b, false);
+        more(frames_b);
+        close(a, true);
+        more(frames_b);
+        assert_eq!(target(&camera), gst::State::Playing);
+
+        // Each of those that want it hears of the fault.
+        close(a, false);
+        more(frames_a);
+        gst::element_error!(camera, gst::ResourceError::Read, ["unplugged"]);
+        for valve in [a, b] {
+            until("the fault", || says(valve, "camera: "));
+        }
+        for (valve, frames) in [(a, frames_a), (b, frames_b)] {
+            more(frames);
+            until("live again", || says(valve, r#""state":"live""#));
+        }
+        close(a, true);
+        close(b, true);
+    }
+    until("a closed camera", all_held);
+
+    // One leaves: the other goes on by itself.
+    let branch = q1.static_pad("sink").unwrap().peer().unwrap();
+    tee.unlink(&q1);
+    tee.release_request_pad(&branch);
+    for name in ["one", "first", "q1"] {
+        let element = pipeline.by_name(name).unwrap();
+        element.set_state(gst::State::Null).unwrap();
+        pipeline.remove(&element).unwrap();
+        assert!(!element.is_locked_state(), "{name}");
+    }
+    for _ in 0..2 {
+        let line = [&camera, &tee, &q2];
+        until("a closed camera", || line.iter().all(|it| is_held(it)));
+        close(&second, false);
+        more(&two);
+        close(&second, true);
+    }
+    let bus = pipeline.bus().unwrap();
+    assert!(bus.pop_filtered(&[gst::MessageType::Warning]).is_none());
+    no_error(&pipeline);
+    drop(branch);
+    drop((camera, tee, q1, q2, first, second));
+    end(pipeline);
+}
+
+#[test]
+fn a_tee_with_a_valve_that_is_not_cold_is_left_alone() {
+    let pipeline = launch(
+        "videotestsrc is-live=true name=camera ! tee name=t ! queue ! mqttvalve name=first ! fakesink \
+         t. ! queue ! mqttvalve name=second standby=warm ! fakesink",
+    );
+    let [camera, first, second] =
+        ["camera", "first", "second"].map(|it| pipeline.by_name(it).unwrap());
+    start(&pipeline);
+    let text = warning(&pipeline);
+    assert!(text.contains("second is not cold"), "{text}");
+    until("a camera that runs", || {
+        target(&camera) == gst::State::Playing
+    });
+    second.set_property_from_str("standby", "cold");
+    until("a closed camera", || is_held(&camera));
+    second.set_property_from_str("standby", "warm");
+    until("a camera that runs", || {
+        target(&camera) == gst::State::Playing && !camera.is_locked_state()
+    });
+    no_error(&pipeline);
+    drop((camera, first, second));
+    end(pipeline);
+}
+
+/// As v4l2src of GStreamer 1.22.0 does it.
+#[test]
+fn a_device_that_stays_open_is_named() {
+    let device = "/dev/full";
+    let pipeline = launch(&format!(
+        "v4l2src name=camera device={device} ! mqttvalve name=valve drop=false ! fakesink"
+    ));
+    let valve = pipeline.by_name("valve").unwrap();
+    start(&pipeline);
+    until("the fault", || says(&valve, r#""state":"error""#));
+    assert!(!says(&valve, "still_open"));
+    let open = std::fs::File::open(device).unwrap();
+    let text = warning(&pipeline);
+    assert!(
+        text.contains(device) && text.contains("io-mode=rw"),
+        "{text}"
+    );
+    until("the name of the device", || {
+        says(&valve, r#""still_open":["/dev/full"]"#)
+    });
+    drop(open);
+    until("its end", || !says(&valve, "still_open"));
+    drop(valve);
+    end(pipeline);
+}

@@ -52,6 +52,9 @@ pub enum Action {
     /// one, leases kept.
     Run(Box<Run>),
     /// Say whether a launch file is right: variables, elements, properties, links
+    ///
+    /// Cameras that are there are opened for a moment, and asked whether they have the size, format
+    /// and rate that the file asks for.
     Check(Source),
     /// Look for what is missing, and say what to do about it
     ///

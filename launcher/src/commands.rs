@@ -23,7 +23,7 @@ use crate::{
     cli::{Action, Cli, Doctor, OnEos, Poll, Run},
     doctor,
     failure::Failure,
-    file::{pipeline, source::Source},
+    file::{opening, pipeline, source::Source},
     help,
     log::Log,
     remote::{metrics, net::Net, poll},
@@ -82,6 +82,10 @@ pub fn main() -> u8 {
 
 fn check(source: Source, log: &Log) -> Result<u8, Failure> {
     let (_, pipeline) = source.load(log)?;
+    if let Some(text) = opening::lacking(&pipeline) {
+        let text = format!("{}: {text}", source.file.display());
+        return Err(Failure::new(exit::DATA, text));
+    }
     println!(
         "{}: ok, {} elements",
         source.file.display(),

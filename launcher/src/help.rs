@@ -23,6 +23,8 @@ sections! {
   else the file of that name in $CREDENTIALS_DIRECTORY (systemd's LoadCredential=). ${NOW}
   is the time at which the file is read (UTC, 20261125T081503Z). A default is read like the
   file: it may hold variables in turn, and go over several lines.
+  commandsrc command=\"PROGRAM...\" is an element of droidrelay alone: it gives what the program
+  writes to its standard output, and runs it only while it is in PAUSED or PLAYING.
   A secret is never taken from --set: everybody on a machine can read a process's arguments."
     "Exit status": "  0   ended as asked, or nothing has failed
   64  the command line is wrong

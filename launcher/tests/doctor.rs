@@ -17,7 +17,7 @@ use droidrelay_testkit::{
     testbed::{ENCODER, Testbed},
 };
 
-use crate::common::{Folder, droidrelay_with_plugins};
+use crate::common::{Folder, droidrelay_with_plugins, said};
 
 /// Exit code and lines of a look at `line`.
 fn doctor(line: &str, options: &[&str]) -> (i32, Vec<String>) {
@@ -242,6 +242,38 @@ fn a_broker_that_refuses_the_subscription_is_named() {
     let found = find(&lines, "FAILED", "refuses the subscription");
     assert!(found.contains("access rights"), "{found}");
     assert_eq!(code, 77);
+}
+
+/// A size that the camera lacks: GStreamer would say "Internal data stream error".
+#[test]
+fn what_a_camera_lacks_is_named_with_what_it_has() {
+    let folder = Folder::new();
+    let line = |size: &str| {
+        let counter = folder.path("starts");
+        let counter = counter.display();
+        format!(
+            "scriptedsrc counter={counter} script=play ! video/x-raw,{size} ! mqttvalve ! fakesink"
+        )
+    };
+    let lacking = line("width=1280,height=720,framerate=30/1");
+    let told = "asked for video/x-raw 1280x720 at 30/s; the camera has, the nearest first: video/x-raw I420 64x48 at 50/s";
+    let (code, lines) = doctor(&lacking, &[]);
+    let found = find(&lines, "FAILED", told);
+    assert!(found.contains("WIDTH"), "{found}");
+    assert_eq!(code, 65, "{}", lines.join("\n"));
+    let check = |line: &str| {
+        let output = droidrelay_with_plugins()
+            .arg("check")
+            .arg(folder.launch(line))
+            .output()
+            .unwrap();
+        (output.status.code(), said(&output))
+    };
+    let (code, text) = check(&lacking);
+    assert!(text.contains(told), "{text}");
+    assert_eq!(code, Some(65), "{text}");
+    let (code, text) = check(&line("width=64,height=48"));
+    assert_eq!(code, Some(0), "{text}");
 }
 
 #[test]

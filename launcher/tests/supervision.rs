@@ -18,7 +18,7 @@ use droidrelay_testkit::{
     testbed::{ENCODER, Testbed},
 };
 use droidrelay_wire::{
-    StreamState,
+    RobotState, StreamState,
     words::topics::{OFFLINE, ONLINE},
 };
 use rustix::process::Signal;
@@ -437,4 +437,37 @@ fn a_broker_that_goes_and_comes_back_shows_in_the_status_and_in_the_log_while_id
     let told = systemd.wait_for("STATUS=idle");
     assert_eq!(told.last().map(|text| text.trim()), Some("STATUS=idle"));
     end(running);
+}
+
+/// A cold valve's camera and a warm one's: by the state, and by the log.
+#[test]
+fn a_size_that_the_camera_lacks_is_named_in_state_and_log() {
+    const TOLD: &str =
+        " 1280x720; the camera has, the nearest first: video/x-raw I420 64x48 at 50/s";
+    let robot = Robot::new();
+    let line = |standby: &str| {
+        let line = robot.line("play", standby);
+        line.replacen(" ! ", " ! video/x-raw,width=1280,height=720 ! ", 1)
+    };
+    let run = |line: &str| {
+        let mut command = droidrelay_with_plugins();
+        command.arg("run").arg(robot.folder.launch(line));
+        command
+    };
+    let running = robot.start(&mut run(&line("cold")));
+    let mark = robot.testbed.observer.seen().mark();
+    robot.testbed.observer.send("start").unwrap();
+    let lacks = |state: &RobotState| {
+        let error = state.last_error.as_deref();
+        state.state == StreamState::Error && error.is_some_and(|error| error.contains(TOLD))
+    };
+    let told = robot.testbed.observer.wait_where(mark, TOLD, lacks);
+    told.unwrap();
+    robot.testbed.observer.send("stop").unwrap();
+    robot.testbed.wait_now(StreamState::Idle);
+    end(running);
+
+    let mut running = Running::start(&mut run(&line("warm")));
+    let text = running.wait_for("failure 1 in a row");
+    assert!(text.contains(TOLD), "{text}");
 }

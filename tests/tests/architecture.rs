@@ -23,14 +23,18 @@ use syn::{
 };
 
 /// What each crate that is delivered may depend on, of this workspace.
-const ARROWS: [(&str, &[&str]); 5] = [
+const ARROWS: [(&str, &[&str]); 6] = [
     ("droidrelay-wire", &[]),
+    ("droidrelay-camera", &[]),
     ("droidrelay-rtmp", &["droidrelay-wire"]),
     (
         "gst-plugin-droidrelay",
-        &["droidrelay-wire", "droidrelay-rtmp"],
+        &["droidrelay-wire", "droidrelay-rtmp", "droidrelay-camera"],
     ),
-    ("droidrelay", &["droidrelay-wire", "droidrelay-rtmp"]),
+    (
+        "droidrelay",
+        &["droidrelay-wire", "droidrelay-rtmp", "droidrelay-camera"],
+    ),
     ("droidrelay-bridge", &["droidrelay-wire"]),
 ];
 

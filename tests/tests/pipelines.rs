@@ -7,6 +7,7 @@ use std::{
     ffi::OsString,
     fs,
     io::{self, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
     time::Instant,
@@ -17,7 +18,8 @@ use droidrelay_testkit::{
         observer::Seen,
         reader::{Reader, packets},
     },
-    process::{Process, program_of, text_of},
+    journal::DEADLINE,
+    process::{Process, poll, program_of, text_of},
     robot::{Plugins, Robot},
     servers::{
         mosquitto::TOPIC,
@@ -201,11 +203,23 @@ fn run(testbed: &Testbed, line: &Line, settings: &[(&str, &str)]) -> Robot {
 
 /// As [`run`], with further options; at once.
 fn launch(testbed: &Testbed, line: &Line, settings: &[(&str, &str)], options: &str) -> Robot {
+    launch_in(testbed, line, settings, options, &[])
+}
+
+/// As [`launch`], with more of an environment; a setting that is empty is not made.
+fn launch_in(
+    testbed: &Testbed,
+    line: &Line,
+    settings: &[(&str, &str)],
+    options: &str,
+    more: &[(&str, &str)],
+) -> Robot {
     let is_set = |name: &str| settings.iter().any(|&(other, _)| other == name);
     let others = line.substitutes().into_iter();
     let others = others.filter(|(name, _)| !is_set(name));
     let settings = settings
         .iter()
+        .filter(|(_, value)| !value.is_empty())
         .map(|&(name, value)| (name.into(), value.into()));
     let mut arguments = vec![line.path.clone().into_os_string()];
     for (name, value) in settings.chain(others) {
@@ -234,6 +248,7 @@ fn launch(testbed: &Testbed, line: &Line, settings: &[(&str, &str)], options: &s
     let environment: Vec<_> = environment
         .iter()
         .map(|(name, value)| (*name, value.as_str()))
+        .chain(more.iter().copied())
         .collect();
     arguments.extend(options.split_whitespace().map(OsString::from));
     Robot::run(arguments, &environment).unwrap()
@@ -358,6 +373,95 @@ fn the_microphone_is_heard_beside_the_camera() {
         });
     }
     scene.end();
+}
+
+/// In place of a Raspberry Pi's rpicam-vid: it takes the same options, writes H.264 as a byte stream
+/// to its standard output in real time, and notes its process.
+const RPICAM_VID: &str = r#"#!/bin/bash
+rate=30 size=320x180
+while [ $# -gt 0 ]; do
+    case $1 in
+    --width) width=$2 ;;
+    --height) size=${width}x$2 ;;
+    --framerate) rate=$2 ;;
+    --output) [ "$2" = - ] || exit 3 ;;
+    esac
+    shift
+done
+echo $$ >>"$RPICAM_LOG"
+exec ffmpeg -v error -nostdin -re -f lavfi -i "testsrc=size=$size:rate=$rate" -c:v libx264 \
+    -preset ultrafast -tune zerolatency -pix_fmt yuv420p -g "$rate" -bf 0 -f h264 -
+"#;
+
+/// The tool runs while somebody looks, and at no other time.
+#[test]
+fn rpicam_is_seen_and_its_program_runs_only_meanwhile() {
+    program_of("ffmpeg", "ffmpeg").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (tool, log) = (folder.path().join("rpicam-vid"), folder.path().join("log"));
+    fs::write(&tool, RPICAM_VID).unwrap();
+    fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+    let started = || -> Vec<u32> {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        text.lines().map(|id| id.parse().unwrap()).collect()
+    };
+    let runs = |id: &u32| Path::new(&format!("/proc/{id}")).exists();
+    let testbed = Testbed::start(Kind::Nginx).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let path = format!("{}:{path}", text_of(folder.path()).unwrap());
+    let environment = [
+        ("PATH", path.as_str()),
+        ("RPICAM_LOG", text_of(&log).unwrap()),
+    ];
+    // Its own line, nothing in place of the camera.
+    let line = Line::named("rpicam");
+    let seen = testbed.observer.seen().mark();
+    let mut robot = launch_in(&testbed, &line, &[("CAMERA", "")], "", &environment);
+    let idle = testbed.observer.wait_state(seen, StreamState::Idle);
+    idle.unwrap_or_else(|err| panic!("{err:#}\n{}", robot.text()));
+    testbed.broker.wait_robot().unwrap();
+    assert_eq!(started(), [0; 0], "cold, it does not run");
+    for session in 1..=2 {
+        let (seen, events) = (
+            testbed.observer.seen().mark(),
+            testbed.relay.events().mark(),
+        );
+        testbed.observer.send("start").unwrap();
+        let live = testbed.observer.wait_state(seen, StreamState::Live);
+        live.unwrap_or_else(|err| panic!("{err:#}\n{}", robot.text()));
+        assert_seen(&testbed, &testbed.relay.viewer_url());
+        let programs = started();
+        assert_eq!(programs.len(), session);
+        assert!(programs.last().is_some_and(runs));
+        testbed.observer.send("stop").unwrap();
+        testbed.wait_relay(events, Event::Unpublished);
+        testbed.wait_now(StreamState::Idle);
+        let ended = poll(DEADLINE, || (!programs.iter().any(runs)).then_some(()));
+        assert!(ended.is_some(), "it runs while nobody looks");
+    }
+    // A tool that ends is a camera that fails: it is tried again.
+    let seen = testbed.observer.seen().mark();
+    testbed.observer.send("start").unwrap();
+    testbed
+        .observer
+        .wait_state(seen, StreamState::Live)
+        .unwrap();
+    let last = started().last().unwrap().to_string();
+    let killed = Command::new("kill").args(["-KILL", &last]).status();
+    assert!(killed.unwrap().success());
+    let failed = testbed
+        .observer
+        .wait_where(seen, "ended by signal 9", |state| {
+            let error = state.last_error.as_deref();
+            error.is_some_and(|error| error.contains("was ended by signal 9"))
+        });
+    failed.unwrap_or_else(|err| panic!("{err:#}\n{}", robot.text()));
+    let again = poll(DEADLINE, || (started().len() > 3).then_some(()));
+    assert!(again.is_some(), "{}", robot.text());
+    robot.end().unwrap();
+    let programs = started();
+    let ended = poll(DEADLINE, || (!programs.iter().any(runs)).then_some(()));
+    assert!(ended.is_some(), "it outlives the robot");
 }
 
 /// The line as its comments say to run it: nobody asks for the stream, something moves.

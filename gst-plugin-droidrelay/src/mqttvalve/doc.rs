@@ -59,6 +59,8 @@ const DOC: &[(&str, &str)] = &[
                             given back (unlocked, in the state that it has) or brought back.
                             While the pipeline is in PAUSED a sink holds the frame that it has:
                             a valve that closes then stops upstream when it goes on.
+      a tee for valves      what feeds nothing but cold valves (two qualities, two servers) is
+                            stopped with the last of them and started with the first.
       left alone, warm      where an element upstream feeds another branch too (a tee), makes its
                             pads as it runs (decodebin, rtspsrc), is not live, is locked by the
                             application, holds a sink, is another mqttvalve, or is in a bin with
@@ -72,6 +74,8 @@ const DOC: &[(&str, &str)] = &[
                             which the valves decide on, whichever tracks have one.
       taken out of the line the sink is told at unlinking and at READY, and is then as without a
                             valve: it publishes what comes.
+      a device              that is open though its element is in NULL (v4l2src of GStreamer 1.22
+                            with every io-mode but rw) is named in a warning and in `still_open`.
       a clock               that a camera provided already when the valve came is named in a
                             warning: it stands still while the valve is closed.",
     ),
@@ -109,7 +113,8 @@ const DOC: &[(&str, &str)] = &[
     of the last five seconds or more), last_error, last_command
     (the last one obeyed), last_command_id (its MQTT 5 correlation data, printable UTF-8 of at
     most 128 bytes, or else its id: so a sender sees that it was executed), opens (openings so
-    far), refused_commands, standby, start_latency_ms, version. `live` means that the server has
+    far), refused_commands, standby, start_latency_ms, still_open (devices of upstream that this
+    process has open though upstream is stopped; only where there are any), version. `live` means that the server has
     accepted the publisher and frames flow. `availability-topic`: online or offline, retained;
     offline is the last will and is sent at a clean end too; online is sent again 15 s after
     connecting and each time that the connection is twice as old, should a will have come late.",

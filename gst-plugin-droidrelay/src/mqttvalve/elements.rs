@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use super::{
     cat::CAT,
+    shared,
     survey::{self, Survey},
 };
 
@@ -77,7 +78,7 @@ impl Held {
     }
 }
 
-fn with_children(element: &gst::Element) -> Vec<gst::Element> {
+pub fn with_children(element: &gst::Element) -> Vec<gst::Element> {
     let children = element.downcast_ref::<gst::Bin>().map(|bin| {
         let children = bin.iterate_recurse().into_iter().flatten();
         children.collect::<Vec<_>>()
@@ -99,7 +100,12 @@ fn intercept(element: &gst::Element, parent: Option<gst::Bus>, on_notice: OnNoti
         match message.view() {
             gst::MessageView::Error(error) => {
                 let from = message.src().map(|src| src.name()).unwrap_or_default();
-                on_notice(Notice::Error(format!("{from}: {}", error.error())));
+                let error = error.error();
+                let told = message
+                    .src()
+                    .and_then(|src| droidrelay_camera::explain(src, &error));
+                let text = told.unwrap_or_else(|| error.to_string());
+                on_notice(Notice::Error(format!("{from}: {text}")));
                 return gst::BusSyncReply::Drop;
             }
             gst::MessageView::StateChanged(_) if is_of_held() => on_notice(Notice::Changed),
@@ -195,9 +201,11 @@ impl Elements {
 
     /// Looks at the line before `sink`, and will tell when it changes.
     pub fn look(&mut self, sink: &gst::Pad) -> Survey {
-        let survey = survey::look(sink, |element| self.hold.holds(element));
+        let survey = survey::look(sink, |element| {
+            self.hold.holds(element) || shared::is_claimed(element)
+        });
         self.watch
-            .follow(sink, &survey.seen, &self.hold, &self.on_notice);
+            .follow(sink, &survey, &self.hold, &self.on_notice);
         survey
     }
 
@@ -338,15 +346,11 @@ struct Watch {
 }
 
 impl Watch {
-    fn follow(
-        &mut self,
-        sink: &gst::Pad,
-        elements: &[gst::Element],
-        hold: &Arc<Hold>,
-        on_notice: &OnNotice,
-    ) {
+    fn follow(&mut self, sink: &gst::Pad, survey: &Survey, hold: &Arc<Hold>, on_notice: &OnNotice) {
+        let elements = &survey.seen[..];
         let mut pads = vec![sink.clone()];
-        pads.extend(elements.iter().flat_map(|element| element.sink_pads()));
+        pads.extend(elements.iter().flat_map(|element| element.pads()));
+        pads.extend(survey.valves.iter().flat_map(|valve| valve.sink_pads()));
         if self.pads == pads && self.elements == elements {
             return;
         }
@@ -374,6 +378,12 @@ impl Watch {
             watch.handlers.push((element.clone().upcast(), added));
             watch.handlers.push((element.clone().upcast(), removed));
         }
+        for valve in &survey.valves {
+            let told = on_notice.clone();
+            let standby = move |_: &gst::Element, _: &glib::ParamSpec| told(Notice::Changed);
+            let handler = valve.connect_notify(Some("standby"), standby);
+            watch.handlers.push((valve.clone().upcast(), handler));
+        }
         *self = watch;
     }
 }
@@ -390,7 +400,9 @@ impl Drop for Watch {
 /// another pipeline next.
 fn give_up_strangers(hold: &Weak<Hold>, sink: &glib::WeakRef<gst::Pad>) {
     if let (Some(hold), Some(sink)) = (hold.upgrade(), sink.upgrade()) {
-        let survey = survey::look(&sink, |element| hold.holds(element));
+        let survey = survey::look(&sink, |element| {
+            hold.holds(element) || shared::is_claimed(element)
+        });
         hold.keep(&survey.elements);
     }
 }

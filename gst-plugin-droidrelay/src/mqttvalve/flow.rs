@@ -293,7 +293,7 @@ impl Flow {
     }
 
     fn push_key_unit(&self) {
-        keyunit::by_controls(&self.srcpad);
+        keyunit::by_own_means(&self.srcpad);
         let count = self.key_units.fetch_add(1, Ordering::Relaxed);
         let _ = self.srcpad.push_event(keyunit::downstream(count));
     }

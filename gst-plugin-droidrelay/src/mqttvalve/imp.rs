@@ -31,8 +31,9 @@ use super::{
     memory::{self, MemoryTrim},
     properties,
     settings::{Settings, Standby},
+    status::UpstreamState,
     surroundings::Surroundings,
-    upstream::{Inputs, Upstream, UpstreamState},
+    upstream::{Inputs, Upstream},
 };
 use crate::element::{
     io::Io,
@@ -294,6 +295,13 @@ impl MqttValve {
         for warning in outcome.warnings {
             self.warn(&warning);
         }
+        let still_open = std::mem::replace(
+            &mut self.control.lock().still_open,
+            outcome.still_open.clone(),
+        );
+        if still_open != outcome.still_open {
+            self.announcing.wake();
+        }
         around.free_sinks(&self.flow.srcpad, self.flow.is_closed());
         let keep = self.settings.lock().keep(upstream.is_ours());
         self.flow.set_keep(keep);
@@ -432,14 +440,15 @@ impl MqttValve {
         // The worker's job holds the elements: weak, for the ring would end under a lock of
         // GStreamer's when a pipeline that still plays is dropped.
         let waker = Arc::downgrade(&self.standing_by);
-        let elements = around.elements(move || {
+        let wake = move || {
             if let Some(waker) = waker.upgrade() {
                 waker.wake();
             }
-        });
+        };
         let mut upstream = Upstream::start(
             around.upstream.clone(),
-            elements,
+            around.elements(wake.clone()),
+            around.membership(wake),
             obj.upcast_ref(),
             &self.flow.sinkpad,
             self.inputs(),

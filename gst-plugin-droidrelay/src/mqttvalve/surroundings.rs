@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 use super::{
     downstream::FreedSinks,
     elements::{Elements, Hold, Notice},
-    upstream::{Status, UpstreamState},
+    shared::Membership,
+    status::{Status, UpstreamState},
 };
 
 /// Exists from READY on.
@@ -33,7 +34,12 @@ impl Surroundings {
         })
     }
 
-    /// Whether the valve stops what is upstream.
+    /// This valve among those with which it may share its upstream; `wake` as there.
+    pub fn membership(&self, wake: impl Fn() + Send + Sync + 'static) -> Membership {
+        Membership::new(self.upstream.clone(), wake)
+    }
+
+    /// Whether what is upstream is stopped while nobody wants it.
     pub fn is_cold(&self) -> bool {
         let state = self.upstream.state();
         !matches!(state, UpstreamState::Untouched | UpstreamState::Inactive)

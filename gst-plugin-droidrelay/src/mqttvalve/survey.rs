@@ -27,6 +27,8 @@ pub struct Survey {
     pub elements: Vec<gst::Element>,
     /// These, and what is in them.
     pub seen: Vec<gst::Element>,
+    /// Other valves that it feeds as well, and nothing else but these.
+    pub valves: Vec<gst::Element>,
     /// The first one.
     pub obstacle: Option<Obstacle>,
 }
@@ -35,11 +37,12 @@ pub struct Survey {
 /// `is_held` by the valve is somebody else's.
 pub fn look(sink: &gst::Pad, is_held: impl Fn(&gst::Element) -> bool) -> Survey {
     let mut walk = Walk {
-        valve: sink.parent_element().map(|valve| valve.type_()),
+        valve: sink.parent_element(),
         is_held: &is_held,
         survey: Survey {
             elements: Vec::new(),
             seen: Vec::new(),
+            valves: Vec::new(),
             obstacle: None,
         },
         bins: Vec::new(),
@@ -49,7 +52,7 @@ pub fn look(sink: &gst::Pad, is_held: impl Fn(&gst::Element) -> bool) -> Survey 
 }
 
 struct Walk<'a> {
-    valve: Option<glib::Type>,
+    valve: Option<gst::Element>,
     is_held: &'a dyn Fn(&gst::Element) -> bool,
     survey: Survey,
     /// Those that are looked into.
@@ -100,6 +103,12 @@ impl Walk<'_> {
         if let Err(reason) = self.check(element, src) {
             self.cannot(reason);
         }
+        let branches = element.src_pads().into_iter().filter(|pad| pad != src);
+        for branch in branches.filter(|pad| pad.is_linked()) {
+            if let Err(reason) = self.descend(&branch, element, beside) {
+                self.cannot(reason);
+            }
+        }
         if beside {
             self.survey.elements.push(element.clone());
         }
@@ -137,11 +146,72 @@ impl Walk<'_> {
         }
     }
 
+    fn is_valve(&self, element: &gst::Element) -> bool {
+        let valve = self.valve.as_ref();
+        valve.is_some_and(|valve| valve.type_() == element.type_())
+    }
+
+    /// Follows another branch of `element`: it may end in a valve that stops it as well, and
+    /// nowhere else.
+    fn descend(
+        &mut self,
+        branch: &gst::Pad,
+        element: &gst::Element,
+        beside: bool,
+    ) -> Result<(), String> {
+        let count = element.num_src_pads();
+        let other = format!(
+            "{} feeds {count} branches: stopping it would stop the others",
+            element.name()
+        );
+        let mut between = Vec::new();
+        let ends = self.branch_end(branch, beside, &mut between);
+        // Nearest to the valve first, as on the way up.
+        for element in between.into_iter().rev() {
+            if !self.survey.seen.contains(&element) {
+                self.survey.seen.push(element.clone());
+                self.survey.elements.push(element);
+            }
+        }
+        let valve = ends.ok_or_else(|| other.clone())?;
+        if Some(&valve) != self.valve.as_ref() {
+            self.survey.valves.push(valve.clone());
+        }
+        match is_cold(&valve) {
+            true => Ok(()),
+            false => Err(format!("{other} ({} is not cold)", valve.name())),
+        }
+    }
+
+    /// The valve that is all that `branch` leads to, through the elements `between`.
+    fn branch_end(
+        &self,
+        branch: &gst::Pad,
+        beside: bool,
+        between: &mut Vec<gst::Element>,
+    ) -> Option<gst::Element> {
+        let mut src = branch.clone();
+        loop {
+            let next = src.peer()?.parent_element()?;
+            if self.is_valve(&next) {
+                return Some(next);
+            }
+            let (1, [pad]) = (next.num_sink_pads(), &next.src_pads()[..]) else {
+                return None;
+            };
+            let is_locked = next.is_locked_state() && !(self.is_held)(&next);
+            if !beside || next.is::<gst::Bin>() || is_locked || between.len() > MOST {
+                return None;
+            }
+            src = pad.clone();
+            between.push(next);
+        }
+    }
+
     fn check(&self, element: &gst::Element, src: &gst::Pad) -> Result<(), String> {
         let name = element.name();
-        let sources = element.num_src_pads();
         let template = src.pad_template();
-        if Some(element.type_()) == self.valve {
+        if self.is_valve(element) {
             Err(format!(
                 "{name} upstream is such a valve too, which has the camera to stop"
             ))
@@ -151,11 +221,7 @@ impl Walk<'_> {
             Err(format!(
                 "{name} holds a sink, which would be stopped with it"
             ))
-        } else if sources != 1 {
-            Err(format!(
-                "{name} feeds {sources} branches: stopping it would stop the others"
-            ))
-        } else if template.is_some_and(|it| it.presence() != gst::PadPresence::Always) {
+        } else if template.is_some_and(|it| it.presence() == gst::PadPresence::Sometimes) {
             Err(format!(
                 "{name} makes its pads as it runs: they would be gone after a restart"
             ))
@@ -163,6 +229,11 @@ impl Walk<'_> {
             check_live(element)
         }
     }
+}
+
+fn is_cold(valve: &gst::Element) -> bool {
+    let standby = valve.property_value("standby");
+    glib::EnumValue::from_value(&standby).is_some_and(|(_, value)| value.nick() == "cold")
 }
 
 fn check_live(element: &gst::Element) -> Result<(), String> {

@@ -15,12 +15,14 @@ use std::{mem, sync::Arc, time::Duration};
 
 use droidrelay_wire::{Backoff, backoff::jitter};
 use gst::prelude::*;
-use parking_lot::Mutex;
 
 use super::{
     cat::CAT,
-    elements::{Elements, target_state},
+    descriptors,
+    elements::{Elements, target_state, with_children},
     settings::Standby,
+    shared::{Membership, Role},
+    status::{Status, UpstreamState},
     survey::Obstacle,
 };
 
@@ -29,22 +31,6 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::fro
 /// Events that are followed in one run of the job, and when the next run is then.
 const MAX_EVENTS: usize = 8;
 const NEXT_RUN: Duration = Duration::from_millis(5);
-
-/// What has been done with upstream, or is being done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum UpstreamState {
-    /// The valve is in NULL.
-    #[default]
-    Inactive,
-    /// Not the valve's to stop: `standby` asks for less, or something stands against it.
-    Untouched,
-    /// At the pipeline's target.
-    Running,
-    /// Locked in NULL.
-    Stopped,
-    /// Locked in NULL until the next try: the camera has failed.
-    Failed,
-}
 
 /// What happens around upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +56,8 @@ enum Event {
     AllowedClosed,
     /// Something stands against stopping it, or `standby` asks for less.
     Obstacle,
+    /// Another valve, which it feeds too, stops it for both.
+    Follow,
     /// The valve goes to NULL.
     Shutdown,
 }
@@ -94,105 +82,48 @@ enum Action {
     GiveUp,
     /// Gives them back to their parent.
     Release,
+    /// Gives them to the other valve.
+    Yield,
 }
 
 /// The states that are legal, and how one comes from another; each cell is the next state and
 /// what is done, `.` where all stays as it is.
 ///
-/// | event          | Inactive      | Untouched      | Running               | Stopped           | Failed               |
-/// |----------------|---------------|----------------|-----------------------|-------------------|----------------------|
-/// | StartUntouched | Untouched     | .              | .                     | .                 | .                    |
-/// | Start          | Stopped, Hold | .              | .                     | .                 | .                    |
-/// | Open           | .             | .              | .                     | Running, Run      | .                    |
-/// | Close          | .             | .              | Stopped, Stop         | .                 | Stopped, CancelRetry |
-/// | Error          | .             | .              | Failed, ScheduleRetry | .                 | .                    |
-/// | RetryDue       | .             | .              | .                     | .                 | Running, Run         |
-/// | Stray          | .             | .              | Running, Align        | Stopped, Stop     | Failed, Stop         |
-/// | AllowedOpen    | .             | Running, Align | .                     | .                 | .                    |
-/// | AllowedClosed  | .             | Stopped, Stop  | .                     | .                 | .                    |
-/// | Obstacle       | .             | .              | Untouched, GiveUp     | Untouched, GiveUp | Untouched, GiveUp    |
-/// | Shutdown       | .             | Inactive       | Inactive, Release     | Inactive, Release | Inactive, Release    |
+/// | event          | Inactive      | Untouched      | Running               | Stopped           | Failed               | Following         |
+/// |----------------|---------------|----------------|-----------------------|-------------------|----------------------|-------------------|
+/// | StartUntouched | Untouched     | .              | .                     | .                 | .                    | .                 |
+/// | Start          | Stopped, Hold | .              | .                     | .                 | .                    | .                 |
+/// | Open           | .             | .              | .                     | Running, Run      | .                    | .                 |
+/// | Close          | .             | .              | Stopped, Stop         | .                 | Stopped, CancelRetry | .                 |
+/// | Error          | .             | .              | Failed, ScheduleRetry | .                 | .                    | .                 |
+/// | RetryDue       | .             | .              | .                     | .                 | Running, Run         | .                 |
+/// | Stray          | .             | .              | Running, Align        | Stopped, Stop     | Failed, Stop         | .                 |
+/// | AllowedOpen    | .             | Running, Align | .                     | .                 | .                    | Running, Run      |
+/// | AllowedClosed  | .             | Stopped, Stop  | .                     | .                 | .                    | Stopped, Stop     |
+/// | Obstacle       | .             | .              | Untouched, GiveUp     | Untouched, GiveUp | Untouched, GiveUp    | Untouched, GiveUp |
+/// | Follow         | Following     | Following      | Following, Yield      | Following, Yield  | Following, Yield     | .                 |
+/// | Shutdown       | .             | Inactive       | Inactive, Release     | Inactive, Release | Inactive, Release    | Inactive          |
 const fn transition(state: UpstreamState, event: Event) -> (UpstreamState, Action) {
     use UpstreamState::*;
     match (state, event) {
         (Inactive, Event::StartUntouched) => (Untouched, Action::Nothing),
         (Inactive, Event::Start) => (Stopped, Action::Hold),
-        (Stopped, Event::Open) | (Failed, Event::RetryDue) => (Running, Action::Run),
-        (Running, Event::Stray) | (Untouched, Event::AllowedOpen) => (Running, Action::Align),
-        (Running, Event::Close) | (Untouched, Event::AllowedClosed) | (Stopped, Event::Stray) => {
-            (Stopped, Action::Stop)
+        (Stopped, Event::Open) | (Failed, Event::RetryDue) | (Following, Event::AllowedOpen) => {
+            (Running, Action::Run)
         }
+        (Running, Event::Stray) | (Untouched, Event::AllowedOpen) => (Running, Action::Align),
+        (Untouched | Following, Event::AllowedClosed)
+        | (Running, Event::Close)
+        | (Stopped, Event::Stray) => (Stopped, Action::Stop),
         (Failed, Event::Stray) => (Failed, Action::Stop),
         (Failed, Event::Close) => (Stopped, Action::CancelRetry),
         (Running, Event::Error) => (Failed, Action::ScheduleRetry),
-        (Running | Stopped | Failed, Event::Obstacle) => (Untouched, Action::GiveUp),
-        (Untouched, Event::Shutdown) => (Inactive, Action::Nothing),
+        (Running | Stopped | Failed | Following, Event::Obstacle) => (Untouched, Action::GiveUp),
+        (Running | Stopped | Failed, Event::Follow) => (Following, Action::Yield),
+        (Inactive | Untouched, Event::Follow) => (Following, Action::Nothing),
+        (Untouched | Following, Event::Shutdown) => (Inactive, Action::Nothing),
         (Running | Stopped | Failed, Event::Shutdown) => (Inactive, Action::Release),
         (stays, _) => (stays, Action::Nothing),
-    }
-}
-
-/// What others may know of upstream, and ask of it.
-#[derive(Debug, Default)]
-pub struct Status(Mutex<Known>);
-
-#[derive(Debug, Default)]
-struct Known {
-    state: UpstreamState,
-    /// The first error since upstream was last started: others are most often its consequence.
-    error: Option<String>,
-    eos: bool,
-    /// How often the valve has come from READY to PAUSED.
-    life: u64,
-}
-
-impl Status {
-    pub fn state(&self) -> UpstreamState {
-        self.0.lock().state
-    }
-
-    /// Whether an element has failed since upstream was last started.
-    pub fn has_failed(&self) -> bool {
-        self.0.lock().error.is_some()
-    }
-
-    pub fn fail(&self, error: String) {
-        self.0.lock().error.get_or_insert(error);
-    }
-
-    /// Asks for an EOS in place of sources that are stopped; false where there are none.
-    pub fn want_eos(&self) -> bool {
-        let mut known = self.0.lock();
-        let stopped = matches!(known.state, UpstreamState::Stopped | UpstreamState::Failed);
-        known.eos |= stopped;
-        stopped
-    }
-
-    /// Whether an EOS is to be pushed; from now on it is taken as pushed.
-    pub fn take_eos(&self) -> bool {
-        mem::take(&mut self.0.lock().eos)
-    }
-
-    /// The valve's pads are about to take data: what ran before must begin anew, for it has been
-    /// told to stop pushing.
-    pub fn begin_life(&self) {
-        self.0.lock().life += 1;
-    }
-
-    fn life(&self) -> u64 {
-        self.0.lock().life
-    }
-
-    fn take_error(&self) -> Option<String> {
-        self.0.lock().error.take()
-    }
-
-    /// The only place where the state changes.
-    fn advance(&self, event: Event) -> Action {
-        let mut known = self.0.lock();
-        let (next, action) = transition(known.state, event);
-        known.state = next;
-        action
     }
 }
 
@@ -210,6 +141,17 @@ pub struct Inputs {
     pub now: Duration,
 }
 
+/// Who stops what is upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// This valve; `open`: it or another one that is fed from there.
+    Ours { open: bool },
+    /// No valve may.
+    Nobodys,
+    /// Another valve, which is fed from there as well.
+    Anothers,
+}
+
 /// What came of following the valve.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -217,6 +159,8 @@ pub struct Outcome {
     pub due: Option<Duration>,
     /// Why the camera cannot deliver.
     pub fault: Option<String>,
+    /// Devices that are open though what has opened them is stopped.
+    pub still_open: Vec<String>,
     /// What the application should know, each once.
     pub warnings: Vec<String>,
 }
@@ -237,8 +181,14 @@ pub struct Upstream {
     frames: (u64, Duration),
     /// The one of [`Status`] to which the elements were brought last.
     life: u64,
+    membership: Membership,
+    /// Other valves that the line feeds.
+    valves: Vec<gst::Element>,
     /// What stands against stopping it.
     obstacle: Option<Obstacle>,
+    still_open: Vec<String>,
+    /// Those that a warning has named.
+    named_open: Vec<String>,
     warnings: Vec<String>,
 }
 
@@ -248,6 +198,7 @@ impl Upstream {
     pub fn start(
         status: Arc<Status>,
         elements: Elements,
+        membership: Membership,
         valve: &gst::Element,
         sinkpad: &gst::Pad,
         inputs: Inputs,
@@ -261,12 +212,17 @@ impl Upstream {
             retry_at: Duration::ZERO,
             frames: (inputs.frames, inputs.now),
             life: 0,
+            membership,
+            valves: Vec::new(),
             obstacle: None,
+            still_open: Vec::new(),
+            named_open: Vec::new(),
             warnings: Vec::new(),
         };
-        let event = match upstream.look(valve, sinkpad, inputs.standby) {
-            true => Event::Start,
-            false => Event::StartUntouched,
+        let event = match upstream.look(valve, sinkpad, inputs).0 {
+            Whose::Ours { .. } => Event::Start,
+            Whose::Nobodys => Event::StartUntouched,
+            Whose::Anothers => Event::Follow,
         };
         upstream.apply(event, valve, sinkpad, &|| inputs.now);
         upstream
@@ -304,8 +260,9 @@ impl Upstream {
         let mut outcome = Outcome::default();
         for turn in 0.. {
             let inputs = inputs();
-            let allowed = self.look(valve, sinkpad, inputs.standby);
-            let Some(event) = self.next_event(valve, allowed, inputs) else {
+            let (whose, fault) = self.look(valve, sinkpad, inputs);
+            outcome.fault = fault.filter(|_| inputs.open).or(outcome.fault);
+            let Some(event) = self.next_event(valve, whose, inputs) else {
                 outcome.due = self.due(valve, inputs);
                 break;
             };
@@ -318,6 +275,14 @@ impl Upstream {
             outcome.fault = fault.or(outcome.fault);
         }
         outcome.warnings = self.take_warnings();
+        outcome.still_open.clone_from(&self.still_open);
+        if self.status.own_state() == UpstreamState::Following {
+            // An EOS of the pipeline's is for each valve to send on while no source runs.
+            match self.status.state().is_stopped() {
+                true => valve.set_element_flags(gst::ElementFlags::SOURCE),
+                false => valve.unset_element_flags(gst::ElementFlags::SOURCE),
+            }
+        }
         if let Some(root) = root.and_downcast::<gst::Element>()
             && root.ref_count() == 1
         {
@@ -328,15 +293,22 @@ impl Upstream {
         outcome
     }
 
-    /// Looks at the line, and holds what is new in it; false where it may not be stopped.
-    fn look(&mut self, valve: &gst::Element, sinkpad: &gst::Pad, standby: Standby) -> bool {
-        if standby != Standby::Cold {
+    /// Looks at the line, and holds what is new in it where it is this valve's to stop. With a
+    /// fault that another valve has found.
+    fn look(
+        &mut self,
+        valve: &gst::Element,
+        sinkpad: &gst::Pad,
+        inputs: Inputs,
+    ) -> (Whose, Option<String>) {
+        if inputs.standby != Standby::Cold {
             self.elements.look_away();
+            self.membership.leave();
             self.obstacle = None;
-            return false;
+            return (Whose::Nobodys, None);
         }
         let survey = self.elements.look(sinkpad);
-        self.line = survey.elements;
+        (self.line, self.valves) = (survey.elements, survey.valves);
         if self.obstacle != survey.obstacle {
             self.obstacle = survey.obstacle;
             if let Some(Obstacle::Cannot(reason)) = &self.obstacle {
@@ -346,8 +318,16 @@ impl Upstream {
             }
         }
         if self.obstacle.is_some() {
-            return false;
+            self.membership.leave();
+            return (Whose::Nobodys, None);
         }
+        let open = match self.membership.join(&self.line, inputs.open) {
+            Role::Leads { others_open } => inputs.open || others_open,
+            Role::Follows { leader, fault } => {
+                self.status.follow(Some(leader));
+                return (Whose::Anothers, fault);
+            }
+        };
         if let Some(clock) = valve.clock()
             && let Some(provider) = Elements::provider(&self.line, &clock)
         {
@@ -358,12 +338,12 @@ impl Upstream {
             ));
         }
         self.elements.adopt(&self.line);
-        true
+        (Whose::Ours { open }, None)
     }
 
     /// When to look again though nothing happens.
     fn due(&self, valve: &gst::Element, inputs: Inputs) -> Option<Duration> {
-        match self.status.state() {
+        match self.status.own_state() {
             UpstreamState::Failed => Some(self.retry_at),
             UpstreamState::Running if is_watched(valve, inputs) => {
                 Some(self.frames.1 + inputs.timeout)
@@ -374,7 +354,7 @@ impl Upstream {
 
     /// A camera that says nothing has failed as well.
     fn watch(&mut self, valve: &gst::Element, inputs: Inputs) {
-        let runs = self.status.state() == UpstreamState::Running && is_watched(valve, inputs);
+        let runs = self.status.own_state() == UpstreamState::Running && is_watched(valve, inputs);
         if !runs || self.frames.0 != inputs.frames {
             self.frames = (inputs.frames, inputs.now);
         } else if inputs.now >= self.frames.1 + inputs.timeout {
@@ -386,21 +366,25 @@ impl Upstream {
     }
 
     /// What has happened and was not followed yet.
-    fn next_event(&mut self, valve: &gst::Element, allowed: bool, inputs: Inputs) -> Option<Event> {
-        use UpstreamState::{Failed, Inactive, Running, Stopped, Untouched};
+    fn next_event(&mut self, valve: &gst::Element, whose: Whose, inputs: Inputs) -> Option<Event> {
+        use UpstreamState::{Failed, Following, Inactive, Running, Stopped, Untouched};
         self.watch(valve, inputs);
-        let state = self.status.state();
+        let state = self.status.own_state();
+        let open = match whose {
+            _ if state == Inactive => return None,
+            Whose::Nobodys => return (state != Untouched).then_some(Event::Obstacle),
+            Whose::Anothers => return (state != Following).then_some(Event::Follow),
+            Whose::Ours { open } => open,
+        };
         match state {
-            Inactive => None,
-            Untouched if !allowed => None,
-            Untouched if inputs.open => Some(Event::AllowedOpen),
-            Untouched => Some(Event::AllowedClosed),
-            Running | Stopped | Failed if !allowed => Some(Event::Obstacle),
-            Running | Failed if !inputs.open => Some(Event::Close),
+            Untouched | Following if open => Some(Event::AllowedOpen),
+            Untouched | Following => Some(Event::AllowedClosed),
+            Running | Failed if !open => Some(Event::Close),
             Running if self.status.has_failed() => Some(Event::Error),
-            Stopped if inputs.open => Some(Event::Open),
+            Stopped if open => Some(Event::Open),
             Failed if self.retry_at <= inputs.now => Some(Event::RetryDue),
             Running | Stopped | Failed => self.stray(valve).map(|_| Event::Stray),
+            Inactive => None,
         }
     }
 
@@ -412,14 +396,18 @@ impl Upstream {
         sinkpad: &gst::Pad,
         now: &dyn Fn() -> Duration,
     ) -> Option<String> {
-        let action = self.status.advance(event);
+        let before = self.status.own_state();
+        let action = self.status.advance(|state| transition(state, event));
+        if before != self.status.own_state() {
+            self.membership.tell(None);
+        }
         if action != Action::Nothing {
             gst::debug!(CAT, obj = valve, "upstream: {event:?}, {action:?}");
         }
         match action {
             Action::Nothing => {}
             Action::CancelRetry => self.backoff.reset(),
-            Action::Release => self.elements.release(&[], valve),
+            Action::Release | Action::Yield => self.elements.release(&[], valve),
             Action::GiveUp => {
                 valve.unset_element_flags(gst::ElementFlags::SOURCE);
                 self.status.take_error();
@@ -436,6 +424,7 @@ impl Upstream {
             }
             Action::Run | Action::Align => {
                 if action == Action::Run {
+                    self.still_open.clear();
                     // What an earlier life posted says nothing about this one.
                     self.status.take_error();
                     valve.unset_element_flags(gst::ElementFlags::SOURCE);
@@ -444,7 +433,7 @@ impl Upstream {
                 let life = self.status.life();
                 let anew = mem::replace(&mut self.life, life) != life;
                 if anew {
-                    wait_for_push(sinkpad);
+                    self.wait_for_pushes(sinkpad);
                 }
                 if let Err(error) = self.elements.start(valve, target_state(valve), anew) {
                     self.status.fail(error);
@@ -469,27 +458,54 @@ impl Upstream {
                     "camera failed, next try in {} ms: {error}",
                     wait.as_millis()
                 );
+                self.membership.tell(Some(&error));
                 return Some(error);
             }
         }
         None
     }
 
-    fn stop(&self, valve: &gst::Element, sinkpad: &gst::Pad) {
-        wait_for_push(sinkpad);
+    fn stop(&mut self, valve: &gst::Element, sinkpad: &gst::Pad) {
+        self.wait_for_pushes(sinkpad);
+        let all: Vec<gst::Element> = self.line.iter().flat_map(with_children).collect();
+        let mut devices = descriptors::devices(&all);
         self.elements.stop();
+        devices.retain(|device| device.descriptors() > 0);
+        for device in &devices {
+            if !self.named_open.contains(&device.path) {
+                self.named_open.push(device.path.clone());
+                let count = device.descriptors();
+                self.warnings.push(format!(
+                    "{} is in NULL, and {} is still open ({count} descriptors): if it is \
+                     v4l2src of GStreamer 1.22, set io-mode=rw, or restart the process",
+                    device.element, device.path
+                ));
+            }
+        }
+        self.still_open = devices.into_iter().map(|device| device.path).collect();
         // So that a pipeline-wide EOS reaches what is downstream while no source runs.
         valve.set_element_flags(gst::ElementFlags::SOURCE);
     }
 
+    /// Stopping an element whose streaming thread is below a valve would wait for it while the
+    /// application may wait for us: lets those pushes return first.
+    fn wait_for_pushes(&self, sinkpad: &gst::Pad) {
+        drop(sinkpad.stream_lock());
+        for pad in self.valves.iter().flat_map(|valve| valve.sink_pads()) {
+            drop(pad.stream_lock());
+        }
+    }
+
     /// An element that is not as the state promises.
     fn stray(&self, valve: &gst::Element) -> Option<gst::Element> {
-        let (state, locked) = match self.status.state() {
+        let (state, locked) = match self.status.own_state() {
             // On its way to NULL all is given back.
             UpstreamState::Running if target_state(valve) == gst::State::Null => return None,
             UpstreamState::Running => (target_state(valve), false),
             UpstreamState::Stopped | UpstreamState::Failed => (gst::State::Null, true),
-            UpstreamState::Inactive | UpstreamState::Untouched => return None,
+            UpstreamState::Inactive | UpstreamState::Untouched | UpstreamState::Following => {
+                return None;
+            }
         };
         let stray = self.elements.stray(valve, state, locked).or_else(|| {
             let old = state > gst::State::Ready && self.life != self.status.life();
@@ -510,14 +526,9 @@ impl Upstream {
 impl Drop for Upstream {
     fn drop(&mut self) {
         // Its elements give themselves back.
-        self.status.advance(Event::Shutdown);
+        self.status
+            .advance(|state| transition(state, Event::Shutdown));
     }
-}
-
-/// Stopping an element whose streaming thread is below the valve would wait for it while the
-/// application may wait for us: lets that push return first.
-fn wait_for_push(sinkpad: &gst::Pad) {
-    drop(sinkpad.stream_lock());
 }
 
 fn is_watched(valve: &gst::Element, inputs: Inputs) -> bool {

@@ -8,7 +8,14 @@ use crate::element::{controls, neighbours};
 
 const PROPERTY: &str = "bitrate";
 /// Encoders whose `bitrate` is in bits per second. (The description does not always say so.)
-const BY_BIT: [&str; 3] = ["openh264enc", "nvv4l2h264enc", "nvv4l2h265enc"];
+/// Those of V4L2 have the property from GStreamer 1.30 on.
+const BY_BIT: [&str; 5] = [
+    "openh264enc",
+    "nvv4l2h264enc",
+    "nvv4l2h265enc",
+    "v4l2h264enc",
+    "v4l2h265enc",
+];
 
 /// What sets an encoder's bitrate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -210,14 +217,27 @@ mod tests {
             .build()]
     );
 
+    test_encoder!(
+        v4l2_of_1_30,
+        "TestV4l2Encoder",
+        [glib::ParamSpecUInt::builder("bitrate")
+            .blurb("Bitrate in bits per second, not in kbit/s")
+            .build()]
+    );
+
+    /// Whatever the description says: it names units to tell them apart, too.
     #[test]
-    fn a_bitrate_comes_before_controls() {
+    fn a_bitrate_comes_before_controls_and_v4l2_counts_in_bits() {
         gst::init().unwrap();
-        let kind = jetson::Encoder::static_type();
-        gst::Element::register(None, "nvv4l2h264enc", gst::Rank::NONE, kind).unwrap();
-        let element = gst::ElementFactory::make("nvv4l2h264enc").build().unwrap();
-        assert!(controls::has(&element));
-        assert_eq!(Setting::of(&element), Some(Setting::Property(1)));
+        for (name, kind) in [
+            ("nvv4l2h264enc", jetson::Encoder::static_type()),
+            ("v4l2h264enc", v4l2_of_1_30::Encoder::static_type()),
+        ] {
+            gst::Element::register(None, name, gst::Rank::NONE, kind).unwrap();
+            let element = gst::ElementFactory::make(name).build().unwrap();
+            assert!(controls::has(&element));
+            assert_eq!(Setting::of(&element), Some(Setting::Property(1)), "{name}");
+        }
     }
 
     #[test]

@@ -258,7 +258,7 @@ impl RtmpAuthSink {
                 if let Some(sink) = weak.upgrade() {
                     gst::debug!(CAT, obj = sink, "asking for a key frame");
                     let sinkpad = &sink.imp().sinkpad;
-                    keyunit::by_controls(sinkpad.upcast_ref());
+                    keyunit::by_own_means(sinkpad.upcast_ref());
                     // Without an encoder that can, the next regular one must do.
                     let _ = sinkpad.push_event(keyunit::upstream(0));
                 }

@@ -2,24 +2,26 @@
 
 //! What a launch file's line needs.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
+use droidrelay_wire::exit;
 use gst::prelude::*;
 
 use super::{
     device::{self, Node},
     machine,
-    report::{Report, missing},
+    report::{Report, failed, missing},
     server,
 };
 use crate::{
     failure::Failure,
-    file::{launchfile::LaunchFile, pipeline},
+    file::{
+        launchfile::LaunchFile,
+        opening::{self, Opened},
+        pipeline,
+    },
     run::elements::Elements,
 };
-
-/// How long opening a device may take.
-const OPEN_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Where nothing better is known.
 const DRIVER: &str = "look at the device and its driver (dmesg)";
@@ -185,34 +187,19 @@ fn open(
     remedy: &str,
     report: &Report,
 ) -> Result<(), Failure> {
-    let bus = gst::Bus::new();
-    element.set_bus(Some(&bus));
-    // A device that hangs is left to its thread.
-    let (sender, receiver) = std::sync::mpsc::channel();
-    let opened = element.clone();
-    std::thread::spawn(move || {
-        let ready = opened.set_state(gst::State::Ready);
-        let _ = opened.set_state(gst::State::Null);
-        let _ = sender.send(ready.is_ok());
-    });
-    match receiver.recv_timeout(OPEN_DEADLINE) {
-        Ok(true) => {
+    match opening::open(element) {
+        Opened::Well => {
             report.ok(what, saw);
             Ok(())
         }
-        Ok(false) => {
-            let error = bus
-                .pop_filtered(&[gst::MessageType::Error])
-                .and_then(|message| match message.view() {
-                    gst::MessageView::Error(error) => Some(error.error().message().to_owned()),
-                    _ => None,
-                })
-                .unwrap_or_else(|| "it does not open".into());
-            Err(missing(what, error, remedy))
+        Opened::Lacks(text) => {
+            let remedy = "set WIDTH, HEIGHT and FPS, or the caps behind the camera, to what it has";
+            Err(failed(exit::DATA, what, text, remedy))
         }
-        Err(_) => Err(missing(
+        Opened::Not(error) => Err(missing(what, error, remedy)),
+        Opened::Hangs(patience) => Err(missing(
             what,
-            format_args!("opening it hangs for {} s", OPEN_DEADLINE.as_secs()),
+            format_args!("opening it hangs for {} s", patience.as_secs()),
             "its driver hangs: unplug the device, or restart the machine",
         )),
     }

@@ -11,6 +11,7 @@ use clap::{Args, ValueHint};
 use droidrelay_wire::exit;
 
 use super::{
+    commandsrc,
     launchfile::{Fault, LaunchFile},
     pipeline,
     variables::Variables,
@@ -107,7 +108,9 @@ pub fn init() -> Result<(), Failure> {
             exit::UNAVAILABLE,
             format!("GStreamer does not start: {err}; is libgstreamer1.0-0 complete?"),
         )
-    })
+    })?;
+    commandsrc::register()
+        .map_err(|err| Failure::new(exit::SOFTWARE, format!("{}: {err}", commandsrc::NAME)))
 }
 
 #[cfg(test)]

@@ -280,7 +280,12 @@ impl Supervisor {
         let finishing = current && self.phase == Phase::Finishing;
         match message.view() {
             MessageView::Error(error) => {
-                let text = format!("{source}: {}", error.error().message());
+                let told = message
+                    .src()
+                    .filter(|_| running)
+                    .and_then(|source| droidrelay_camera::explain(source, &error.error()));
+                let text = told.unwrap_or_else(|| error.error().message().to_owned());
+                let text = format!("{source}: {text}");
                 if running
                     && let Some(source) = message.src()
                     && self.side.fail(source, &text)

@@ -132,12 +132,7 @@ mod imp {
             static TEMPLATES: std::sync::OnceLock<Vec<gst::PadTemplate>> =
                 std::sync::OnceLock::new();
             TEMPLATES.get_or_init(|| {
-                let caps = gst::Caps::builder("video/x-raw")
-                    .field("format", "I420")
-                    .field("width", WIDTH as i32)
-                    .field("height", HEIGHT as i32)
-                    .field("framerate", gst::Fraction::new(50, 1))
-                    .build();
+                let caps = gst::Caps::new_empty_simple("video/x-raw");
                 vec![
                     gst::PadTemplate::new(
                         "src",
@@ -152,6 +147,23 @@ mod imp {
     }
 
     impl BaseSrcImpl for ScriptedSrc {
+        /// As a camera: closed it may have anything, open it has what it has.
+        fn caps(&self, filter: Option<&gst::Caps>) -> Option<gst::Caps> {
+            let caps = match self.obj().current_state() {
+                gst::State::Null => gst::Caps::new_empty_simple("video/x-raw"),
+                _ => gst::Caps::builder("video/x-raw")
+                    .field("format", "I420")
+                    .field("width", WIDTH as i32)
+                    .field("height", HEIGHT as i32)
+                    .field("framerate", gst::Fraction::new(50, 1))
+                    .build(),
+            };
+            Some(match filter {
+                Some(filter) => filter.intersect_with_mode(&caps, gst::CapsIntersectMode::First),
+                None => caps,
+            })
+        }
+
         fn start(&self) -> Result<(), gst::ErrorMessage> {
             let run = self.next_run();
             match run.end.as_str() {

@@ -3,14 +3,15 @@
 use super::*;
 use crate::mqttvalve::elements::Notice;
 
-const STATES: [UpstreamState; 5] = [
+const STATES: [UpstreamState; 6] = [
     UpstreamState::Inactive,
     UpstreamState::Untouched,
     UpstreamState::Running,
     UpstreamState::Stopped,
     UpstreamState::Failed,
+    UpstreamState::Following,
 ];
-const EVENTS: [Event; 11] = [
+const EVENTS: [Event; 12] = [
     Event::StartUntouched,
     Event::Start,
     Event::Open,
@@ -21,6 +22,7 @@ const EVENTS: [Event; 11] = [
     Event::AllowedOpen,
     Event::AllowedClosed,
     Event::Obstacle,
+    Event::Follow,
     Event::Shutdown,
 ];
 
@@ -93,7 +95,15 @@ impl Line {
             standby,
             ..inputs(false, Duration::ZERO)
         };
-        Upstream::start(status, elements, &self.valve, &self.sinkpad, inputs)
+        let membership = Membership::new(status.clone(), || {});
+        Upstream::start(
+            status,
+            elements,
+            membership,
+            &self.valve,
+            &self.sinkpad,
+            inputs,
+        )
     }
 
     fn in_state(&self, state: UpstreamState) -> Upstream {
@@ -105,6 +115,9 @@ impl Line {
             UpstreamState::Untouched | UpstreamState::Stopped => {}
             UpstreamState::Inactive => {
                 self.apply(&mut upstream, Event::Shutdown);
+            }
+            UpstreamState::Following => {
+                self.apply(&mut upstream, Event::Follow);
             }
             UpstreamState::Running => {
                 self.apply(&mut upstream, Event::Open);
@@ -122,7 +135,7 @@ impl Line {
 
     fn apply(&self, upstream: &mut Upstream, event: Event) -> Option<String> {
         if matches!(event, Event::AllowedOpen | Event::AllowedClosed) {
-            upstream.look(&self.valve, &self.sinkpad, Standby::Cold);
+            upstream.look(&self.valve, &self.sinkpad, inputs(false, Duration::ZERO));
         }
         upstream.apply(event, &self.valve, &self.sinkpad, &|| Duration::ZERO)
     }
