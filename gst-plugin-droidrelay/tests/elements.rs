@@ -257,7 +257,7 @@ fn bad_settings_fail_at_ready_with_the_value_and_the_remedy() {
         ("videotestsrc ! mqttvalve topic=a/# ! fakesink", "a/#"),
         ("videotestsrc ! x264enc ! rtmpauthsink", "location"),
         (
-            "videotestsrc ! x264enc ! rtmpauthsink location=rtmp://h/live",
+            "videotestsrc ! x264enc ! rtmpauthsink location=rtmp://h/",
             "app/stream",
         ),
         (
