@@ -12,6 +12,9 @@ source=$(cd "$(dirname "$0")" && pwd)
 usage() { sed -n '3,8s/^# //p' "$0" >&2; exit 64; }
 [ $# -ge 2 ] || usage
 host=$2
+for robot in "${@:3}"; do
+    [[ $robot =~ ^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$ ]] || { echo "$robot: not a robot's name: letters, digits, - _ ." >&2; exit 64; }
+done
 [[ $host =~ ^[A-Za-z0-9.-]+$ ]] || { echo "$host: not a host's name or IPv4 address" >&2; exit 64; }
 for tool in openssl mosquitto_passwd; do
     command -v $tool >/dev/null || { echo "$tool is missing: apt-get install openssl mosquitto" >&2; exit 69; }
@@ -21,7 +24,7 @@ bridge=$(command -v "${BRIDGE:-droidrelay-bridge}") || {
     exit 69
 }
 bridge=$(realpath "$bridge")
-mkdir -p "$1/secrets" "$1/data" "$1/tls"
+mkdir -p "$1/secrets" "$1/data" "$1/tls" "$1/ca"
 folder=$(cd "$1" && pwd)
 case $folder$bridge in *[[:space:]\|\&\\\"\$]*) echo "$folder: take folders without blanks and | & \\ \" \$" >&2; exit 64 ;; esac
 
@@ -30,19 +33,31 @@ for name in owner bridge-mqtt mediamtx share; do
     [ -s "$folder/secrets/$name.pass" ] || openssl rand -hex 24 >"$folder/secrets/$name.pass"
 done
 
+# Its key makes certificates that robots trust: nobody but root, or who runs this, reads it.
+chmod 700 "$folder/ca"
+for file in ca.key ca.srl; do
+    [ ! -e "$folder/tls/$file" ] || mv "$folder/tls/$file" "$folder/ca/$file"
+done
+
 # Whoever has a certificate of a public authority puts it in the place of server.crt and
 # server.key, and takes ca.crt away.
 if [ ! -e "$folder/tls/server.crt" ]; then
+    # For this host and no other, neither by name nor by address.
     kind=DNS
-    [[ $host =~ ^[0-9.]+$ ]] && kind=IP
+    names="critical,permitted;DNS:$host,excluded;IP:0.0.0.0/0.0.0.0,excluded;IP:0:0:0:0:0:0:0:0/0:0:0:0:0:0:0:0"
+    if [[ $host =~ ^[0-9.]+$ ]]; then
+        kind=IP
+        names="critical,permitted;IP:$host/255.255.255.255,permitted;DNS:invalid"
+    fi
     (
         cd "$folder/tls"
         openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 \
-            -subj "/CN=Droidrelay of $host" -keyout ca.key -out ca.crt \
-            -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign,cRLSign
+            -subj "/CN=Droidrelay of $host" -keyout ../ca/ca.key -out ca.crt \
+            -addext basicConstraints=critical,CA:TRUE,pathlen:0 -addext "nameConstraints=$names" -addext keyUsage=critical,keyCertSign,cRLSign
+        # Its name stands in subjectAltName: OpenSSL takes an address in CN for a name that is not allowed.
         openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
-            -subj "/CN=$host" -keyout server.key -out server.csr
-        openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 3650 -out server.crt \
+            -subj "/CN=Droidrelay server" -keyout server.key -out server.csr
+        openssl x509 -req -in server.csr -CA ca.crt -CAkey ../ca/ca.key -CAserial ../ca/ca.srl -CAcreateserial -days 3650 -out server.crt \
             -extfile <(printf 'subjectAltName=%s:%s\nextendedKeyUsage=serverAuth\nbasicConstraints=CA:FALSE\n' $kind "$host")
         rm server.csr
     ) 2>"$folder/tls/log" || { cat "$folder/tls/log" >&2; exit 70; }

@@ -2,10 +2,19 @@
 
 //! What all requests share, and the way from them to the broker.
 
-use std::{future::Future, mem, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    future::Future,
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use droidrelay_wire::{
-    Command,
+    Command, FaultKind,
     mqtt::session::{Properties, Session},
     words::topics::availability_topic,
 };
@@ -17,15 +26,18 @@ use tokio::{
     task::JoinSet,
     time::{Instant, timeout_at},
 };
+use tracing::warn;
 
 use crate::{
-    auth::{Auth, Right, User},
+    auth::{Auth, Credentials, Right, Role, User},
     config::Config,
-    demand::{self, Demands},
+    demand::{self, Demands, Questions},
     failure::Failure,
     fleet::Fleet,
+    grants::Grants,
     metrics::Metrics,
     presence::ON_BEHALF,
+    requests::Requests,
     robots::{Robot, shares_topic},
     share::{Revoked, Shares},
     views::ViewerSessions,
@@ -40,6 +52,10 @@ pub struct Bridge {
     pub metrics: Arc<Metrics>,
     pub views: ViewerSessions,
     pub demands: Demands,
+    pub requests: Requests,
+    pub questions: Questions,
+    pub grants: Grants,
+    is_asked: AtomicBool,
     pub mediamtx: demand::Settings,
     /// Whose word on who asks is believed.
     pub proxies: Vec<IpNet>,
@@ -71,6 +87,10 @@ impl Bridge {
             metrics,
             views: ViewerSessions::default(),
             demands: Demands::default(),
+            requests: Requests::default(),
+            questions: Questions::default(),
+            grants: Grants::default(),
+            is_asked: AtomicBool::new(false),
             mediamtx: config.mediamtx,
             proxies: config.proxies,
             start_expiry: config.start_expiry,
@@ -78,6 +98,25 @@ impl Bridge {
             closing: watch::Sender::new(false),
             tasks: Mutex::new(tasks),
         }))
+    }
+
+    /// Knows these users and no others from now on.
+    pub fn replace_users(&self, users: Vec<User>) {
+        let robots = |users: &mut dyn Iterator<Item = &User>| -> HashSet<String> {
+            let robots = users.filter(|user| user.role == Role::Robot);
+            robots
+                .filter_map(|user| user.robots.clone())
+                .flatten()
+                .collect()
+        };
+        let before = self.auth.users().borrow().clone();
+        let before = robots(&mut before.iter().map(Arc::as_ref));
+        let now = robots(&mut users.iter());
+        let mut removed = self.fleet.removed();
+        removed.extend(before);
+        removed.retain(|name| !now.contains(name));
+        self.auth.replace(users);
+        self.fleet.set_removed(removed);
     }
 
     /// Makes requests that wait answer at once.
@@ -106,6 +145,19 @@ impl Bridge {
         // What has ended needs no owner.
         while tasks.try_join_next().is_some() {}
         tasks.spawn(task);
+    }
+
+    /// Whether these are the bridge's own, by which it asks MediaMTX's API.
+    pub fn is_own(&self, credentials: Option<Credentials>) -> bool {
+        let own = self.mediamtx.own.as_ref().zip(credentials);
+        // The bridge asks the API again and again: if anybody is asked who that is, it is here.
+        self.is_asked.store(true, Ordering::Relaxed);
+        own.is_some_and(|(own, credentials)| own.is(&credentials))
+    }
+
+    /// Whether MediaMTX asks here who may.
+    pub fn is_asked(&self) -> bool {
+        self.is_asked.load(Ordering::Relaxed)
     }
 
     /// The robot of this name, where the user may do this with it.
@@ -164,6 +216,29 @@ impl Bridge {
     pub async fn keep_revoked(&self, robot: &Robot, revoked: &Revoked) -> Result<(), Failure> {
         let payload = serde_json::to_vec(revoked).unwrap_or_default();
         self.retain(&shares_topic(&robot.topic), payload).await
+    }
+
+    /// Sends to the broker what it gives back behind all that it had retained: see
+    /// [`Fleet::settled`]. Where it refuses that, a time has to do.
+    pub async fn mark(&self) -> Result<(), Failure> {
+        let (topic, mark) = self.fleet.mark();
+        let properties = Properties {
+            correlation: Some(mark),
+            ..Properties::default()
+        };
+        let answer = self.session.publish(&topic, Vec::new(), properties);
+        match timeout_at(self.broker_deadline(), answer).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(fault)) if fault.kind == FaultKind::Offline => {
+                Err(Failure::unavailable(fault.text))
+            }
+            Ok(Err(fault)) => {
+                self.fleet.do_without_mark();
+                warn!("bridges need the right to write {topic}: {fault}");
+                Ok(())
+            }
+            Err(_) => Err(Failure::unavailable("it does not answer")),
+        }
     }
 
     async fn publish(

@@ -2,7 +2,10 @@
 
 //! Demand that the media server tells of: which of its hooks is news, and how long it holds.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use droidrelay_wire::{
     net::http::Client,
@@ -10,6 +13,8 @@ use droidrelay_wire::{
 };
 use parking_lot::Mutex;
 use tokio::time::Instant;
+
+use crate::auth::Credentials;
 
 /// How long a demand holds where the configuration does not say.
 pub const LEASE: Duration = Duration::from_secs(20);
@@ -20,8 +25,37 @@ pub struct Settings {
     pub read_starts: bool,
     /// How long a demand holds.
     pub lease: Duration,
-    /// Who is asked whether somebody looks, where no hook tells it.
+    /// Its API: who looks, and the end of those who may not any more.
     pub api: Option<Client>,
+    /// By this the bridge itself is known at the API, where MediaMTX asks the bridge who may.
+    pub own: Option<Credentials>,
+}
+
+/// Robots whose question whether they may publish waits for their state.
+#[derive(Default)]
+pub struct Questions(Mutex<HashSet<String>>);
+
+impl Questions {
+    /// None: one of this robot waits already.
+    pub fn begin(&self, robot: &str) -> Option<Question<'_>> {
+        let is_first = self.0.lock().insert(robot.to_owned());
+        is_first.then(|| Question {
+            all: self,
+            robot: robot.to_owned(),
+        })
+    }
+}
+
+/// It waits until this is dropped.
+pub struct Question<'a> {
+    all: &'a Questions,
+    robot: String,
+}
+
+impl Drop for Question<'_> {
+    fn drop(&mut self) {
+        self.all.0.lock().remove(&self.robot);
+    }
 }
 
 /// Demands so far; by robot and by who told them.
@@ -105,6 +139,7 @@ mod tests {
                 path: "robots/r1".into(),
                 at,
                 clock: clock.into(),
+                age: None,
                 reader: None,
             };
             demands.is_news("r1", by, &hook)
@@ -123,5 +158,15 @@ mod tests {
         assert!(told("other", Undemand, "boot 1", Some(1.0)));
         assert!(told("m", Undemand, "boot 2", Some(1.0)));
         assert!(told("m", Undemand, "", None));
+    }
+
+    #[test]
+    fn one_question_of_each_robot_waits() {
+        let questions = Questions::default();
+        let first = questions.begin("r1");
+        assert!(first.is_some() && questions.begin("r1").is_none());
+        assert!(questions.begin("r2").is_some());
+        drop(first);
+        assert!(questions.begin("r1").is_some());
     }
 }

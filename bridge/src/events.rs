@@ -62,6 +62,15 @@ impl Events {
         self.send(Some(name), bytes);
     }
 
+    /// Nothing is known of a robot any more, not even that there is one.
+    pub fn gone(&self, name: &str) {
+        self.newest.lock().remove(name);
+        if self.are_wanted() {
+            let bytes = frame("gone", &serde_json::json!({ "robot": name }));
+            self.send(Some(name.into()), bytes);
+        }
+    }
+
     pub fn broker(&self, description: &Value) {
         // What nobody knows any more, or knows again, is described otherwise.
         self.newest.lock().clear();

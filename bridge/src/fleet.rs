@@ -3,7 +3,7 @@
 //! What the robots and the broker last said, and waiting for what they say next.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::{
     sync::watch,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep_until, timeout_at},
 };
 use tracing::{debug, info, warn};
 
@@ -43,6 +43,8 @@ use crate::{
 /// Retained topics arrive right behind the subscription; after this a silent robot is one
 /// that the broker knows nothing of.
 const SETTLE: Duration = Duration::from_millis(500);
+/// Whatever a broker sends at a subscription has come by then.
+const SURELY_SETTLED: Duration = Duration::from_secs(30);
 /// More commands than are on their way back from the broker when nothing is wrong.
 const UNHEARD: u32 = 25;
 /// In a connection so young, commands of the time before it may only be known from notes.
@@ -89,6 +91,16 @@ pub struct Fleet {
     /// Where players find the streams.
     pub watch_urls: Watch,
     was_up: AtomicBool,
+    /// When robots were last known to be online that are not any more, and robots that are back.
+    seen: Mutex<HashMap<String, Duration>>,
+    returned: Mutex<Vec<(String, Option<Duration>)>>,
+    /// Robots that were taken away, and those of them whose topics are to be cleared.
+    removed: Mutex<HashSet<String>>,
+    to_clear: Mutex<HashSet<String>>,
+    /// Where the mark of this bridge is sent, and what it is known by.
+    mark: (String, Vec<u8>),
+    /// The mark has come back over this connection.
+    marked: watch::Sender<bool>,
     /// Commands that the broker has taken since it last gave one back.
     unheard: AtomicU32,
     clock: Clock,
@@ -104,7 +116,10 @@ impl Fleet {
         webhooks: Webhooks,
     ) -> Self {
         let clock = Clock::default();
+        let mark = (directory.mark_topic(&id), id.clone().into_bytes());
         Fleet {
+            mark,
+            marked: watch::Sender::new(false),
             directory,
             views: Mutex::default(),
             link: watch::Sender::new(BrokerLink::Connecting),
@@ -114,6 +129,10 @@ impl Fleet {
             webhooks,
             watch_urls,
             was_up: AtomicBool::new(false),
+            seen: Mutex::default(),
+            returned: Mutex::default(),
+            removed: Mutex::default(),
+            to_clear: Mutex::default(),
             unheard: AtomicU32::new(0),
             clock,
         }
@@ -136,6 +155,11 @@ impl Fleet {
         self.was_up.load(Ordering::Relaxed).then_some(link)
     }
 
+    /// Whether what was revoked has ever been heard.
+    pub fn knows_links(&self) -> bool {
+        self.was_up.load(Ordering::Relaxed)
+    }
+
     /// The robot's newest event, as a listener gets it.
     pub fn newest_event(&self, name: &str) -> Option<Bytes> {
         self.events
@@ -147,6 +171,7 @@ impl Fleet {
         match event {
             Event::Up => {
                 info!("connected to the MQTT broker");
+                self.marked.send_replace(false);
                 self.link.send_replace(BrokerLink::Up(Instant::now()));
                 self.wanted.connected();
                 self.was_up.store(true, Ordering::Relaxed);
@@ -177,13 +202,35 @@ impl Fleet {
             return;
         };
         match word {
-            Word::Wanted | Word::Shares if message.payload.is_empty() => {}
+            Word::Wanted | Word::Shares if message.payload.is_empty() => self.hear_mark(message),
             Word::Availability => self.hear_availability(name, message),
             Word::State => self.hear_state(name, message),
             Word::Command => self.hear_command(name, message),
             Word::Wanted => self.hear_note(name, message),
             Word::Shares => self.hear_shares(name, message),
         }
+    }
+
+    fn hear_mark(&self, message: &Message) {
+        let (topic, mark) = &self.mark;
+        // A broker without MQTT 5 hands no correlation data on.
+        let is_ours = message
+            .correlation
+            .as_ref()
+            .is_none_or(|correlation| correlation == mark);
+        if !message.retained && message.topic == *topic && is_ours {
+            self.marked.send_replace(true);
+        }
+    }
+
+    /// The broker does not take the mark over this connection.
+    pub fn do_without_mark(&self) {
+        self.marked.send_replace(true);
+    }
+
+    /// Topic and correlation data of this bridge's mark.
+    pub fn mark(&self) -> (String, Vec<u8>) {
+        self.mark.clone()
     }
 
     fn hear_availability(&self, name: &str, message: &Message) {
@@ -195,13 +242,42 @@ impl Fleet {
             return;
         };
         debug!(robot = name, ?availability);
+        let by = Speaker::of(message.correlation.as_deref());
+        if by == Speaker::Robot {
+            self.note_return(name, availability, message.retained);
+        }
         self.change_view(name, |view| {
-            let by = Speaker::of(message.correlation.as_deref());
             self.wanted.told(name, availability, by, self.now());
+            if availability == Availability::Offline && self.removed.lock().contains(name) {
+                self.clear(name);
+            }
             view.send_if_modified(|view| {
                 std::mem::replace(&mut view.availability, availability) != availability
             });
         });
+    }
+
+    /// A robot that speaks MQTT itself and comes back may have missed what was sent meanwhile: the
+    /// broker has lost its session, or had none.
+    fn note_return(&self, name: &str, availability: Availability, retained: bool) {
+        let was_online = self.view(name).availability.is_online();
+        match (was_online, availability.is_online()) {
+            (true, false) => {
+                let now = self.now().monotonic;
+                self.seen.lock().insert(name.to_owned(), now);
+            }
+            (false, true) if !retained => {
+                let seen = self.seen.lock().remove(name);
+                self.returned.lock().push((name.to_owned(), seen));
+                self.wanted.wake.notify_one();
+            }
+            _ => {}
+        }
+    }
+
+    /// Robots that are back, and when they were seen last.
+    pub fn take_returned(&self) -> Vec<(String, Option<Duration>)> {
+        std::mem::take(&mut *self.returned.lock())
     }
 
     fn hear_state(&self, name: &str, message: &Message) {
@@ -228,6 +304,9 @@ impl Fleet {
         }
         drop(views);
         self.webhooks.hear(name, &now, self.now().wall);
+        if now.is_empty() && !self.directory.is_listed(name) {
+            return self.events.gone(name);
+        }
         self.events.robot(name, || {
             let robot = self.directory.robot(name)?;
             Some(self.describe_view(&robot, &now))
@@ -274,6 +353,31 @@ impl Fleet {
         {
             self.wanted.wake.notify_one();
         }
+    }
+
+    /// These robots have been taken away, and no others: once they are offline, nothing that the
+    /// broker keeps of them tells of them any more.
+    pub fn set_removed(&self, removed: HashSet<String>) {
+        for name in &removed {
+            if self.view(name).availability != Availability::Online {
+                self.clear(name);
+            }
+        }
+        *self.removed.lock() = removed;
+    }
+
+    pub fn removed(&self) -> HashSet<String> {
+        self.removed.lock().clone()
+    }
+
+    fn clear(&self, name: &str) {
+        self.to_clear.lock().insert(name.to_owned());
+        self.wanted.wake.notify_one();
+    }
+
+    /// Robots whose topics are to be cleared.
+    pub fn uncleared(&self) -> Vec<String> {
+        self.to_clear.lock().drain().collect()
     }
 
     /// The broker has acknowledged a command of ours, which it then gives back to us as well.
@@ -357,10 +461,28 @@ impl Fleet {
         self.link.subscribe()
     }
 
-    /// Waits until what is retained has come, where the connection is very young.
-    pub async fn settled(&self) {
-        if let BrokerLink::Up(since) = self.link() {
-            tokio::time::sleep_until(since + SETTLE).await;
+    /// Waits until all that is retained has come; false: it has not by the deadline. The broker
+    /// sends it in order ahead of this bridge's own mark; brokers that do not keep that order get
+    /// some time besides. Without a connection there is nothing to wait for.
+    pub async fn settled(&self, deadline: Instant) -> bool {
+        let BrokerLink::Up(since) = self.link() else {
+            return true;
+        };
+        let mut marked = self.marked.subscribe();
+        let settled = async {
+            sleep_until(since + SETTLE).await;
+            // The sender lives in self.
+            let marked = marked.wait_for(|marked| *marked);
+            let _ = timeout_at(since + SURELY_SETTLED, marked).await;
+        };
+        timeout_at(deadline, settled).await.is_ok()
+    }
+
+    /// Whether every command of the last `age` seconds has been heard.
+    pub fn has_heard_all_since(&self, age: f64) -> bool {
+        match self.link() {
+            BrokerLink::Up(since) => since.elapsed().as_secs_f64() >= age,
+            _ => false,
         }
     }
 

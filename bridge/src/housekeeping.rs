@@ -18,12 +18,12 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    bridge::Bridge,
+    bridge::{Bridge, word},
     demand::Settings,
     failure::Failure,
     fleet::BrokerLink,
     note::Note,
-    robots::{Robot, wanted_topic},
+    robots::{Robot, retained_topics, wanted_topic},
 };
 
 /// How often viewer sessions are looked at that may be over.
@@ -37,14 +37,24 @@ pub async fn run(bridge: Arc<Bridge>) {
     let fleet = &bridge.fleet;
     let mut link = fleet.watch_link();
     let mut look = interval(LOOK);
+    let mut marked = None;
     loop {
         // While the broker is away, nobody is told anything.
         let is_up = link.wait_for(|link| matches!(link, BrokerLink::Up(_)));
-        if is_up.await.is_err() {
+        let Ok(up) = is_up.await.map(|link| link.clone()) else {
             return;
+        };
+        if marked.as_ref() != Some(&up) {
+            match bridge.mark().await {
+                Ok(()) => marked = Some(up),
+                // Robots that poll are not answered without it.
+                Err(Failure { reason, .. }) => warn!("the broker's order is not known: {reason}"),
+            }
         }
+        repeat_commands(&bridge).await;
         announce_presence(&bridge).await;
         write_revoked(&bridge).await;
+        clear_removed(&bridge).await;
         write_notes(&bridge).await;
         let deadline = fleet.wanted.next_deadline();
         let due = sleep_until(fleet.instant(deadline.unwrap_or_default()));
@@ -74,6 +84,24 @@ fn tell(result: Result<(), Failure>, robot: &Robot, what: &str) {
     }
 }
 
+/// Says to robots that are back what they may have missed; what they have not missed changes
+/// nothing.
+async fn repeat_commands(bridge: &Bridge) {
+    let fleet = &bridge.fleet;
+    for (robot, seen) in robots(bridge, fleet.take_returned()) {
+        let expiry = bridge.start_expiry;
+        for command in fleet.wanted.repeat(&robot.name, seen, expiry, fleet.now()) {
+            info!(robot = robot.name, "back: told again: {}", word(&command));
+            let sent = bridge.command(&robot, &command).await;
+            tell(
+                sent,
+                &robot,
+                "back, but not told again what it may have missed",
+            );
+        }
+    }
+}
+
 async fn announce_presence(bridge: &Bridge) {
     let wanted = &bridge.fleet.wanted;
     let named = |names: Vec<String>| names.into_iter().map(|name| (name, ())).collect();
@@ -93,6 +121,21 @@ async fn announce_presence(bridge: &Bridge) {
     }
 }
 
+async fn clear_removed(bridge: &Bridge) {
+    let named = bridge.fleet.uncleared().into_iter().map(|name| (name, ()));
+    for (robot, ()) in robots(bridge, named.collect()) {
+        for topic in retained_topics(&robot.topic) {
+            let cleared = bridge.retain(&topic, "").await;
+            tell(
+                cleared,
+                &robot,
+                "taken away, but its topics are not cleared",
+            );
+        }
+        info!(robot = robot.name, "taken away: its topics are cleared");
+    }
+}
+
 async fn write_revoked(bridge: &Bridge) {
     for (robot, revoked) in robots(bridge, bridge.fleet.shares.unwritten()) {
         let kept = bridge.keep_revoked(&robot, &revoked).await;
@@ -108,6 +151,9 @@ async fn write_notes(bridge: &Bridge) {
         let noted = bridge.retain(&wanted_topic(&robot.topic), payload).await;
         if noted.is_err() && !fleet.is_up() {
             fleet.wanted.write_again(robot.name.clone());
+        } else {
+            // Where the broker refuses it, the log says so, and no restart is outlived.
+            fleet.wanted.noted(&robot.name, note.version);
         }
         tell(noted, &robot, "what is wanted is not noted");
     }

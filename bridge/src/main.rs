@@ -13,21 +13,24 @@ use std::{
 use clap::{Parser, Subcommand};
 use droidrelay_bridge::{
     Bridge, Config, app,
-    auth::Hash,
+    auth::{Hash, give_memory_back},
     cli::{hook, notify, robot},
-    config, housekeeping,
-    serve::{Tls, serve},
+    config,
+    connections::Connections,
+    housekeeping,
+    log::log,
+    serve::{self, Tls, connections_by_files, serve},
+    sessions,
 };
 use droidrelay_wire::{Secret, exit};
 use tokio::{
-    net::TcpListener,
     runtime::{Builder, Handle},
     signal::unix::{SignalKind, signal},
     task::JoinSet,
     time::interval,
 };
 use tracing::{Level, error, info, warn};
-use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Requests in progress get this long at the end.
 const DRAIN: Duration = Duration::from_millis(500);
@@ -86,6 +89,7 @@ enum RobotCommand {
 }
 
 fn main() -> ExitCode {
+    give_memory_back();
     let arguments = Arguments::parse();
     let path = arguments.config;
     let done = match arguments.command {
@@ -93,14 +97,17 @@ fn main() -> ExitCode {
         Some(Subcommands::Hook(options)) => block_on(hook::run(&options)),
         Some(Subcommands::Robot { what }) => match what {
             RobotCommand::Add(options) => robot::add(&options, &path),
-            RobotCommand::Remove(options) => robot::remove(&options, &path),
+            RobotCommand::Remove(options) => robot::remove(&options, &path).map(|told| {
+                // Its files are gone, whatever the broker says.
+                told + &block_on(robot::clear(&options.name, &path)).unwrap_or_else(|err| err)
+            }),
         }
         .and_then(|told| print(&told)),
         None if arguments.print_config_template => print(config::TEMPLATE),
         None => match Config::load(&path) {
             Ok(_) if arguments.check => Ok(()),
             Ok(config) => {
-                start_log(arguments.log_level);
+                log(arguments.log_level, io::stderr, io::stderr().is_terminal()).init();
                 let ended = block_on(run(path, config)).inspect_err(|err| error!("{err}"));
                 return ended.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
             }
@@ -141,18 +148,7 @@ fn hash_password(sha256: bool) -> Result<(), String> {
     print(&format!("{hash}\n"))
 }
 
-/// Only our own words: libraries may log what they were given.
-fn start_log(level: Level) {
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal());
-    tracing_subscriber::registry()
-        .with(lines)
-        .with(Targets::new().with_target("droidrelay_bridge", level))
-        .init();
-}
-
-fn block_on(task: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+fn block_on<T>(task: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build()
@@ -170,27 +166,32 @@ async fn run(path: PathBuf, mut config: Config) -> Result<(), String> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot_hear)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(cannot_hear)?;
     let tls = config.tls.take().map(Arc::new);
-    let doors = match (config.tls_listen, &tls) {
+    let mut doors = match (config.tls_listen, &tls) {
         (Some(listen), Some(tls)) => vec![(config.listen, None), (listen, Some(tls.clone()))],
         _ => vec![(config.listen, tls.clone())],
     };
+    doors.extend(config.mediamtx_listen.map(|listen| (listen, None)));
     let mut listeners = Vec::new();
     for (listen, tls) in doors {
         let cannot_listen = |err| format!("cannot listen on {listen}: {err}");
-        let listener = TcpListener::bind(listen).await.map_err(cannot_listen)?;
+        let listener = serve::listen(listen).map_err(cannot_listen)?;
         let address = listener.local_addr().map_err(cannot_listen)?;
         if tls.is_none() && !address.ip().is_loopback() {
             warn!("credentials come in the clear: set [tls], or put a proxy with TLS in front");
         }
         listeners.push((listener, address, tls));
     }
+    let limits = connections_by_files(config.connections, listeners.len());
     let bridge = Bridge::start(config, &Handle::current())?;
     bridge.spawn(housekeeping::run(bridge.clone()));
+    bridge.spawn(sessions::run(bridge.clone()));
     let mut servers = JoinSet::new();
     for (listener, address, tls) in listeners {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let (app, closing) = (app(bridge.clone()), bridge.closing());
-        servers.spawn(serve(listener, tls, app, closing, DRAIN));
+        // Each door has its own: whoever fills one keeps nobody out of the other.
+        let connections = Connections::new(limits, bridge.proxies.clone());
+        servers.spawn(serve(listener, tls, app, connections, closing, DRAIN));
         info!("listening on {scheme}://{address}");
     }
     notify::ready();
@@ -227,7 +228,7 @@ fn reload(path: &Path, bridge: &Bridge, tls: Option<&Tls>) {
         }
         Ok(config) => {
             let count = config.users.len();
-            bridge.auth.replace(config.users);
+            bridge.replace_users(config.users);
             info!("reloaded: {count} users");
         }
         Err(err) => error!("not reloaded: {err}"),

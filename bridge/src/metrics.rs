@@ -146,6 +146,7 @@ impl Metrics {
             Denial::Missing => "missing",
             Denial::Wrong => "wrong",
             Denial::Limited(_) => "limited",
+            Denial::Busy => "busy",
         };
         count(&self.refusals, [("reason", reason.into())]);
     }

@@ -43,6 +43,17 @@ pub fn shares_topic(topic: &str) -> String {
     format!("{topic}/shares")
 }
 
+/// All topics beside the command topic `topic` that the broker keeps something of a robot on.
+pub fn retained_topics(topic: &str) -> [String; 5] {
+    [
+        state_topic(topic),
+        availability_topic(topic),
+        wanted_topic(topic),
+        shares_topic(topic),
+        topic.to_owned(),
+    ]
+}
+
 /// Says what is wrong with a robot's name, which becomes part of topics, paths and URLs.
 pub fn check_name(name: &str) -> Result<(), String> {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -158,6 +169,23 @@ impl Directory {
             .filter(|name| check_name(name).is_ok() && !self.is_listed(name))
             .find(|name| template.replace(PLACEHOLDER, name) == path)
             .and_then(|name| self.robot(name))
+    }
+
+    /// A topic that this bridge hears, and on which an empty message means nothing to anybody: of
+    /// no robot where a template covers one, else of a robot.
+    pub fn mark_topic(&self, id: &str) -> String {
+        let topic = match &self.template {
+            Some((template, _)) => {
+                let plain = |c: &char| c.is_ascii_alphanumeric();
+                let id: String = id.chars().filter(plain).take(MAX_NAME - 1).collect();
+                template.topic(&format!("-{id}"))
+            }
+            None => {
+                let first = self.listed.values().next();
+                first.map_or(String::new(), |robot| robot.topic.clone())
+            }
+        };
+        wanted_topic(&topic)
     }
 
     pub fn listed(&self) -> impl Iterator<Item = &str> {

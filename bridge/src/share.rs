@@ -17,13 +17,12 @@ use ring::hmac;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    clock::millis,
     failure::Failure,
     random::{hex, random},
 };
 
-const VERSION: u8 = 1;
-/// Version, end, making, id.
+const VERSION: u8 = 2;
+/// Version, end, generation, id.
 const HEAD: usize = 1 + 8 + 8 + 8;
 const MAC: usize = 32;
 /// Longest link, in seconds.
@@ -37,20 +36,21 @@ const MIN_KEY: usize = 32;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Revoked {
-    /// All that were made until then, in milliseconds since 1970.
-    before: u64,
+    /// Links of generations below this one; each "revoke all" begins a new one, so that it does not
+    /// matter whose clock made a link.
+    generation: u64,
     /// Ids, and the seconds since 1970 at which each had ended anyway.
     ids: BTreeMap<String, u64>,
 }
 
 impl Revoked {
     fn covers(&self, link: &ShareLink) -> bool {
-        link.made <= self.before || self.ids.contains_key(&link.id)
+        link.generation < self.generation || self.ids.contains_key(&link.id)
     }
 
     /// Both together, without what has ended by itself.
     fn merge(&mut self, other: Revoked, now: u64) {
-        self.before = self.before.max(other.before);
+        self.generation = self.generation.max(other.generation);
         self.ids.extend(other.ids);
         self.ids.retain(|_, ends| *ends > now);
     }
@@ -63,8 +63,7 @@ pub struct ShareLink {
     pub id: String,
     /// Seconds since 1970.
     pub ends: u64,
-    /// Milliseconds since 1970.
-    made: u64,
+    generation: u64,
 }
 
 /// Makes, checks and revokes links.
@@ -117,10 +116,10 @@ impl Shares {
         let key = self.key()?;
         let id = random::<8>().map_err(Failure::unavailable)?;
         let ends = now.as_secs() + lasts;
-        let made = millis(now);
+        let generation = self.generation(robot);
         let mut bytes = vec![VERSION];
         bytes.extend(ends.to_be_bytes());
-        bytes.extend(made.to_be_bytes());
+        bytes.extend(generation.to_be_bytes());
         bytes.extend(id);
         bytes.extend(robot.as_bytes());
         let mac = hmac::sign(key, &bytes);
@@ -130,9 +129,15 @@ impl Shares {
             robot: robot.to_owned(),
             id: hex(&id),
             ends,
-            made,
+            generation,
         };
         Ok((link, token))
+    }
+
+    /// The generation of the robot's newest links.
+    fn generation(&self, robot: &str) -> u64 {
+        let all = self.revoked.lock();
+        all.get(robot).map_or(0, |revoked| revoked.generation)
     }
 
     /// The link of this token, if it still lets anybody in.
@@ -147,7 +152,7 @@ impl Shares {
             robot: std::str::from_utf8(robot).ok()?.to_owned(),
             id: hex(head.get(17..)?),
             ends: number(1)?,
-            made: number(9)?,
+            generation: number(9)?,
         };
         let lives = head.first() == Some(&VERSION) && link.ends > now.as_secs();
         let is_revoked = self
@@ -160,22 +165,22 @@ impl Shares {
 
     /// Revokes one link, or all that were made until now; what is to be kept of the robot.
     pub fn revoke(&self, robot: &str, id: Option<&str>, now: Duration) -> Revoked {
-        let millis = millis(now);
+        let next = self.generation(robot) + 1;
         let mut new = Revoked::default();
         match id {
             Some(id) => {
                 // Its end is not known here; no link lasts longer.
                 new.ids.insert(id.to_owned(), now.as_secs() + MAX_FOR);
             }
-            None => new.before = millis,
+            None => new.generation = next,
         }
         let mut all = self.revoked.lock();
         let revoked = all.entry(robot.to_owned()).or_default();
         revoked.merge(new, now.as_secs());
         if revoked.ids.len() > MAX_REVOKED {
-            revoked.before = millis;
+            revoked.generation = next;
         }
-        if revoked.before == millis {
+        if revoked.generation >= next {
             revoked.ids.clear();
         }
         revoked.clone()
@@ -186,8 +191,8 @@ impl Shares {
         let mut all = self.revoked.lock();
         let revoked = all.entry(robot.to_owned()).or_default();
         revoked.merge(kept.clone(), now.as_secs());
-        let knows_more =
-            revoked.before > kept.before || revoked.ids.keys().any(|id| !kept.ids.contains_key(id));
+        let knows_more = revoked.generation > kept.generation
+            || revoked.ids.keys().any(|id| !kept.ids.contains_key(id));
         if knows_more {
             self.unwritten.lock().insert(robot.to_owned());
         }
@@ -261,8 +266,21 @@ mod tests {
         // Of two that were revoked at the same time at two bridges, neither is lost.
         assert!(two.read("r1", revoked, NOW));
         let [(name, both)] = two.unwritten().try_into().unwrap();
-        assert_eq!((name.as_str(), both.before), ("r1", all.before));
+        assert_eq!((name.as_str(), both.generation), ("r1", all.generation));
         assert!(both.ids.contains_key(&link.id));
+    }
+
+    #[test]
+    fn all_links_are_revoked_whatever_the_clocks_of_the_bridges_that_made_them() {
+        let (ahead, behind) = (shares(b"k"), shares(b"k"));
+        let (_, token) = ahead.make("r1", 3600, later(300)).unwrap();
+        let revoked = behind.revoke("r1", None, NOW);
+        assert_eq!(behind.check(token.expose(), NOW), None);
+        assert!(!ahead.read("r1", revoked, later(300)));
+        assert_eq!(ahead.check(token.expose(), later(300)), None);
+        // And one that the late clock makes afterwards is good at once.
+        let (_, token) = behind.make("r1", 3600, NOW).unwrap();
+        assert!(ahead.check(token.expose(), later(300)).is_some());
     }
 
     #[test]
@@ -272,7 +290,7 @@ mod tests {
         for id in 0..=MAX_REVOKED {
             revoked = shares.revoke("r1", Some(&format!("{id:016x}")), NOW);
         }
-        assert!(revoked.ids.is_empty() && revoked.before > 0);
+        assert!(revoked.ids.is_empty() && revoked.generation > 0);
         revoked = shares.revoke("r2", Some("a"), NOW);
         assert_eq!(revoked.ids.len(), 1);
         revoked = shares.revoke("r2", Some("b"), later(MAX_FOR));

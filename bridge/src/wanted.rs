@@ -7,14 +7,14 @@
 //! Pure but for the mutex: `now` is an argument, on this process's monotonic clock.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     time::Duration,
 };
 
 use droidrelay_wire::{
     Command,
     words::{
-        gate::{Gate, Origin, Outcome},
+        gate::{ANYBODY, Gate, Origin, Outcome},
         poll::{Answer, Lease, Wanted},
     },
 };
@@ -32,6 +32,11 @@ use crate::{
 /// A robot that is offline for so long has closed, as a valve does by default: nobody could have
 /// stopped it.
 const OFFLINE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A robot that goes is noticed so late: what was sent before may not have reached it either.
+const NOTICED_LATE: Duration = Duration::from_secs(60);
+/// Ids of one robot that are remembered.
+const MAX_MISSED: usize = 64;
 
 /// How long the connection to the broker has been up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +73,55 @@ struct Inner {
     version: u64,
     /// What was commanded since the connection began, while it was young.
     decided: HashMap<String, Decided>,
+    /// What robots may have missed.
+    missed: HashMap<String, Missed>,
+}
+
+/// Commands that a robot may not have got: it was away, or about to be.
+#[derive(Default)]
+struct Missed {
+    /// A stop for everybody, and those for some, and when the last of them was sent.
+    all: bool,
+    ids: BTreeSet<String>,
+    at: Duration,
+    /// When starts were sent that found it away.
+    starts: BTreeMap<String, Duration>,
+}
+
+impl Missed {
+    fn is_empty(&self) -> bool {
+        !self.all && self.ids.is_empty() && self.starts.is_empty()
+    }
+
+    fn add(&mut self, command: &Command, availability: Availability, now: Duration) {
+        match command {
+            Command::Stop { id: None } => {
+                *self = Missed {
+                    all: true,
+                    at: now,
+                    ..Missed::default()
+                };
+            }
+            Command::Stop { id: Some(id) } => {
+                self.starts.remove(id);
+                self.at = now;
+                // Beyond that many, one for everybody who holds nothing is as good.
+                if self.ids.len() < MAX_MISSED {
+                    self.ids.insert(id.clone());
+                }
+            }
+            Command::Start { id, .. } => {
+                let id = id.as_deref().unwrap_or(ANYBODY);
+                self.ids.remove(id);
+                if availability == Availability::Online {
+                    self.starts.remove(id);
+                } else if self.starts.len() < MAX_MISSED {
+                    self.starts.insert(id.to_owned(), now);
+                }
+            }
+            Command::Keyframe => {}
+        }
+    }
 }
 
 /// What the broker is to be told of robots that poll here.
@@ -84,6 +138,8 @@ struct Entry {
     gate: Gate,
     keyframe: u64,
     version: watch::Sender<u64>,
+    /// The version of the note that the broker keeps.
+    noted: watch::Sender<u64>,
     presence: Option<Presence>,
     /// Where it stands in the deadlines.
     scheduled: Option<Duration>,
@@ -230,6 +286,13 @@ impl LeaseTable {
             let decided = &mut self.inner.lock().decided;
             decided.entry(name.to_owned()).or_default().add(command);
         }
+        let mut inner = self.inner.lock();
+        let missed = inner.missed.entry(name.to_owned()).or_default();
+        missed.add(command, availability, now.monotonic);
+        if missed.is_empty() {
+            inner.missed.remove(name);
+        }
+        drop(inner);
         self.update(name, |entry, _| {
             let outcome = entry
                 .gate
@@ -241,6 +304,38 @@ impl LeaseTable {
             entry.gate.link(true, now.monotonic);
             entry.set_link(availability, now);
         });
+    }
+
+    /// The robot is back, having been seen last at `seen`: what is to be said to it anew. A stop
+    /// that it may have missed counts until then; a start while its lease lasts, but not one that
+    /// has found it away and is older than `start_expiry`.
+    pub fn repeat(
+        &self,
+        name: &str,
+        seen: Option<Duration>,
+        start_expiry: Duration,
+        now: Now,
+    ) -> Vec<Command> {
+        let missed = self.inner.lock().missed.remove(name).unwrap_or_default();
+        let mut commands = Vec::new();
+        if seen.is_none_or(|seen| missed.at + NOTICED_LATE >= seen) {
+            let id = |id: &String| (id != ANYBODY).then(|| id.clone());
+            commands.extend(missed.all.then_some(Command::Stop { id: None }));
+            commands.extend(missed.ids.iter().map(|it| Command::Stop { id: id(it) }));
+        }
+        let leases = self.look(name, Entry::leases).unwrap_or_default();
+        for (id, until) in leases {
+            let sent = missed.starts.get(&id);
+            if sent.is_some_and(|sent| *sent + start_expiry < now.monotonic) {
+                continue;
+            }
+            let lease = until.map(|until| until.saturating_sub(now.monotonic));
+            if lease.is_none_or(|lease| !lease.is_zero()) {
+                let id = (id != ANYBODY).then_some(id);
+                commands.push(Command::Start { id, lease });
+            }
+        }
+        commands
     }
 
     /// The robot's availability topic says so.
@@ -274,9 +369,44 @@ impl LeaseTable {
         self.look(name, |entry| entry.presence.is_some()) == Some(true)
     }
 
+    /// It polls here, so that its note is written here.
+    pub fn polls_here(&self, name: &str) -> bool {
+        self.look(name, Entry::polls_here) == Some(true)
+    }
+
     /// Somebody holds a lease, as far as is known here.
     pub fn is_open(&self, name: &str) -> bool {
         self.look(name, |entry| entry.gate.is_open()) == Some(true)
+    }
+
+    /// Until when this holder's lease lasts, where it has one that ends.
+    pub fn lease_of(&self, name: &str, holder: &str) -> Option<Duration> {
+        let until = |entry: &Entry| {
+            let mut leases = entry.gate.leases();
+            leases.find(|(id, _)| *id == holder)?.1
+        };
+        self.look(name, until).flatten()
+    }
+
+    /// The broker keeps the note of this version.
+    pub fn noted(&self, name: &str, version: u64) {
+        self.look(name, |entry| {
+            entry.noted.send_if_modified(|noted| {
+                let is_newer = version > *noted;
+                *noted = version.max(*noted);
+                is_newer
+            })
+        });
+    }
+
+    /// Waits until the broker keeps what is wanted of the robot now: what a robot is told must
+    /// outlive the bridge that tells it.
+    pub async fn is_noted(&self, name: &str) {
+        let look = |entry: &Entry| (entry.version(), entry.noted.subscribe());
+        if let Some((version, mut noted)) = self.look(name, look) {
+            // The entry may go: then nothing is wanted of the robot.
+            let _ = noted.wait_for(|noted| *noted >= version).await;
+        }
     }
 
     /// Takes a note. Where it was retained, or the connection is young and commands may have been
@@ -297,6 +427,11 @@ impl LeaseTable {
             if !entry.is_useless() {
                 entry.keyframe = entry.keyframe.max(note.keyframe);
             }
+            entry.noted.send_if_modified(|noted| {
+                let is_newer = note.version > *noted;
+                *noted = note.version.max(*noted);
+                is_newer
+            });
             // The newer version counts: both bridges then give the same answer.
             if note.version > entry.version() {
                 entry.version.send_replace(note.version);

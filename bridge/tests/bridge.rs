@@ -8,10 +8,10 @@ use std::{
 };
 
 use crate::common::{
-    BROKER_PASSWORD, Bridge, Folder, HUMAN_PASSWORD, Heard, Mosquitto, Robot, TOKEN,
+    BROKER_PASSWORD, Bridge, DEADLINE, Folder, HUMAN_PASSWORD, Heard, Mosquitto, Robot, TOKEN,
     VIEWER_PASSWORD, basic, program,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn heard(payload: &str) -> Heard {
     Heard {
@@ -44,7 +44,7 @@ fn start_and_stop_reach_the_robot_and_are_answered_as_the_seed_does() {
     let (status, json) = bridge.post("/robots/r1/stream/start?viewer=phone-7&lease=30");
     let expected = json!({ "msg": "Published start", "robot": "r1", "online": true });
     assert_eq!((status, json), (200, expected));
-    let start: serde_json::Value = serde_json::from_str(&robot.next().payload).unwrap();
+    let start: Value = serde_json::from_str(&robot.next().payload).unwrap();
     assert_eq!(
         start,
         json!({ "command": "start", "id": "phone-7", "lease": 30 })
@@ -248,10 +248,18 @@ fn wrong_credentials_are_refused_then_limited_and_no_secret_is_ever_shown() {
         format!("Bearer {VIEWER_PASSWORD}"),
         format!("Digest {TOKEN}"),
     ];
-    for wrong in &wrong {
+    // As a proxy on this host says it; this host itself is not limited.
+    let stranger = |authorization: &str| format!("{authorization}\r\nx-forwarded-for: 192.0.2.66");
+    for wrong in wrong.iter().cycle().take(20) {
         assert_eq!(bridge.send("POST", "/stream/start", wrong).0, 401);
     }
-    let (status, head, json) = bridge.send("GET", "/robots", &basic("viewer", VIEWER_PASSWORD));
+    for wrong in &wrong {
+        let wrong = stranger(wrong);
+        assert_eq!(bridge.send("POST", "/stream/start", &wrong).0, 401);
+    }
+    let right = basic("viewer", VIEWER_PASSWORD);
+    assert_eq!(bridge.send("GET", "/robots", &right).0, 200);
+    let (status, head, json) = bridge.send("GET", "/robots", &stranger(&right));
     assert_eq!(status, 429, "{json}");
     assert!(head.to_lowercase().contains("\r\nretry-after: "), "{head}");
     assert_eq!(bridge.send("GET", "/", "none").0, 200);
@@ -326,4 +334,89 @@ fn the_printed_template_is_a_configuration_that_passes_the_check() {
     let file = folder.write("bridge.toml", &String::from_utf8(output.stdout).unwrap());
     let status = program().arg("--check").arg("--config").arg(file).status();
     assert!(status.unwrap().success());
+}
+
+#[test]
+fn the_memory_of_passwords_that_were_checked_is_given_back() {
+    /// Less than one of them takes.
+    const MORE: u64 = 8 * 1024 * 1024;
+    let broker = Mosquitto::start();
+    let bridge = Bridge::start(broker.port);
+    bridge.wait_ready();
+    let resident = || {
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", bridge.id())).unwrap();
+        let pages: u64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
+        pages * 4096
+    };
+    let before = resident();
+    thread::scope(|scope| {
+        for number in 0..60 {
+            let bridge = &bridge;
+            scope.spawn(move || {
+                let guess = basic("human", &format!("guess-{number}"));
+                let guess = format!("{guess}\r\nx-forwarded-for: 198.51.100.{number}");
+                let (status, _, _) = bridge.send("GET", "/robots", &guess);
+                assert!(matches!(status, 401 | 429), "{status}");
+            });
+        }
+    });
+    let deadline = Instant::now() + DEADLINE;
+    while resident() > before + MORE {
+        assert!(
+            Instant::now() < deadline,
+            "{before} and then {}",
+            resident()
+        );
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_robot_whose_session_the_broker_has_lost_gets_the_stop_when_it_comes_back() {
+    let broker = Mosquitto::start();
+    let bridge = Bridge::start(broker.port);
+    let robot = Robot::new(broker.port, "r1");
+    bridge.get_until("/robots/r1", |_, json| json["online"] == true);
+    assert_eq!(
+        bridge.post("/robots/r1/stream/start?viewer=a&lease=600").0,
+        200
+    );
+    let first = robot.next().payload;
+    robot.say("availability", "offline");
+    // Its session is not kept.
+    drop(robot);
+    bridge.get_until("/robots/r1", |_, json| json["online"] == false);
+    let (_, json) = bridge.post("/robots/r1/stream/stop?viewer=a");
+    assert!(
+        json["note"]
+            .as_str()
+            .unwrap()
+            .contains("when it comes back"),
+        "{json}"
+    );
+    let robot = Robot::new(broker.port, "r1");
+    let stop: Value = serde_json::from_str(&robot.next().payload).unwrap();
+    assert_eq!(stop, json!({ "command": "stop", "id": "a" }), "{first}");
+
+    // A lease that lives is told as well.
+    assert_eq!(
+        bridge.post("/robots/r1/stream/start?viewer=b&lease=600").0,
+        200
+    );
+    robot.next();
+    robot.say("availability", "offline");
+    drop(robot);
+    let robot = Robot::new(broker.port, "r1");
+    let again = loop {
+        let told: Value = serde_json::from_str(&robot.next().payload).unwrap();
+        if told["command"] == "start" {
+            break told;
+        }
+        // Sent just before it went: it may have missed that too.
+        assert_eq!(told, stop);
+    };
+    assert_eq!(again["id"], "b");
+    let left = again["lease"].as_f64().unwrap();
+    assert!((100.0..=600.0).contains(&left), "{again}");
+    robot.nothing_more();
 }

@@ -4,7 +4,7 @@
 
 use std::{
     env, fs,
-    io::{self, Write},
+    io::{self, Read, Write},
     net::{TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
@@ -52,6 +52,16 @@ fn ask(bridge: &Bridge, question: Value) -> u16 {
 fn tell(bridge: &Bridge, event: &str, at: f64) {
     let caller = crate::common::basic("mediamtx", SERVER_PASSWORD);
     let body = json!({ "event": event, "path": "robots/r1", "at": at, "clock": "boot" });
+    let (status, _, json) =
+        bridge.send_body("POST", "/mediamtx/demand", &caller, &body.to_string());
+    assert_eq!(status, 204, "{json}");
+}
+
+/// As [`tell`], by a hook that was started so many seconds ago.
+fn tell_late(bridge: &Bridge, event: &str, at: f64, age: f64) {
+    let caller = crate::common::basic("mediamtx", SERVER_PASSWORD);
+    let body =
+        json!({ "event": event, "path": "robots/r1", "at": at, "clock": "boot", "age": age });
     let (status, _, json) =
         bridge.send_body("POST", "/mediamtx/demand", &caller, &body.to_string());
     assert_eq!(status, 204, "{json}");
@@ -144,6 +154,23 @@ fn wrong_passwords_by_way_of_mediamtx_are_counted_by_the_viewers_address() {
     assert_eq!(ask(&bridge, right), 429);
     let elsewhere = json!({ "user": "viewer", "password": VIEWER_PASSWORD });
     assert_eq!(ask(&bridge, elsewhere), 204);
+    // An address with a zone is read, one that cannot be read is nobody else's: neither is the
+    // media server's own.
+    for (ip, expected) in [("fe80::1%eth0", 429), ("fe81::2%eth0", 204), ("", 429)] {
+        if expected == 429 {
+            for _ in 0..5 {
+                let wrong = json!({ "ip": ip, "user": "viewer", "password": "x" });
+                assert_eq!(ask(&bridge, wrong), 401, "{ip}");
+            }
+        }
+        assert_eq!(
+            ask(&bridge, json!({ "ip": ip, "token": TOKEN })),
+            expected,
+            "{ip}"
+        );
+    }
+    let other = json!({ "ip": "192.0.2.67", "user": "viewer", "password": VIEWER_PASSWORD });
+    assert_eq!(ask(&bridge, other), 204);
 }
 
 #[test]
@@ -230,6 +257,58 @@ fn hooks_start_stop_and_join_whatever_their_order() {
     tell(&bridge, "unread", 22.0);
     robot.say("state", "{}");
     robot.nothing_more();
+}
+
+#[test]
+fn a_bridge_does_not_stop_by_a_hook_that_is_older_than_what_it_knows() {
+    let broker = Mosquitto::start();
+    let robot = Robot::new(broker.port, "r1");
+    let bridge = bridge(&broker, "");
+    bridge.wait_ready();
+    // It was started before this bridge was; who has come since then is not known here.
+    tell_late(&bridge, "undemand", 10.0, 3600.0);
+    tell(&bridge, "read", 10.5);
+    assert_eq!(robot.next().payload, "keyframe");
+    // Another bridge has been told of a demand meanwhile, half a second after this hook began.
+    let began = Instant::now();
+    let (_, json) = bridge.get("/robots/r1/stream");
+    bridge.get(&format!(
+        "/robots/r1/stream?since={}&wait=0.5",
+        json["version"]
+    ));
+    let by_other = json!({ "command": "start", "id": "mediamtx", "lease": 20 }).to_string();
+    robot.command("r1", &by_other);
+    assert_eq!(robot.next().payload, by_other);
+    bridge.get_until("/robots/r1/stream", |_, json| {
+        json["wanted"]["open"] == true
+    });
+    tell_late(&bridge, "undemand", 11.0, began.elapsed().as_secs_f64());
+    tell(&bridge, "read", 11.5);
+    assert_eq!(robot.next().payload, "keyframe");
+    tell_late(&bridge, "undemand", 12.0, 0.0);
+    let stop = json!({ "command": "stop", "id": "mediamtx" }).to_string();
+    assert_eq!(robot.next().payload, stop);
+}
+
+#[test]
+fn a_robot_that_is_idle_does_not_keep_the_media_server_waiting() {
+    let broker = Mosquitto::start();
+    let _robot = Robot::new(broker.port, "r1");
+    let bridge = bridge(&broker, "");
+    bridge.wait_ready();
+    bridge.get_until("/robots/r1", |_, json| json["state"]["state"] == "idle");
+    let publish = json!({ "action": "publish", "protocol": "rtmp", "user": "r1",
+        "password": ROBOT_PASSWORD });
+    let began = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(ask(&bridge, publish.clone()), 403);
+    }
+    // Waiting for its state each time would take six seconds.
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[test]
@@ -349,6 +428,32 @@ impl MediaMtx {
             rtmp,
             api,
             folder,
+        }
+    }
+
+    /// Waits until so many sessions read by RTSP.
+    fn wait_sessions(&self, bridge: &Bridge, count: usize) {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.api)).unwrap();
+            let authorization = crate::common::basic("mediamtx", SERVER_PASSWORD);
+            write!(
+                stream,
+                "GET /v3/rtspsessions/list HTTP/1.0\r\nauthorization: {authorization}\r\n\r\n"
+            )
+            .unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            let reading = answer.matches("\"state\":\"read\"").count();
+            if reading == count {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{answer}\n{}",
+                bridge.all_output()
+            );
+            thread::sleep(Duration::from_millis(50));
         }
     }
 
@@ -480,6 +585,99 @@ fn looking_starts_the_robot_and_leaving_stops_it_by_hooks() {
         assert!(line.contains(part), "{line}");
     }
     bridge.wait_log(|line| line.contains("view ") && line.contains("by=\"share "));
+    let output = bridge.all_output() + &text(&server.folder);
+    for secret in [VIEWER_PASSWORD, ROBOT_PASSWORD, SERVER_PASSWORD] {
+        assert!(!output.contains(secret), "{secret} in {output}");
+    }
+}
+
+/// Changes the bridge's configuration and has it read anew.
+fn reconfigure(bridge: &Bridge, from: &str, to: &str) {
+    let text = fs::read_to_string(bridge.folder.0.join("bridge.toml")).unwrap();
+    assert!(text.contains(from), "{text}");
+    bridge.folder.write("bridge.toml", &text.replace(from, to));
+    bridge.signal("HUP");
+}
+
+#[test]
+fn what_has_lost_its_right_ends_within_five_seconds() {
+    const SOON: Duration = Duration::from_secs(5);
+    let Some(program) = mediamtx() else { return };
+    let broker = Mosquitto::start();
+    let robot = Robot::new(broker.port, "r1");
+    let ports = free_ports();
+    let settings = format!("api = \"http://127.0.0.1:{}\"", ports[2]);
+    let mut bridge = bridge(&broker, &settings);
+    bridge.wait_ready();
+    let server = MediaMtx::start(&program, &bridge, ports, "");
+    bridge.post("/robots/r1/stream/start");
+    robot.say("state", r#"{"state":"live"}"#);
+    bridge.get_until("/robots/r1", |_, json| json["state"]["state"] == "live");
+    let mut publisher = server.publish("r1", ROBOT_PASSWORD);
+    let link = || {
+        let (_, _, json) = bridge.send("POST", "/robots/r1/share", &format!("Bearer {TOKEN}"));
+        let token = json["token"].as_str().unwrap();
+        (
+            json["id"].as_str().unwrap().to_owned(),
+            format!("?share={token}"),
+        )
+    };
+    let (revoked, other) = (link(), link());
+    let viewer = format!("viewer:{VIEWER_PASSWORD}@");
+    // All of them have begun when the server lists them as readers.
+    let deadline = Instant::now() + DEADLINE;
+    while !server.read(&viewer, "", Some(2)).end().success() {
+        assert!(Instant::now() < deadline, "no stream");
+    }
+    let mut by_revoked = server.read("", &revoked.1, None);
+    let mut by_other = server.read("", &other.1, None);
+    let mut by_viewer = server.read(&viewer, "", None);
+    bridge.wait_log(|line| line.contains("let in") && line.contains(&revoked.0));
+    bridge.wait_log(|line| line.contains("let in") && line.contains(&other.0));
+    server.wait_sessions(&bridge, 3);
+    let goes_on = |media: &mut Media| media.0.try_wait().unwrap().is_none();
+    let ends = |media: &mut Media, what: &str| {
+        let began = Instant::now();
+        media.end();
+        let took = began.elapsed();
+        println!("{what}: over after {took:?}");
+        assert!(took < SOON, "{what}: {took:?}");
+    };
+    assert!(
+        [&mut by_revoked, &mut by_other, &mut by_viewer]
+            .into_iter()
+            .all(goes_on)
+    );
+    let path = format!("/robots/r1/share/{}", revoked.0);
+    assert_eq!(
+        bridge.send("DELETE", &path, &format!("Bearer {TOKEN}")).0,
+        204
+    );
+    ends(&mut by_revoked, "the link that was revoked");
+    assert!(goes_on(&mut by_other) && goes_on(&mut by_viewer) && goes_on(&mut publisher));
+    reconfigure(&bridge, "name = \"viewer\"", "name = \"nobody\"");
+    ends(&mut by_viewer, "the viewer who was taken away");
+    assert!(goes_on(&mut by_other) && goes_on(&mut publisher));
+    // A bridge that was not there when they came knows by their own words.
+    reconfigure(&bridge, "name = \"nobody\"", "name = \"viewer\"");
+    let mut by_viewer = loop {
+        // Until the bridge has read its configuration anew.
+        let mut reader = server.read(&viewer, "", Some(2));
+        if reader.end().success() {
+            break server.read(&viewer, "", None);
+        }
+        assert!(Instant::now() < deadline, "the viewer is not back");
+    };
+    server.wait_sessions(&bridge, 2);
+    bridge.restart();
+    bridge.wait_ready();
+    assert!(goes_on(&mut by_viewer) && goes_on(&mut by_other) && goes_on(&mut publisher));
+    reconfigure(&bridge, "name = \"viewer\"", "name = \"nobody\"");
+    ends(&mut by_viewer, "the viewer, by another bridge");
+    assert!(goes_on(&mut by_other) && goes_on(&mut publisher));
+    // The robot's right.
+    reconfigure(&bridge, "robots = [\"r1\"]", "robots = [\"r3\"]");
+    ends(&mut publisher, "the robot that was taken away");
     let output = bridge.all_output() + &text(&server.folder);
     for secret in [VIEWER_PASSWORD, ROBOT_PASSWORD, SERVER_PASSWORD] {
         assert!(!output.contains(secret), "{secret} in {output}");

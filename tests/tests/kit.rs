@@ -131,11 +131,34 @@ impl Kit {
         assert!(found.is_some(), "{name}: {last}\n{}", self.text());
     }
 
-    fn robot_command(&self, verb: &str, name: &str) -> String {
+    /// A client with this user's password, and an id that it gives itself.
+    fn subscriber(&self, user: &str, pass: &str, id: &str) -> Process {
+        let file = |name: &str| self.folder.path().join(name);
+        let pass = fs::read_to_string(file("secrets").join(pass)).unwrap();
+        let mut command = Command::new(program_of("mosquitto_sub", "mosquitto-clients").unwrap());
+        command
+            .args([
+                "-h", HOST, "-p", "8883", "-V", "5", "-i", id, "-c", "-x", "60", "-q", "1",
+            ])
+            .args([
+                "-u",
+                user,
+                "-P",
+                pass.trim_end(),
+                "-t",
+                "robots/robot1/stream",
+                "--cafile",
+            ])
+            .arg(file("tls/ca.crt"));
+        Process::spawn("mosquitto_sub", &mut command).unwrap()
+    }
+
+    fn robot_command(&self, words: &[&str]) -> String {
         let done = Command::new(artifact("droidrelay-bridge").unwrap())
             .arg("--config")
             .arg(self.folder.path().join("bridge.toml"))
-            .args(["robot", verb, name])
+            .arg("robot")
+            .args(words)
             .output()
             .unwrap();
         assert!(
@@ -219,6 +242,33 @@ fn setup_keeps_what_is_there_and_shows_no_secret() {
         String::from_utf8_lossy(&again.stderr)
     );
     assert_eq!(texts(), before);
+    // Who has the key of the authority can be this server to every robot.
+    for (name, mode) in [("ca", 0o700), ("ca/ca.key", 0o600)] {
+        let permissions = fs::metadata(file(name)).unwrap().permissions();
+        assert_eq!(permissions.mode() & 0o777, mode, "{name}");
+    }
+    assert!(!file("tls/ca.key").exists());
+    let authority = Command::new("openssl")
+        .args(["x509", "-noout", "-text", "-in"])
+        .arg(file("tls/ca.crt"))
+        .output()
+        .unwrap();
+    let authority = String::from_utf8(authority.stdout).unwrap();
+    let (_, names) = authority.split_once("Name Constraints: critical").unwrap();
+    assert!(
+        names.contains(&format!("IP:{HOST}/255.255.255.255")),
+        "{names}"
+    );
+    for wrong in ["", "..", "a/b"] {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../mediamtx/setup.sh");
+        let mut command = Command::new(script);
+        let refused = command
+            .arg(folder.path())
+            .args([HOST, wrong])
+            .output()
+            .unwrap();
+        assert_eq!(refused.status.code(), Some(64), "{wrong:?}");
+    }
     for name in [
         "owner",
         "bridge-mqtt",
@@ -290,7 +340,7 @@ fn the_kit_runs_as_it_is() {
         assert_eq!(page.complaints(), Vec::<String>::new());
 
         // Each robot has its own path and its own topics.
-        let second = kit.robot_command("add", "robot2");
+        let second = kit.robot_command(&["add", "robot2"]);
         let thief = second.replace(
             &format!("location=rtmps://{HOST}:1936/robots/robot2"),
             &format!("location=rtmps://{HOST}:1936/robots/robot1"),
@@ -312,12 +362,38 @@ fn the_kit_runs_as_it_is() {
         );
         kit.wait_robot("robot2", is("live"));
 
-        // Taken away, it gets in nowhere any more.
-        drop(honest);
-        kit.wait_robot("robot2", |robot| robot["online"] == false);
+        // A client is known by its user, whatever id it gives itself: no robot takes another
+        // one's session, and two valves of one robot are two users.
+        let rear = kit.robot_command(&["add", "robot1", "--valve", "rear"]);
+        assert!(rear.contains("username=robot1+rear "), "{rear}");
+        let thief = kit.subscriber("robot2", "robots/robot2/mqtt.pass", "robot1");
+        let rear = kit.subscriber("robot1+rear", "robots/robot1/mqtt-rear.pass", "robot1");
+        for (client, user) in [(&thief, "robot2"), (&rear, "robot1+rear")] {
+            let connected = format!(" as {user} (");
+            let seen = poll(DEADLINE, || {
+                kit.broker.text().contains(&connected).then_some(())
+            });
+            assert!(seen.is_some(), "{}\n{}", client.text(), kit.text());
+        }
+        let log = kit.broker.text();
+        assert!(!log.contains("Client robot1 already connected"), "{log}");
+        drop((thief, rear));
+        kit.wait_robot("robot1", |robot| robot["online"] == true);
+
+        // Taken away while it streams, it gets in nowhere any more, its stream ends, and nobody
+        // sees it any more.
+        kit.wait_robot("robot2", |robot| robot["online"] == true);
         let pass =
             fs::read_to_string(kit.folder.path().join("secrets/robots/robot2/mqtt.pass")).unwrap();
-        kit.robot_command("remove", "robot2");
+        kit.robot_command(&["remove", "robot2"]);
+        let is_gone = poll(DEADLINE, || {
+            let (_, all) = kit.request("GET", "/robots");
+            let all = all["robots"].as_array()?;
+            let is_there = all.iter().any(|robot| robot["robot"] == "robot2");
+            (!is_there).then_some(())
+        });
+        assert!(is_gone.is_some(), "{}", kit.text());
+        drop(honest);
         let refused = poll(DEADLINE, || {
             let client = Command::new(program_of("mosquitto_pub", "mosquitto-clients").unwrap())
                 .args([

@@ -3,6 +3,7 @@
 //! The end-to-end tests: one program, so that they are linked once and wait side by side.
 
 mod architecture;
+mod attack;
 mod commands;
 mod discovery;
 mod fixtures;

@@ -75,6 +75,7 @@ pub async fn run(options: &Options) -> Result<(), String> {
         path,
         at: started(),
         clock: boot::id(),
+        age: None,
         reader,
     };
     let login = match (&options.token_file, &options.password_file) {
@@ -95,13 +96,21 @@ pub async fn run(options: &Options) -> Result<(), String> {
         Url::parse(&options.bridge, Policy::Secret).map_err(|err| format!("--bridge: {err}"))?;
     let client = Client::new(url, login, &trust, USER_AGENT)?;
     client.check()?;
-    let body = serde_json::to_vec(&hook).map_err(|err| err.to_string())?;
-    let query = Query::with_json(Method::POST, hook::PATH, body);
+    let query = || {
+        // Of each try: a bridge that was not there when the hook began knows that.
+        let age = hook.at.zip(uptime()).map(|(at, now)| (now - at).max(0.0));
+        let hook = Hook {
+            age,
+            ..hook.clone()
+        };
+        let body = serde_json::to_vec(&hook).map_err(|err| err.to_string())?;
+        Ok::<_, String>(Query::with_json(Method::POST, hook::PATH, body))
+    };
     let url = client.url();
     let mut last = String::new();
     let tries = async {
         loop {
-            match client.send(&query, PATIENCE).await {
+            match client.send(&query()?, PATIENCE).await {
                 Ok(answer) if answer.status.is_success() => return Ok(()),
                 Ok(answer) => {
                     last = format!("{url}: {}: {}", answer.status, reason(&answer.body));
@@ -137,14 +146,19 @@ fn started() -> Option<f64> {
     Some(ticks / TICKS_PER_SECOND)
 }
 
+/// By the same clock.
+fn uptime() -> Option<f64> {
+    let uptime = fs::read_to_string("/proc/uptime").ok()?;
+    uptime.split(' ').next()?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_start_of_a_process_is_told_by_the_kernel() {
-        let uptime = fs::read_to_string("/proc/uptime").unwrap();
-        let uptime: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
+        let uptime = uptime().unwrap();
         let started = started().unwrap();
         assert!(
             started > 0.0 && started <= uptime + 0.1,

@@ -7,28 +7,37 @@
 //! touched, and nothing is written before all of it has been found good.
 
 use std::{
-    fs::{self, OpenOptions, Permissions},
+    fs::{self, DirBuilder, OpenOptions, Permissions},
     io::{self, Write},
+    net::Ipv6Addr,
     num::NonZeroU32,
-    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::Args;
 use droidrelay_wire::{
     Secret,
+    mqtt::session::{self, Event, Properties, Session},
     words::topics::{availability_topic, state_topic},
 };
 use ring::pbkdf2;
+use tokio::{runtime::Handle, sync::mpsc, time::timeout};
 
 use crate::{
     auth::Hash,
     config::Config,
     random::{hex, random},
-    robots::{Robot, check_name},
+    robots::{Robot, check_name, retained_topics, wanted_topic},
 };
 
+/// The robot's passwords, in its folder.
+const MQTT_PASS: &str = "mqtt.pass";
+const RTMP_PASS: &str = "rtmp.pass";
+/// For the broker to take what is cleared.
+const BROKER_PATIENCE: Duration = Duration::from_secs(4);
 /// Rounds that Mosquitto's own tool takes; the passwords are random, so more would gain nothing.
 const ROUNDS: NonZeroU32 = NonZeroU32::new(101).unwrap();
 
@@ -47,6 +56,10 @@ pub struct Options {
     /// Mosquitto's access list. Default: `acl` beside the configuration.
     #[arg(long, value_name = "FILE")]
     pub acl: Option<PathBuf>,
+    /// Another valve of a robot that is there: it gets a broker user of its own, NAME+VALVE,
+    /// because the broker knows each client by its user.
+    #[arg(long)]
+    pub valve: Option<String>,
     /// Where the robot's passwords are written, in a folder of its name. Default:
     /// `secrets/robots` beside the configuration.
     #[arg(long, value_name = "FOLDER")]
@@ -81,8 +94,7 @@ impl Files {
 
 /// Adds the robot; what is to be done now, for the terminal.
 pub fn add(options: &Options, config: &Path) -> Result<String, String> {
-    let name = options.name.as_str();
-    check_name(name).map_err(|err| format!("{name:?}: {err}"))?;
+    let name = checked(&options.name)?;
     let files = Files::of(options, config);
     let before = Config::load(config)?;
     let robot = before.directory.robot(name).ok_or_else(|| {
@@ -98,13 +110,17 @@ pub fn add(options: &Options, config: &Path) -> Result<String, String> {
             config.display()
         )
     })?;
+    check_host(&host)?;
     let text = read(&files.config)?;
     let passwd = read(&files.passwd)?;
     let acl = read(&files.acl)?;
+    if let Some(valve) = &options.valve {
+        return add_valve(&robot, checked(valve)?, &host, &files, (&passwd, &acl));
+    }
     if before.users.iter().any(|user| user.name == name)
         || passwd.lines().any(|line| is_password_of(line, name))
         || acl.lines().any(|line| is_user_line(line, name))
-        || files.secrets.exists()
+        || files.secrets.symlink_metadata().is_ok()
     {
         return Err(format!(
             "{name:?} is there already: take another name, or first `droidrelay-bridge robot remove {name}`"
@@ -116,9 +132,9 @@ pub fn add(options: &Options, config: &Path) -> Result<String, String> {
     // What the bridge would refuse at its next start must not be written.
     Config::parse(&text, config, |name| std::env::var(name).ok())?;
     let passwd = joined(&passwd, &format!("{name}:{}\n", mosquitto_hash(&mqtt)?));
-    let acl = joined(&acl, &acl_block(&robot));
-    fs::create_dir_all(&files.secrets).map_err(|err| cannot("make", &files.secrets, &err))?;
-    for (file, secret) in [("mqtt.pass", &mqtt), ("rtmp.pass", &rtmp)] {
+    let acl = joined(&acl, &acl_block(&robot, name));
+    make_folder(&files.secrets).map_err(|err| cannot("make", &files.secrets, &err))?;
+    for (file, secret) in [(MQTT_PASS, &mqtt), (RTMP_PASS, &rtmp)] {
         let path = files.secrets.join(file);
         write_new(&path, secret.expose()).map_err(|err| cannot("write", &path, &err))?;
     }
@@ -129,38 +145,175 @@ pub fn add(options: &Options, config: &Path) -> Result<String, String> {
     ] {
         replace(path, &text).map_err(|err| cannot("write", path, &err))?;
     }
-    Ok(instructions(&robot, &host, &files))
+    Ok(instructions(&robot, name, &host, &files, MQTT_PASS))
 }
 
-/// Takes away all that [`add`] gave: the robot gets in nowhere any more.
+/// A broker user for another valve of the robot.
+fn add_valve(
+    robot: &Robot,
+    valve: &str,
+    host: &str,
+    files: &Files,
+    (passwd, acl): (&str, &str),
+) -> Result<String, String> {
+    let name = &robot.name;
+    let user = format!("{name}+{valve}");
+    if !acl.lines().any(|line| line == header(name)) {
+        return Err(format!(
+            "there is no robot {name:?} that `robot add` made: first `droidrelay-bridge robot add {name}`"
+        ));
+    }
+    if passwd.lines().any(|line| is_password_of(line, &user)) {
+        return Err(format!("{user:?} is there already: take another name"));
+    }
+    let secret = password()?;
+    let passwd = joined(passwd, &format!("{user}:{}\n", mosquitto_hash(&secret)?));
+    let acl = joined(acl, &acl_block(robot, &user));
+    let file = format!("mqtt-{valve}.pass");
+    let path = files.secrets.join(&file);
+    write_new(&path, secret.expose()).map_err(|err| cannot("write", &path, &err))?;
+    for (path, text) in [(&files.passwd, passwd), (&files.acl, acl)] {
+        replace(path, &text).map_err(|err| cannot("write", path, &err))?;
+    }
+    Ok(instructions(robot, &user, host, files, &file))
+}
+
+/// Takes away all that [`add`] gave, and nothing else: the robot gets in nowhere any more.
 pub fn remove(options: &Options, config: &Path) -> Result<String, String> {
-    let name = options.name.as_str();
+    let name = checked(&options.name)?;
     let files = Files::of(options, config);
+    let marked = [&files.acl, &files.config];
+    let texts = marked.map(|path| Ok::<_, String>((path, read(path)?)));
+    let is_mine = |line: &str| line.trim_end() == header(name);
     let mut found = false;
-    for path in [&files.passwd, &files.acl, &files.config] {
-        let old = read(path)?;
-        let new = if *path == files.passwd {
-            without(&old, |line| is_password_of(line, name), |_| true)
-        } else {
-            without(&old, |line| line == header(name), str::is_empty)
-        };
-        if new != old {
-            found = true;
-            replace(path, &new).map_err(|err| cannot("write", path, &err))?;
+    for text in texts {
+        let (path, old) = text?;
+        if !old.lines().any(is_mine) {
+            continue;
         }
-    }
-    if files.secrets.exists() {
         found = true;
-        fs::remove_dir_all(&files.secrets).map_err(|err| cannot("remove", &files.secrets, &err))?;
+        let new = without(&old, is_mine, str::is_empty);
+        replace(path, &new).map_err(|err| cannot("write", path, &err))?;
     }
-    if found {
-        Ok(format!("{name} is removed.\n{RELOAD}"))
-    } else {
-        Err(format!(
+    // Its password has no mark of its own: without those above it is somebody else's.
+    if !found {
+        return Err(format!(
             "{}: there is no robot {name:?} that `robot add` made",
             config.display()
-        ))
+        ));
     }
+    let old = read(&files.passwd)?;
+    let is_its = |line: &str| {
+        let user = line.split(':').next().unwrap_or_default();
+        user == name || user.split_once('+').is_some_and(|(robot, _)| robot == name)
+    };
+    let new = without(&old, is_its, |_| true);
+    if new != old {
+        replace(&files.passwd, &new).map_err(|err| cannot("write", &files.passwd, &err))?;
+    }
+    remove_secrets(&files.secrets).map_err(|err| cannot("remove", &files.secrets, &err))?;
+    Ok(format!("{name} is removed.\n{RELOAD}"))
+}
+
+/// Removes the passwords that [`add`] wrote, and the folder where nothing else is in it.
+fn remove_secrets(folder: &Path) -> io::Result<()> {
+    // Never through a link.
+    match folder.symlink_metadata() {
+        Ok(data) if data.is_dir() => {}
+        _ => return Ok(()),
+    }
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let is_valves = name.starts_with("mqtt-") && name.ends_with(".pass");
+        if (name == MQTT_PASS || name == RTMP_PASS || is_valves) && !entry.file_type()?.is_dir() {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    match fs::remove_dir(folder) {
+        Err(err) if err.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        done => done,
+    }
+}
+
+/// Clears what the broker keeps of a robot, so that nobody sees it any more; what came of it, for
+/// the terminal.
+pub async fn clear(name: &str, config: &Path) -> Result<String, String> {
+    let config = Config::load(config)?;
+    let Some(robot) = config.directory.robot(name) else {
+        return Ok(String::new());
+    };
+    let (told, mut news) = mpsc::unbounded_channel();
+    let mqtt = session::Config {
+        // The bridge's own, which runs, has that one.
+        client_id: format!("droidrelay-bridge-{}", hex(&random::<8>()?)),
+        subscriptions: vec![wanted_topic(&robot.topic)],
+        ..config.mqtt
+    };
+    let session = Session::spawn(&Handle::current(), mqtt, move |event| {
+        let news = match event {
+            Event::Up => Ok(()),
+            Event::Down(fault) => Err(fault.text),
+            Event::Message(_) | Event::Refused(_) => return,
+        };
+        // Nobody listens any more: it is over.
+        let _ = told.send(news);
+    });
+    let cleared = async {
+        match news.recv().await {
+            Some(Ok(())) => {}
+            Some(Err(reason)) => return Err(reason),
+            None => return Err("the session has ended".into()),
+        }
+        for topic in retained_topics(&robot.topic) {
+            let retained = Properties {
+                retain: true,
+                ..Properties::default()
+            };
+            let sent = session.publish(&topic, Vec::new(), retained).await;
+            sent.map_err(|err| err.to_string())?;
+        }
+        Ok(())
+    };
+    let cleared = timeout(BROKER_PATIENCE, cleared).await;
+    let cleared = cleared.unwrap_or_else(|_| Err("it does not answer".into()));
+    session.stop(Vec::new()).await;
+    Ok(match cleared {
+        Ok(()) => "What the broker kept of it is cleared.\n".into(),
+        Err(reason) => format!(
+            "What the broker keeps of it is not cleared ({reason}): the bridge does that when it gets SIGHUP.\n"
+        ),
+    })
+}
+
+/// A name that becomes part of file names, users and topics.
+fn checked(name: &str) -> Result<&str, String> {
+    check_name(name)
+        .map(|()| name)
+        .map_err(|err| format!("{name:?}: {err}"))
+}
+
+/// It stands in the robot's line, which a shell reads.
+fn check_host(host: &str) -> Result<(), String> {
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
+    let is_name = host.len() <= 253 && host.split('.').all(is_label) && !host.starts_with('-');
+    let inner = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let is_ipv6 = inner.is_some_and(|host| host.parse::<Ipv6Addr>().is_ok());
+    if is_name || is_ipv6 {
+        return Ok(());
+    }
+    Err(format!(
+        "--host {host:?} is neither a name nor an address: write for example cloud.example, 192.0.2.1 or [2001:db8::1]"
+    ))
 }
 
 const RELOAD: &str = "\
@@ -168,23 +321,23 @@ Let mosquitto and droidrelay-bridge know: send each SIGHUP, or
   systemctl reload droidrelay-broker droidrelay-bridge
 ";
 
-fn instructions(robot: &Robot, host: &str, files: &Files) -> String {
+fn instructions(robot: &Robot, user: &str, host: &str, files: &Files, mqtt: &str) -> String {
     let Robot { name, topic, path } = robot;
     let ca = Some(&files.ca).filter(|ca| ca.exists()).cloned();
     let trust = ca
         .as_ref()
         .map_or("", |_| " ca-file=/etc/droidrelay/ca.crt");
-    let secrets = ["mqtt.pass", "rtmp.pass"].map(|file| files.secrets.join(file));
+    let secrets = [mqtt, RTMP_PASS].map(|file| files.secrets.join(file));
     let files = secrets.into_iter().chain(ca);
     let files: String = files
         .map(|file| format!("  {}\n", file.display()))
         .collect();
     format!(
-        "{name} is added.\n{RELOAD}Give the robot, in /etc/droidrelay:\n{files}\
+        "{user} is added.\n{RELOAD}Give the robot, in /etc/droidrelay:\n{files}\
          The robot's line, with the camera and encoder that it has (pipelines/ has more):\n\
          gst-launch-1.0 libcamerasrc ! video/x-raw,format=NV12,width=1280,height=720,framerate=30/1 ! \\\n  \
-         mqttvalve broker=mqtts://{host}:8883{trust} topic={topic} username={name} \
-         password-file=/etc/droidrelay/mqtt.pass ! \\\n  \
+         mqttvalve broker=mqtts://{host}:8883{trust} topic={topic} username={user} \
+         password-file=/etc/droidrelay/{mqtt} ! \\\n  \
          queue ! x264enc tune=zerolatency speed-preset=ultrafast bitrate=1500 key-int-max=60 ! \\\n  \
          rtmpauthsink location=rtmps://{host}:1936/{path}{trust} user={name} \
          password-file=/etc/droidrelay/rtmp.pass\n"
@@ -203,10 +356,11 @@ fn config_block(name: &str, hash: &Hash) -> String {
     )
 }
 
-fn acl_block(robot: &Robot) -> String {
+/// For the robot's own user, or that of another valve.
+fn acl_block(robot: &Robot, user: &str) -> String {
     let Robot { name, topic, .. } = robot;
     format!(
-        "{}\nuser {name}\ntopic read {topic}\ntopic write {}\ntopic write {}\n\n",
+        "{}\nuser {user}\ntopic read {topic}\ntopic write {}\ntopic write {}\n\n",
         header(name),
         state_topic(topic),
         availability_topic(topic)
@@ -268,6 +422,11 @@ fn cannot(what: &str, path: &Path, err: &io::Error) -> String {
 fn read(path: &Path) -> Result<String, String> {
     fs::read_to_string(path)
         .map_err(|err| format!("{}; mediamtx/setup.sh makes it", cannot("read", path, &err)))
+}
+
+/// A folder that only its owner enters, and those above it that are missing.
+fn make_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 fn write_new(path: &Path, line: &str) -> io::Result<()> {
@@ -335,9 +494,20 @@ mod tests {
             what: fn(&Options, &Path) -> Result<String, String>,
             name: &str,
         ) -> Result<String, String> {
+            self.run_with(what, name, None, None)
+        }
+
+        fn run_with(
+            &self,
+            what: fn(&Options, &Path) -> Result<String, String>,
+            name: &str,
+            valve: Option<&str>,
+            host: Option<&str>,
+        ) -> Result<String, String> {
             let options = Options {
                 name: name.into(),
-                host: None,
+                valve: valve.map(Into::into),
+                host: host.map(Into::into),
                 passwd: None,
                 acl: None,
                 secrets: None,
@@ -421,5 +591,106 @@ mod tests {
             assert!(error.contains(reason), "{name}: {error}");
         }
         assert_eq!(folder.all(), before);
+    }
+
+    #[test]
+    fn only_what_add_has_marked_is_removed() {
+        let folder = Folder::new("marks");
+        let victim = folder.0.join("victim");
+        fs::create_dir_all(&victim).unwrap();
+        fs::write(victim.join("mqtt.pass"), "x").unwrap();
+        folder.run(add, "r1").unwrap();
+        let all = folder.all();
+        for name in [
+            "",
+            ".",
+            "..",
+            "../..",
+            "../../victim",
+            "/tmp",
+            "r1/..",
+            "a b",
+            "r1\n",
+        ] {
+            assert!(
+                folder.run(remove, name).unwrap_err().contains("letters"),
+                "{name:?}"
+            );
+        }
+        // Other users of the broker, and folders that nobody has marked.
+        fs::create_dir_all(folder.0.join("secrets/robots/r9")).unwrap();
+        for name in ["bridge", "r9", "r"] {
+            let error = folder.run(remove, name).unwrap_err();
+            assert!(error.contains("robot add"), "{error}");
+        }
+        assert_eq!(folder.all(), all);
+        assert!(folder.0.join("secrets/robots/r9").exists());
+        // What somebody else has put into the robot's folder stays, and no link is followed.
+        let secrets = folder.0.join("secrets/robots/r1");
+        fs::write(secrets.join("notes.txt"), "mine").unwrap();
+        std::os::unix::fs::symlink(&victim, secrets.join("mqtt-link.pass")).unwrap();
+        folder.run(remove, "r1").unwrap();
+        assert!(victim.join("mqtt.pass").exists());
+        let left: Vec<_> = fs::read_dir(&secrets).unwrap().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+    }
+
+    #[test]
+    fn another_valve_has_a_user_of_its_own_and_goes_with_its_robot() {
+        let folder = Folder::new("valves");
+        let before = folder.all();
+        let missing = folder.run_with(add, "r1", Some("rear"), None).unwrap_err();
+        assert!(missing.contains("robot add r1"), "{missing}");
+        folder.run(add, "r1").unwrap();
+        let told = folder.run_with(add, "r1", Some("rear"), None).unwrap();
+        for part in [
+            "topic=robots/r1/stream",
+            "username=r1+rear",
+            "user=r1 ",
+            "r1/mqtt-rear.pass",
+        ] {
+            assert!(told.contains(part), "{part} in {told}");
+        }
+        assert!(folder.text("passwd").contains("\nr1+rear:$7$101$"));
+        assert!(
+            folder
+                .text("acl")
+                .contains("user r1+rear\ntopic read robots/r1/stream\n")
+        );
+        for wrong in ["rear", "", "../x"] {
+            assert!(
+                folder.run_with(add, "r1", Some(wrong), None).is_err(),
+                "{wrong}"
+            );
+        }
+        folder.run(add, "r10").unwrap();
+        folder.run(remove, "r1").unwrap();
+        assert!(folder.text("passwd").contains("r10:"));
+        folder.run(remove, "r10").unwrap();
+        assert_eq!(
+            folder.all().map(|text| text.trim_end().to_owned()),
+            before.map(|text| text.trim_end().to_owned())
+        );
+        assert!(!folder.0.join("secrets/robots/r1").exists());
+    }
+
+    #[test]
+    fn a_host_that_a_shell_would_read_otherwise_is_refused_and_new_folders_are_closed() {
+        let folder = Folder::new("hosts");
+        for wrong in [
+            "", "a b", "x;reboot", "$(id)", "a..b", "-x", "[::1", "::1", "a/b", "a:1",
+        ] {
+            let error = folder.run_with(add, "r1", None, Some(wrong)).unwrap_err();
+            assert!(error.contains("--host"), "{wrong}: {error}");
+        }
+        for good in ["cloud.example", "192.0.2.1", "[2001:db8::1]", "my_server"] {
+            let told = folder.run_with(add, "r1", None, Some(good)).unwrap();
+            assert!(told.contains(&format!("mqtts://{good}:8883")), "{told}");
+            for path in ["secrets", "secrets/robots", "secrets/robots/r1"] {
+                let mode = fs::metadata(folder.0.join(path)).unwrap().mode() & 0o777;
+                assert_eq!(mode, 0o700, "{path}");
+            }
+            folder.run(remove, "r1").unwrap();
+        }
     }
 }

@@ -23,6 +23,7 @@ use toml::Spanned;
 use crate::{
     auth::{FailureLimit, Hash, Role},
     clock::seconds,
+    connections::ConnectionLimits,
     demand::LEASE,
     robots::PLACEHOLDER,
     watch::Watch,
@@ -42,6 +43,7 @@ pub struct File {
     pub listed: Vec<Listed>,
     pub watch: Watch,
     pub failures: FailureLimit,
+    pub connections: ConnectionLimits,
     pub mediamtx: MediaMtxTable,
     pub share: Option<ShareTable>,
     #[serde(rename = "webhook")]
@@ -180,6 +182,7 @@ impl TryFrom<String> for MediaPath {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct MediaMtxTable {
+    pub listen: Option<Spanned<Listen>>,
     pub read_starts: bool,
     #[serde(deserialize_with = "seconds::<_, 10, 3600>")]
     pub lease: Duration,
@@ -191,6 +194,7 @@ pub struct MediaMtxTable {
 impl Default for MediaMtxTable {
     fn default() -> Self {
         MediaMtxTable {
+            listen: None,
             read_starts: false,
             lease: LEASE,
             api: None,

@@ -30,7 +30,8 @@ use self::file::{
     UserTable, WebhookTable,
 };
 use crate::{
-    auth::{FailureLimit, Hash, Role, User},
+    auth::{Credentials, FailureLimit, Hash, Role, User},
+    connections::ConnectionLimits,
     demand,
     random::{hex, random},
     robots::{self, Directory, PLACEHOLDER, Robot, TopicTemplate},
@@ -50,6 +51,8 @@ pub const USER_AGENT: &str = concat!("droidrelay-bridge/", env!("CARGO_PKG_VERSI
 pub const PASSWORD_VARIABLE: &str = "DROIDRELAY_MQTT_PASSWORD";
 pub const PASSWORD_FILE_VARIABLE: &str = "DROIDRELAY_MQTT_PASSWORD_FILE";
 
+/// The bridge itself, at MediaMTX's API.
+const OWN_NAME: &str = "droidrelay-bridge";
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 /// Robot, topic and path of a bridge without any robot in its configuration.
 const DEFAULT_ROBOT: (&str, &str, &str) = ("robot", DEFAULT_TOPIC, "live/stream");
@@ -66,11 +69,14 @@ pub struct Config {
     pub watch: Watch,
     pub users: Vec<User>,
     pub failures: FailureLimit,
+    pub connections: ConnectionLimits,
     /// Whose word on who asks is believed.
     pub proxies: Vec<IpNet>,
     pub tls: Option<Tls>,
     /// Where TLS is spoken, and plain HTTP at `listen`. None: TLS there, if at all.
     pub tls_listen: Option<SocketAddr>,
+    /// Plain HTTP for MediaMTX alone, on this host.
+    pub mediamtx_listen: Option<SocketAddr>,
     pub(crate) mediamtx: demand::Settings,
     pub(crate) share_key: Option<hmac::Key>,
     pub(crate) webhooks: Vec<Webhook>,
@@ -160,6 +166,17 @@ impl File {
         let address = |listen: &Spanned<Listen>| listen.get_ref().0;
         let listen = self.listen.as_ref().map_or(DEFAULT_LISTEN, address);
         let tls_listen = tls_listen.map(address);
+        let mediamtx_listen = self.mediamtx.listen.as_ref();
+        if let Some(far) = mediamtx_listen.filter(is_far) {
+            return refuse(
+                far,
+                format!(
+                    "mediamtx.listen {} is reachable from other hosts, and is plain HTTP: listen on 127.0.0.1",
+                    far.get_ref().0
+                ),
+            );
+        }
+        let mediamtx_listen = mediamtx_listen.map(address);
         let tls = |table: TlsTable| {
             let [cert, key] =
                 [table.cert_file.get_ref(), &table.key_file].map(|file| folder.join(file));
@@ -189,14 +206,17 @@ impl File {
             proxies: self.trusted_proxies,
             tls: self.tls.map(tls).transpose()?,
             tls_listen,
+            mediamtx_listen,
             share_key: self.share.map(share_key).transpose()?,
             failures: self.failures,
+            connections: self.connections,
         })
     }
 }
 
 impl MediaMtxTable {
     fn check(self, folder: &Path) -> Result<demand::Settings, Refusal> {
+        let mut own = None;
         let login = match (&self.api, &self.api_user, &self.api_password_file) {
             (Some(_), Some(user), Some(file)) => {
                 secret(folder, file)?;
@@ -205,7 +225,17 @@ impl MediaMtxTable {
                     password_file: folder.join(file.get_ref()),
                 }
             }
-            (None, _, _) | (_, None, None) => Login::None,
+            (None, _, _) => Login::None,
+            // Where MediaMTX asks the bridge who may, it asks this very process.
+            (Some(_), None, None) => {
+                let password = hex(&random::<32>().map_err(|err| (None, err))?);
+                let password = Secret::new(password);
+                own = Some(Credentials::Basic(OWN_NAME.into(), password.clone()));
+                Login::Given {
+                    user: OWN_NAME.into(),
+                    password,
+                }
+            }
             (Some(api), _, _) => {
                 return refuse(api, "api-user and api-password-file need each other");
             }
@@ -218,6 +248,7 @@ impl MediaMtxTable {
             read_starts: self.read_starts,
             lease: self.lease,
             api: self.api.map(api).transpose()?,
+            own,
         })
     }
 }

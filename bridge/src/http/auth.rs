@@ -5,34 +5,45 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use axum::{
+    body::{Body, to_bytes},
     extract::{ConnectInfo, Request, State},
     http::{
         HeaderMap, HeaderName, HeaderValue, StatusCode,
-        header::{AUTHORIZATION, HOST, RETRY_AFTER, WWW_AUTHENTICATE},
+        header::{AUTHORIZATION, HOST, ORIGIN, RETRY_AFTER, WWW_AUTHENTICATE},
         uri::Authority,
     },
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use http_body_util::LengthLimitError;
 use ipnet::IpNet;
+use tokio::time::timeout;
 use tracing::warn;
 
-use crate::{auth::Denial, bridge::Bridge, failure::Failure};
+use crate::{
+    auth::{Denial, readable},
+    bridge::Bridge,
+    connections::Seat,
+    failure::Failure,
+};
+
+/// No body that is sent here is longer.
+const MAX_BODY: usize = 16 * 1024;
+/// For a whole body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Lets in who has a credential, and nobody whom a foreign page sends.
 pub async fn authenticate(
     State(bridge): State<Arc<Bridge>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Response {
-    // A browser adds its user's credentials to requests that other sites make it send.
-    const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-    let foreign = |site: &HeaderValue| site == "cross-site" || site == "same-site";
-    if !request.method().is_safe() && request.headers().get(SITE).is_some_and(foreign) {
+    if !request.method().is_safe() && is_of_another_site(request.headers()) {
         return Failure::forbidden("requests from other sites are refused").into_response();
     }
     if bridge.auth.is_open() && !names_this_host(request.headers().get(HOST)) {
@@ -46,8 +57,22 @@ pub async fn authenticate(
         .await
     {
         Ok(user) => {
+            let seat = request.extensions().get::<Arc<Seat>>();
+            let busy = seat.map(Seat::busy);
+            let in_progress = match bridge.requests.begin(&user, busy) {
+                Ok(in_progress) => Arc::new(in_progress),
+                Err(failure) => return failure.into_response(),
+            };
+            let mut request = match whole(request).await {
+                Ok(request) => request,
+                Err(failure) => return failure.into_response(),
+            };
             request.extensions_mut().insert(user);
-            next.run(request).await
+            // An answer that goes on takes its share of it.
+            request.extensions_mut().insert(in_progress.clone());
+            let response = next.run(request).await;
+            drop(in_progress);
+            response
         }
         Err(denial) => {
             bridge.metrics.refused(denial);
@@ -59,12 +84,66 @@ pub async fn authenticate(
     }
 }
 
-/// Who asks: the peer, or whom the last of the trusted proxies says that it speaks for.
+/// A browser adds its user's credentials to requests that other sites make it send. It says which
+/// site that is; over plain HTTP only by its name, which has to be the one that is asked.
+fn is_of_another_site(headers: &HeaderMap) -> bool {
+    const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+    if let Some(site) = headers.get(SITE) {
+        return site == "cross-site" || site == "same-site";
+    }
+    let Some(origin) = headers.get(ORIGIN) else {
+        return false;
+    };
+    let own = headers.get(HOST).and_then(|host| host.to_str().ok());
+    // "null", of a sandbox or a file, is nobody's.
+    let of_origin = origin.to_str().ok().and_then(|origin| {
+        let (scheme, authority) = origin.split_once("://")?;
+        Some((scheme, authority))
+    });
+    let (Some((scheme, authority)), Some(own)) = (of_origin, own) else {
+        return true;
+    };
+    let port = if scheme == "https" { ":443" } else { ":80" };
+    let name = |authority: &str| {
+        let authority = authority.strip_suffix(port).unwrap_or(authority);
+        authority.to_ascii_lowercase()
+    };
+    name(authority) != name(own)
+}
+
+/// The request with its whole body, which comes within a time of its own, however slowly.
+async fn whole(request: Request) -> Result<Request, Failure> {
+    let (parts, body) = request.into_parts();
+    let body = match timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(err)) => {
+            let is_too_long = err.into_inner().is::<LengthLimitError>();
+            return Err(if is_too_long {
+                Failure::new(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    format!("a body has at most {MAX_BODY} bytes"),
+                )
+            } else {
+                Failure::bad_request("the body did not come whole")
+            });
+        }
+        Err(_) => {
+            return Err(Failure::new(
+                StatusCode::REQUEST_TIMEOUT,
+                format!("the body did not come within {} s", BODY_TIMEOUT.as_secs()),
+            ));
+        }
+    };
+    Ok(Request::from_parts(parts, Body::from(body)))
+}
+
+/// Who asks: the peer, or whom the last of the trusted proxies says that it speaks for. A proxy on
+/// this host is one of them.
 fn client(proxies: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     const FORWARDED: HeaderName = HeaderName::from_static("x-forwarded-for");
     let is_trusted = |address: IpAddr| {
         let address = address.to_canonical();
-        proxies.iter().any(|network| network.contains(&address))
+        address.is_loopback() || proxies.iter().any(|network| network.contains(&address))
     };
     let mut client = peer;
     let values = headers.get_all(FORWARDED).iter().rev();
@@ -72,10 +151,7 @@ fn client(proxies: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         if !is_trusted(client) {
             break;
         }
-        match hop.trim().parse() {
-            Ok(address) => client = address,
-            Err(_) => break,
-        }
+        client = readable(hop);
     }
     client
 }
@@ -113,10 +189,19 @@ pub fn refuse(denial: Denial, is_of_a_script: bool) -> Response {
             StatusCode::TOO_MANY_REQUESTS,
             "too many wrong credentials came from this address: wait",
         ),
+        Denial::Busy => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "too many passwords are being checked now: try again in a second",
+        ),
     };
     let mut response = Failure::new(status, reason).into_response();
     let headers = response.headers_mut();
-    if let Denial::Limited(wait) = denial {
+    let wait = match denial {
+        Denial::Limited(wait) => Some(wait),
+        Denial::Busy => Some(Duration::from_secs(1)),
+        Denial::Missing | Denial::Wrong => None,
+    };
+    if let Some(wait) = wait {
         let seconds = wait.as_secs_f64().ceil() as u64;
         headers.insert(RETRY_AFTER, seconds.into());
     } else {
@@ -171,7 +256,53 @@ mod tests {
             asked("127.0.0.1", &["6.6.6.6", "198.51.100.7"]),
             "198.51.100.7"
         );
-        assert_eq!(asked("127.0.0.1", &["x, unknown"]), "127.0.0.1");
+        assert_eq!(asked("10.0.0.1", &["198.51.100.7"]), "198.51.100.7");
+        assert_eq!(asked("::1", &["[2001:db8::7]:50000"]), "2001:db8::7");
+        assert_eq!(asked("127.0.0.1", &["198.51.100.7, unknown"]), "::");
         assert_eq!(asked("127.0.0.1", &[]), "127.0.0.1");
+    }
+
+    #[test]
+    fn a_site_that_a_browser_names_is_the_one_that_is_asked() {
+        let is_foreign = |headers: &[(&'static str, &'static str)]| {
+            let headers = headers.iter().map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            });
+            is_of_another_site(&headers.collect())
+        };
+        let host = ("host", "cloud.example:8080");
+        for (headers, foreign) in [
+            (&[host][..], false),
+            (&[host, ("origin", "http://cloud.example:8080")], false),
+            (&[host, ("origin", "http://Cloud.Example:8080")], false),
+            (&[host, ("origin", "http://cloud.example")], true),
+            (&[host, ("origin", "http://cloud.example:8081")], true),
+            (&[host, ("origin", "http://evil.example:8080")], true),
+            (
+                &[host, ("origin", "http://cloud.example:8080.evil.example")],
+                true,
+            ),
+            (&[host, ("origin", "null")], true),
+            (&[("origin", "http://cloud.example")], true),
+            (
+                &[("host", "a.example:443"), ("origin", "https://a.example")],
+                false,
+            ),
+            (
+                &[("host", "a.example"), ("origin", "http://a.example:80")],
+                false,
+            ),
+            (
+                &[host, ("sec-fetch-site", "same-origin"), ("origin", "null")],
+                false,
+            ),
+            (&[host, ("sec-fetch-site", "same-site")], true),
+            (&[host, ("sec-fetch-site", "cross-site")], true),
+        ] {
+            assert_eq!(is_foreign(headers), foreign, "{headers:?}");
+        }
     }
 }

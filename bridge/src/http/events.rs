@@ -32,6 +32,7 @@ use crate::{
     events::{ServerSentEvent, frame},
     failure::Failure,
     metrics::Counted,
+    requests::InProgress,
 };
 
 /// Robots that are told in one piece.
@@ -51,6 +52,8 @@ struct Listener {
     closing: watch::Receiver<bool>,
     users: watch::Receiver<Users>,
     _counted: Counted,
+    /// It has been asked for until it ends.
+    _in_progress: Arc<InProgress>,
 }
 
 impl Listener {
@@ -138,7 +141,11 @@ impl Listener {
 }
 
 /// All robots that the user may see, then each change.
-pub async fn events(State(bridge): Shared, Extension(user): Caller) -> Result<Response, Failure> {
+pub async fn events(
+    State(bridge): Shared,
+    Extension(user): Caller,
+    Extension(in_progress): Extension<Arc<InProgress>>,
+) -> Result<Response, Failure> {
     if !user.looks() {
         return Err(Failure::forbidden(format!(
             "user {:?} has no right to look at robots",
@@ -150,6 +157,7 @@ pub async fn events(State(bridge): Shared, Extension(user): Caller) -> Result<Re
         closing: bridge.closing(),
         users: bridge.auth.users(),
         _counted: bridge.metrics.listeners.count(),
+        _in_progress: in_progress,
         hello: None,
         untold: VecDeque::new(),
         user,

@@ -2,25 +2,20 @@
 
 //! For MediaMTX: its external authentication, and its hooks.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     Extension,
-    extract::{ConnectInfo, State},
+    extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
 use droidrelay_wire::{
     Command, Secret,
-    net::url::percent_decode,
     words::hook::{Hook, HookEvent},
 };
 use serde::{Deserialize, Deserializer};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::{
@@ -28,9 +23,10 @@ use super::{
     request::{Caller, Payload, Shared, json},
 };
 use crate::{
-    auth::{Credentials, Denial, Right, Role, User},
+    auth::{Credentials, Denial, Right, Role, User, readable},
     bridge::Bridge,
     failure::Failure,
+    grants::{Grant, parameter},
     housekeeping::{demand, follow, keyframe},
     robots::Robot,
     view::RobotView,
@@ -40,6 +36,8 @@ use crate::{
 /// A robot that opens by itself may come to the media server before its state comes here. The
 /// server asks one thing at a time, so nobody else is answered meanwhile.
 const STATE_IS_LATE: Duration = Duration::from_millis(300);
+/// After the connection to the broker, what was revoked may come so late.
+const REVOKED_IS_LATE: Duration = Duration::from_secs(1);
 /// From the question whether a viewer may look until it gets the stream.
 const JOINING: Duration = Duration::from_millis(200);
 
@@ -68,17 +66,8 @@ fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, 
 }
 
 impl Question {
-    /// The decoded value of the query's parameter, if it has exactly one of this name.
     fn parameter(&self, name: &str) -> Option<Secret> {
-        let pairs = self.query.as_ref()?.expose().split('&');
-        let mut values = pairs.filter_map(|pair| {
-            let (key, value) = pair.split_once('=')?;
-            (key == name).then_some(value)
-        });
-        let (value, None) = (values.next()?, values.next()) else {
-            return None;
-        };
-        percent_decode(value).ok().map(Secret::new)
+        parameter(self.query.as_ref()?, name)
     }
 
     /// MediaMTX repeats the password as the token; alone it is one.
@@ -111,17 +100,21 @@ fn check_caller(user: &User) -> Result<(), Failure> {
 pub async fn auth(
     State(bridge): Shared,
     Extension(caller): Caller,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
     body: Payload,
 ) -> Result<Response, Failure> {
     check_caller(&caller)?;
     let question: Question = json(body)?;
-    let ip = question.ip.parse().unwrap_or(peer.ip());
+    // Never the media server's own address: it is not limited for what its viewers do.
+    let ip = readable(&question.ip);
+    if question.action == "api" && bridge.is_own(question.credentials()) {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
     let what = match question.action.as_str() {
         "publish" => "publish",
         "read" => "read",
         "playback" => "playback",
-        "api" | "metrics" | "pprof" => "operate",
+        "api" => "change",
+        "metrics" | "pprof" => "operate",
         other => {
             return Err(Failure::bad_request(format!(
                 "the action {other:?} is not known: publish, read, playback, api, metrics or pprof"
@@ -180,13 +173,19 @@ async fn answer(
     if let (true, Some(token)) = (what == "read", question.parameter("share")) {
         bridge.auth.admit(ip)?;
         // What was revoked is still on its way.
-        bridge.fleet.settled().await;
+        if !bridge.fleet.settled(Instant::now() + REVOKED_IS_LATE).await {
+            let reason = "which links are revoked is not known yet: try again in a second";
+            return Err(Failure::unavailable(reason).into());
+        }
         let Some(link) = bridge.fleet.check_share(token.expose()) else {
             bridge.auth.charge(ip);
             return Err(Denial::Wrong.into());
         };
         return match robot {
-            Some(robot) if robot.name == link.robot => Ok(format!("share {}", link.id)),
+            Some(robot) if robot.name == link.robot => {
+                bridge.grants.give(&question.id, Grant::Link(token));
+                Ok(format!("share {}", link.id))
+            }
             _ => Err(Failure::forbidden("this link is for another robot").into()),
         };
     }
@@ -197,10 +196,13 @@ async fn answer(
     }?;
     let name = user.name.clone();
     let forbidden = |reason: String| Err(Failure::forbidden(reason).into());
-    if what == "operate" {
+    if let "operate" | "change" = what {
         return match user.role {
             // What is in its own configuration, it may do to itself.
-            Role::Admin | Role::MediaMtx => Ok(name),
+            Role::MediaMtx => Ok(name),
+            Role::Admin if what == "operate" => Ok(name),
+            // Who may change the configuration may have programs run on this host.
+            Role::Admin => forbidden("the API is for the media server's own user".into()),
             _ => forbidden(format!("user {name:?} is no admin")),
         };
     }
@@ -216,6 +218,7 @@ async fn answer(
             robot.name
         ));
     }
+    bridge.grants.give(&question.id, Grant::User(user));
     Ok(name)
 }
 
@@ -226,6 +229,18 @@ async fn is_wanted(bridge: &Bridge, robot: &Robot) -> bool {
     if !fleet.is_up() || fleet.wanted.is_open(&robot.name) {
         return true;
     }
+    let view = fleet.view(&robot.name);
+    if view.is_open() {
+        return true;
+    }
+    // It has said that it is closed, and would say otherwise ahead of publishing.
+    if view.state.is_some() && view.availability.is_online() {
+        return false;
+    }
+    // While one is waited for, the media server asks nothing else: not again and again.
+    let Some(_question) = bridge.questions.begin(&robot.name) else {
+        return false;
+    };
     let mut watcher = fleet.watch(&robot.name);
     let opens = watcher.receiver.wait_for(RobotView::is_open);
     let has_opened = matches!(timeout(STATE_IS_LATE, opens).await, Ok(Ok(_)));
@@ -294,7 +309,8 @@ pub async fn hook(
             ("demand", start)
         }
         HookEvent::Undemand => {
-            let stop = is_news().then_some(Command::Stop { id });
+            let knows = knows_that_nobody_waits(&bridge, name, by, told.age);
+            let stop = (is_news() && knows).then_some(Command::Stop { id });
             if stop.is_some() {
                 bridge.views.end_all_of(name, now);
                 info!(robot = name, by, "no viewer is left: stop");
@@ -316,6 +332,19 @@ pub async fn hook(
     };
     bridge.metrics.mediamtx_told(what, &done);
     done.map(|()| StatusCode::NO_CONTENT)
+}
+
+/// Whether all is known that came after a hook which is so old: without that, a viewer who has come
+/// meanwhile would lose the stream. What is not stopped here ends with its lease.
+fn knows_that_nobody_waits(bridge: &Bridge, robot: &str, by: &str, age: Option<f64>) -> bool {
+    let Some(age) = age else { return true };
+    let fleet = &bridge.fleet;
+    let lease = bridge.mediamtx.lease;
+    let renewed = fleet.wanted.lease_of(robot, by).is_some_and(|until| {
+        let since = (fleet.now().monotonic + lease).saturating_sub(until);
+        since.as_secs_f64() < age
+    });
+    fleet.has_heard_all_since(age) && !renewed
 }
 
 #[cfg(test)]

@@ -13,29 +13,23 @@ mod request;
 mod robots;
 mod share;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Extension, Json, Router,
-    extract::State,
+    extract::{Request, State},
     http::{
         HeaderMap, HeaderName, HeaderValue, StatusCode,
-        header::{CACHE_CONTROL, CONTENT_TYPE},
+        header::{CACHE_CONTROL, CONTENT_TYPE, STRICT_TRANSPORT_SECURITY},
     },
-    middleware,
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{MethodRouter, delete, get, post, put},
 };
 use droidrelay_wire::{Command, words::hook};
 use serde_json::{Value, json};
-use tower_http::{limit::RequestBodyLimitLayer, timeout::RequestBodyTimeoutLayer};
 
-use crate::{bridge::Bridge, failure::Failure};
-
-/// No body that is sent here is longer.
-const MAX_BODY: usize = 16 * 1024;
-/// For the next piece of a body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::{bridge::Bridge, failure::Failure, serve::CameByTls};
 
 type Routes = Vec<(&'static str, MethodRouter<Arc<Bridge>>)>;
 
@@ -92,9 +86,7 @@ pub fn app(bridge: Arc<Bridge>) -> Router {
                 "this path does not take this method",
             )
         })
-        .layer(RequestBodyLimitLayer::new(MAX_BODY))
-        .layer(RequestBodyTimeoutLayer::new(BODY_TIMEOUT))
-        .layer(middleware::map_response(harden))
+        .layer(middleware::from_fn(harden))
         .layer(middleware::from_fn_with_state(
             bridge.clone(),
             metrics::count,
@@ -128,11 +120,18 @@ async fn health(State(bridge): State<Arc<Bridge>>) -> (StatusCode, Json<Value>) 
     }
 }
 
-async fn harden(mut response: Response) -> Response {
+async fn harden(request: Request, next: Next) -> Response {
     const OPTIONS: HeaderName = HeaderName::from_static("x-content-type-options");
+    /// Half a year; only for what has come by TLS, and for this name alone.
+    const HTTPS_ONLY: HeaderValue = HeaderValue::from_static("max-age=15552000");
+    let came_by_tls = request.extensions().get::<CameByTls>().is_some();
+    let mut response = next.run(request).await;
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(OPTIONS, HeaderValue::from_static("nosniff"));
+    if came_by_tls {
+        headers.insert(STRICT_TRANSPORT_SECURITY, HTTPS_ONLY);
+    }
     response
 }
 

@@ -47,7 +47,10 @@ pub async fn poll(
     let deadline = Instant::now() + wait;
     bridge.check_link(bridge.broker_deadline()).await?;
     // An answer without what is retained would close a stream that somebody looks at.
-    bridge.fleet.settled().await;
+    if !bridge.fleet.settled(bridge.broker_deadline()).await {
+        let reason = "what is wanted is not known yet: the broker has not told all that it keeps";
+        return Err(Failure::unavailable(reason));
+    }
     // An admin who tries a robot's endpoint by hand is not the robot, but one who speaks as it is.
     if is_robot || (user.may(Right::Be, &name) && bridge.fleet.wanted.polls(&name)) {
         present(&bridge, &robot, wait).await?;
@@ -57,8 +60,10 @@ pub async fn poll(
         let mut watcher = bridge.fleet.wanted.watch(&name);
         let mut closing = bridge.closing();
         let mut link = bridge.fleet.watch_link();
+        let mut users = bridge.auth.users();
         let changed = async {
             select! {
+                _ = users.changed() => {}
                 _ = watcher.receiver.wait_for(|version| *version != since) => {}
                 _ = closing.wait_for(|closing| *closing) => {}
                 _ = link.wait_for(|link| matches!(link, BrokerLink::Down(_))) => {}
@@ -67,6 +72,16 @@ pub async fn poll(
         // Unchanged is an answer too.
         let _ = timeout_at(deadline, changed).await;
         bridge.check_link(Instant::now()).await?;
+        if bridge.auth.still(&user).is_none() {
+            return Err(Failure::forbidden("this user has been taken away"));
+        }
+    }
+    if bridge.fleet.wanted.polls_here(&name) {
+        let noted = bridge.fleet.wanted.is_noted(&name);
+        if timeout_at(bridge.broker_deadline(), noted).await.is_err() {
+            let reason = "the broker does not keep what is wanted";
+            return Err(Failure::unavailable(reason));
+        }
     }
     let view = bridge.fleet.view(&name);
     Ok(Json(Answer {

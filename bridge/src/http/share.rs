@@ -47,6 +47,13 @@ pub async fn share(
             "for {lasts}: give whole seconds from 1 to {MAX_FOR}"
         )));
     }
+    bridge.fleet.shares.key()?;
+    // Without what was revoked, a new link might be one of them.
+    bridge.check_link(bridge.broker_deadline()).await?;
+    if !bridge.fleet.settled(bridge.broker_deadline()).await {
+        let reason = "which links are revoked is not known yet: try again in a second";
+        return Err(Failure::unavailable(reason));
+    }
     let (link, token) = bridge
         .fleet
         .shares

@@ -2,7 +2,10 @@
 
 //! The router, before a broker that takes connections and never answers.
 
-use std::net::{SocketAddr, TcpListener};
+use std::{
+    net::{SocketAddr, TcpListener},
+    time::Duration,
+};
 
 use super::*;
 use axum::{
@@ -63,7 +66,7 @@ impl Bench {
 
     async fn send(&self, request: Request) -> (StatusCode, Value, Response<()>) {
         let mut request = request;
-        let peer = SocketAddr::from(([127, 0, 0, 1], 40000));
+        let peer = SocketAddr::from(([192, 0, 2, 1], 40000));
         request.extensions_mut().insert(ConnectInfo(peer));
         let answer = app(self.bridge.clone()).oneshot(request).await.unwrap();
         let (parts, body) = answer.into_parts();
@@ -223,16 +226,50 @@ async fn links_are_revoked_one_by_one_or_all_of_a_robot_by_who_may_share_it() {
 #[tokio::test]
 async fn large_bodies_and_requests_from_other_sites_are_refused() {
     let bench = Bench::new();
-    let mut large = viewer("POST", "/stream/start");
-    large
-        .headers_mut()
-        .insert("content-length", (MAX_BODY + 1).into());
-    assert_eq!(bench.send(large).await.0, 413);
+    for (length, expected) in [(16 * 1024, 503), (16 * 1024 + 1, 413)] {
+        let mut large = viewer("POST", "/stream/start");
+        *large.body_mut() = Body::from(vec![b'x'; length]);
+        assert_eq!(bench.send(large).await.0, expected, "{length}");
+    }
     let mut foreign = viewer("POST", "/stream/start");
     foreign
         .headers_mut()
         .insert("sec-fetch-site", HeaderValue::from_static("cross-site"));
     assert_eq!(bench.send(foreign).await.0, 403);
+    let mut foreign = viewer("POST", "/stream/start");
+    for (name, value) in [("host", "cloud.example"), ("origin", "http://evil.example")] {
+        let value = HeaderValue::from_static(value);
+        foreign.headers_mut().insert(name, value);
+    }
+    assert_eq!(bench.send(foreign).await.0, 403, "over plain HTTP");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_comes_byte_by_byte_is_given_up() {
+    let bench = Bench::new();
+    let mut slow = viewer("POST", "/stream/start");
+    let bytes = futures_util::stream::unfold((), async |()| {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        Some((Ok::<_, std::convert::Infallible>("x"), ()))
+    });
+    *slow.body_mut() = Body::from_stream(bytes);
+    let started = Instant::now();
+    assert_eq!(bench.send(slow).await.0, 408);
+    assert!(started.elapsed() <= Duration::from_secs(11));
+}
+
+#[tokio::test]
+async fn what_came_by_tls_says_that_it_always_should() {
+    let bench = Bench::new();
+    for came_by_tls in [true, false] {
+        let mut page = request("GET", "/", None);
+        if came_by_tls {
+            page.extensions_mut().insert(CameByTls);
+        }
+        let (_, _, head) = bench.send(page).await;
+        let told = head.headers().contains_key(STRICT_TRANSPORT_SECURITY);
+        assert_eq!(told, came_by_tls);
+    }
 }
 
 #[tokio::test]
@@ -295,4 +332,31 @@ async fn a_broker_that_never_answers_costs_the_time_that_is_allowed() {
     assert_eq!(status, 503, "{json}");
     assert!(json["error"].as_str().unwrap().contains("broker"), "{json}");
     assert!(started.elapsed() < Duration::from_secs(3));
+}
+
+#[tokio::test]
+async fn a_robot_that_polls_is_not_answered_before_all_that_is_retained_is_known() {
+    let bench = Bench::new();
+    let poll = || request("GET", "/robots/r1/stream", Some("Bearer t0ken"));
+    bench.bridge.fleet.apply(Event::Up);
+    let (status, json, _) = bench.send(poll()).await;
+    assert_eq!(status, 503, "{json}");
+    // Another bridge's, and one that was retained, say nothing.
+    let (topic, mark) = bench.bridge.fleet.mark();
+    let say = |correlation: &[u8], retained| {
+        bench.bridge.fleet.apply(Event::Message(Message {
+            topic: topic.clone(),
+            payload: Vec::new(),
+            retained,
+            correlation: Some(correlation.to_vec()),
+        }));
+    };
+    say(b"other", false);
+    say(&mark, true);
+    assert_eq!(bench.send(poll()).await.0, 503);
+    say(&mark, false);
+    assert_eq!(bench.send(poll()).await.0, 200);
+    // Of a new connection nothing is known.
+    bench.bridge.fleet.apply(Event::Up);
+    assert_eq!(bench.send(poll()).await.0, 503);
 }

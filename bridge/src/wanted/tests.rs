@@ -212,3 +212,82 @@ fn notes_of_a_bridge_beside_this_one_count_by_their_numbers_only() {
     one.read(&name, &old, Live, Young, at(1));
     assert!(one.is_open("r1"), "its own note tells it nothing");
 }
+
+#[tokio::test]
+async fn a_robot_is_told_what_the_broker_keeps_and_nothing_before() {
+    let board = board("a");
+    board.polled("r1", Duration::ZERO, at(0));
+    obey(&board, &start("phone", 30), 0);
+    let mut noted = Box::pin(board.is_noted("r1"));
+    assert!(futures_util::poll!(noted.as_mut()).is_pending());
+    let (_, old) = board.unwritten(at(0)).pop().unwrap();
+    obey(&board, &start("tablet", 30), 0);
+    board.noted("r1", old.version);
+    // That one is kept; what has come since is not.
+    noted.await;
+    let mut noted = Box::pin(board.is_noted("r1"));
+    assert!(futures_util::poll!(noted.as_mut()).is_pending());
+    let (_, new) = board.unwritten(at(0)).pop().unwrap();
+    board.noted("r1", new.version);
+    noted.await;
+    // Another bridge's note is as good.
+    board.noted("r1", old.version);
+    board.is_noted("r1").await;
+    // Nothing is wanted of a robot that nobody knows.
+    board.is_noted("r2").await;
+}
+
+#[test]
+fn a_lease_that_ends_is_known_by_its_holder() {
+    let board = board("a");
+    obey(&board, &start("phone", 30), 5);
+    obey(&board, &Command::start(), 5);
+    assert_eq!(board.lease_of("r1", "phone"), Some(at(35).monotonic));
+    for holder in ["tablet", "*"] {
+        assert_eq!(board.lease_of("r1", holder), None);
+    }
+}
+
+#[test]
+fn a_robot_that_comes_back_is_told_what_it_may_have_missed_and_no_more() {
+    const EXPIRY: Duration = Duration::from_secs(30);
+    let stop = |id: &str| Command::Stop {
+        id: Some(id.into()),
+    };
+    let repeat = |board: &LeaseTable, seen: Option<u64>, now| {
+        let seen = seen.map(Duration::from_secs);
+        board.repeat("r1", seen, EXPIRY, at(now))
+    };
+    // A stop that was sent while it was away, or just before that was noticed.
+    for (sent, seen, expected) in [
+        (110, Some(100), true),
+        (50, Some(100), true),
+        (10, None, true),
+        (10, Some(100), false),
+    ] {
+        let board = board("a");
+        obey(&board, &start("a", 600), 0);
+        obey(&board, &Command::stop(), sent);
+        let told = if expected {
+            vec![Command::stop()]
+        } else {
+            vec![]
+        };
+        assert_eq!(repeat(&board, seen, 120), told, "{sent} {seen:?}");
+        assert_eq!(repeat(&board, seen, 121), [], "once");
+    }
+    // Leases that live, with what is left of them; a start after a stop is behind it.
+    let living = board("a");
+    obey(&living, &start("a", 600), 0);
+    obey(&living, &start("b", 600), 0);
+    obey(&living, &stop("b"), 1);
+    obey(&living, &start("c", 5), 1);
+    living.expire(at(10));
+    assert_eq!(repeat(&living, Some(5), 10), [stop("b"), start("a", 590)]);
+    // A start that found it away is good for a while only.
+    for (now, told) in [(40, vec![start("d", 590)]), (41, vec![])] {
+        let board = board("a");
+        board.obey("r1", &start("d", 620), Offline, Settled, at(10));
+        assert_eq!(repeat(&board, Some(5), now), told, "at {now}");
+    }
+}

@@ -221,7 +221,10 @@ pub struct Robot {
 impl Robot {
     /// Connected, subscribed and announced as online and idle.
     pub fn new(port: u16, name: &str) -> Self {
-        let mut options = MqttOptions::new(format!("robot-{name}"), "127.0.0.1", port);
+        // One that was dropped may not have gone yet.
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let id = format!("robot-{name}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let mut options = MqttOptions::new(id, "127.0.0.1", port);
         options
             .set_credentials("robot", "r")
             .set_outgoing_inflight_upper_limit(20);
@@ -312,6 +315,41 @@ impl Drop for Robot {
     }
 }
 
+/// Starts the program; what it writes goes to `log`.
+fn launch(
+    folder: &Folder,
+    environment: &[(&str, &str)],
+    log: &Arc<Mutex<String>>,
+) -> (Child, SocketAddr) {
+    let mut child = program()
+        .args(["--log-level", "debug", "--config"])
+        .arg(folder.0.join("bridge.toml"))
+        .envs(environment.iter().copied())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (ready_in, ready) = mpsc::channel();
+    let (kept, stderr) = (log.clone(), child.stderr.take().unwrap());
+    thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            if let Some((_, url)) = line.split_once("listening on http") {
+                let address = url.trim_start_matches(['s', ':', '/']);
+                let _ = ready_in.send(address.parse().unwrap());
+            }
+            let mut kept = kept.lock().unwrap();
+            kept.push_str(&line);
+            kept.push('\n');
+        }
+    });
+    match ready.recv_timeout(DEADLINE) {
+        Ok(address) => (child, address),
+        Err(err) => {
+            let _ = child.kill();
+            panic!("{err}: {}", log.lock().unwrap());
+        }
+    }
+}
+
 /// The program itself; all that it ever writes is kept.
 pub struct Bridge {
     child: Child,
@@ -353,6 +391,7 @@ impl Bridge {
             default = "r1"
             [failures]
             burst = 5
+            window = 3600
             [[user]]
             name = "viewer"
             role = "viewer"
@@ -376,35 +415,9 @@ impl Bridge {
             hash(ROBOT_TOKEN, &["--sha256"]),
             hash(ROBOT_PASSWORD, &["--sha256"]),
         );
-        let config = folder.write("bridge.toml", &text);
-        let mut child = program()
-            .args(["--log-level", "debug", "--config"])
-            .arg(config)
-            .envs(environment.iter().copied())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        folder.write("bridge.toml", &text);
         let log = Arc::new(Mutex::new(String::new()));
-        let (ready_in, ready) = mpsc::channel();
-        let (kept, stderr) = (log.clone(), child.stderr.take().unwrap());
-        thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                if let Some((_, url)) = line.split_once("listening on http") {
-                    let address = url.trim_start_matches(['s', ':', '/']);
-                    let _ = ready_in.send(address.parse().unwrap());
-                }
-                let mut kept = kept.lock().unwrap();
-                kept.push_str(&line);
-                kept.push('\n');
-            }
-        });
-        let address = match ready.recv_timeout(DEADLINE) {
-            Ok(address) => address,
-            Err(err) => {
-                let _ = child.kill();
-                panic!("{err}: {}", log.lock().unwrap());
-            }
-        };
+        let (child, address) = launch(&folder, environment, &log);
         Bridge {
             child,
             address,
@@ -412,6 +425,23 @@ impl Bridge {
             answers: Mutex::default(),
             folder,
         }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Kills it and starts it again, at the same address.
+    pub fn restart(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let text = fs::read_to_string(self.folder.0.join("bridge.toml")).unwrap();
+        let listen = format!("listen = \"{}\"", self.address);
+        let text = text.replace("listen = \"127.0.0.1:0\"", &listen);
+        self.folder.write("bridge.toml", &text);
+        let (child, address) = launch(&self.folder, &[], &self.log);
+        assert_eq!(address, self.address);
+        self.child = child;
     }
 
     /// Sends one request; the answer's status, head and JSON.

@@ -2,6 +2,7 @@
 
 //! Networks that can be made bad, and HTTP.
 
+pub mod crowd;
 pub mod http;
 pub mod netns;
 pub mod proxy;

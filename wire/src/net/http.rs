@@ -156,6 +156,11 @@ pub enum Login {
     Bearer {
         token_file: PathBuf,
     },
+    /// A secret that is in no file.
+    Given {
+        user: String,
+        password: Secret,
+    },
 }
 
 impl Login {
@@ -169,6 +174,7 @@ impl Login {
             Login::Bearer { token_file } => {
                 sensitive("Bearer", Secret::from_file(token_file)?.expose()).map(Some)
             }
+            Login::Given { user, password } => basic(user, password.expose()).map(Some),
         }
     }
 }

@@ -43,6 +43,9 @@ pub struct Hook {
     /// Names the clock of `at`: times of other clocks do not compare.
     #[serde(default)]
     pub clock: String,
+    /// How many seconds before this was sent the process was started, by no clock in particular.
+    #[serde(default)]
+    pub age: Option<f64>,
     /// The viewer, for [`HookEvent::Read`] and [`HookEvent::Unread`].
     pub reader: Option<Reader>,
 }
@@ -76,6 +79,7 @@ mod tests {
                 path: "robots/r1/live".into(),
                 at: Some(17.25),
                 clock: "boot 1".into(),
+                age: Some(0.25),
                 reader: Some(Reader {
                     r#type: "rtspSession".into(),
                     id: "7".into(),
@@ -91,8 +95,8 @@ mod tests {
         let hook: Hook =
             serde_json::from_str(r#"{"event":"demand","path":"p","reader":null}"#).unwrap();
         assert_eq!(
-            (hook.at, hook.clock.as_str(), hook.reader),
-            (None, "", None)
+            (hook.at, hook.clock.as_str(), hook.age, hook.reader),
+            (None, "", None, None)
         );
         assert!(serde_json::from_str::<Hook>(r#"{"event":"danced","path":"p"}"#).is_err());
     }
