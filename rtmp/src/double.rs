@@ -21,10 +21,12 @@ use super::{
     amf0::{self, Value},
     auth::{Challenge, Method},
     chunk::{ChunkReader, ChunkWriter, Message, message_type},
-    flv::is_video_sequence_header,
+    flv::{TagKind, is_audio_sequence_header, is_video_sequence_header},
 };
 
 const HANDSHAKE_SIZE: usize = 1536;
+/// Between the bytes of [`Fault::Trickle`].
+const TRICKLE: Duration = Duration::from_millis(100);
 const REJECTED: &str = "NetConnection.Connect.Rejected";
 
 /// Whom it lets in.
@@ -84,6 +86,8 @@ pub enum Fault {
     Stall,
     /// Something is said that is not RTMP.
     Garbage,
+    /// Byte after byte trickles in of what never gets whole, and the connection stays.
+    Trickle,
 }
 
 /// In what it differs from most servers, as some do.
@@ -130,6 +134,10 @@ pub enum Seen {
     Video,
     /// The first frame, at this time of the session in milliseconds; headers have come before it.
     FirstFrame(u32),
+    /// A frame, at this time of the session in milliseconds.
+    Frame(TagKind, u32),
+    /// The publisher has ended the stream.
+    Ended,
     /// Something came ahead of an answer.
     Hasty,
     /// Something went wrong as it should.
@@ -324,21 +332,58 @@ impl Connection {
             Fault::Stall => loop {
                 thread::park();
             },
+            Fault::Trickle => self.trickle(step)?,
             // Also at the handshake's and a chunk's borders no RTMP.
             Fault::Garbage => self.stream.write_all(&[0xff; 8192])?,
         }
         Err(io::ErrorKind::Other.into())
     }
 
+    /// Bytes of a handshake, or of a command that is longer than anybody waits for.
+    fn trickle(&mut self, step: Step) -> io::Result<()> {
+        let in_handshake = matches!(step, Step::Accept | Step::Hello | Step::HalfHello);
+        let begin: &[u8] = if in_handshake {
+            &[3]
+        } else {
+            &[
+                3,
+                0,
+                0,
+                0,
+                0,
+                0xff,
+                0xff,
+                message_type::COMMAND_AMF0,
+                0,
+                0,
+                0,
+                0,
+            ]
+        };
+        let endless = begin.iter().chain(std::iter::repeat(&3));
+        for byte in endless.take(HANDSHAKE_SIZE / 2 - 1) {
+            self.stream.write_all(&[*byte])?;
+            thread::sleep(TRICKLE);
+        }
+        Ok(())
+    }
+
     fn message(&mut self, message: &Message) -> io::Result<()> {
         match message.type_id {
             message_type::VIDEO => {
                 self.seen.push(Seen::Video);
-                if !self.has_frames && !is_video_sequence_header(&message.body) {
-                    self.has_frames = true;
-                    self.seen.push(Seen::FirstFrame(message.timestamp));
+                if !is_video_sequence_header(&message.body) {
+                    if !std::mem::replace(&mut self.has_frames, true) {
+                        self.seen.push(Seen::FirstFrame(message.timestamp));
+                    }
+                    let frame = Seen::Frame(TagKind::Video, message.timestamp);
+                    self.seen.push(frame);
                 }
                 self.reach(Step::Media)?;
+            }
+            message_type::AUDIO if !is_audio_sequence_header(&message.body) => {
+                let frame = Seen::Frame(TagKind::Audio, message.timestamp);
+                self.seen.push(frame);
             }
             message_type::COMMAND_AMF0 => self.command(&amf0::decode(&message.body))?,
             _ => {}
@@ -385,6 +430,7 @@ impl Connection {
                 self.reach(Step::CreateStream)?;
                 self.send("_result", id, &[Value::Null, Value::Number(1.0)])?;
             }
+            "deleteStream" => self.seen.push(Seen::Ended),
             "publish" => {
                 self.reach(Step::Publish)?;
                 self.seen.push(Seen::Publish(text(3).to_owned()));

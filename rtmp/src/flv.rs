@@ -101,6 +101,33 @@ pub fn is_audio_sequence_header(body: &[u8]) -> bool {
     matches!(body, [first, 0, ..] if first >> 4 == 10)
 }
 
+/// Is there a coded picture among these NAL units, each behind its length in `length_size` bytes?
+pub fn has_picture(mut units: &[u8], length_size: usize, is_picture: fn(u8) -> bool) -> bool {
+    while let Some((length, rest)) = units.split_at_checked(length_size) {
+        let length = length
+            .iter()
+            .fold(0_usize, |length, byte| length << 8 | usize::from(*byte));
+        let Some(unit) = rest.get(..length) else {
+            return false;
+        };
+        if unit.first().is_some_and(|first| is_picture(*first)) {
+            return true;
+        }
+        units = &rest[length..];
+    }
+    false
+}
+
+/// Does this first byte of an H.264 NAL unit say that it is a slice (H.264, table 7-1)?
+pub fn is_avc_picture(first: u8) -> bool {
+    matches!(first & 0x1f, 1..=5)
+}
+
+/// Does this first byte of an H.265 NAL unit say that it is a slice (H.265, table 7-1)?
+pub fn is_hevc_picture(first: u8) -> bool {
+    first >> 1 & 0x3f < 32
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VideoCodec {
     H264,
@@ -316,6 +343,34 @@ mod tests {
         assert!(is_audio_sequence_header(&aac_sequence_header()));
         assert!(!is_audio_sequence_header(&aac_frame()));
         assert!(!is_audio_sequence_header(&[0x2f, 0]));
+    }
+
+    #[test]
+    fn pictures_are_found_behind_parameter_sets() {
+        let units = |types: &[u8]| -> Vec<u8> {
+            let units = types.iter().flat_map(|first| [0, 0, 0, 2, *first, 0]);
+            units.collect()
+        };
+        for (types, picture) in [
+            (&[0x67, 0x68, 0x65][..], true),
+            (&[0x67, 0x68], false),
+            (&[0x41], true),
+            (&[], false),
+        ] {
+            assert_eq!(has_picture(&units(types), 4, is_avc_picture), picture);
+        }
+        assert!(has_picture(&units(&[0x40, 0x26]), 4, is_hevc_picture));
+        assert!(!has_picture(
+            &units(&[0x40, 0x42, 0x44]),
+            4,
+            is_hevc_picture
+        ));
+        assert!(has_picture(&[2, 0x41, 0], 1, is_avc_picture));
+        let mut noise = Noise(5);
+        for _ in 0..10_000 {
+            let bytes: Vec<u8> = (0..noise.below(30)).map(|_| noise.below(9) as u8).collect();
+            has_picture(&bytes, 1 + noise.below(4), is_avc_picture);
+        }
     }
 
     #[test]

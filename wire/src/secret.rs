@@ -5,6 +5,7 @@
 use std::{
     fmt, fs,
     io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
     path::Path,
 };
 
@@ -29,14 +30,24 @@ impl Secret {
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, String> {
         let path = path.as_ref();
         let mut text = Zeroizing::new(String::new());
-        fs::File::open(path)
+        let file = fs::OpenOptions::new()
+            .read(true)
+            // A FIFO would be waited for.
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)
             .map_err(|err| {
                 format!(
                     "cannot open secret file {}: {err}; create it with the secret as its first line, readable by this process only",
                     path.display()
                 )
-            })?
-            .take(MAX_FILE)
+            })?;
+        if !file.metadata().is_ok_and(|data| data.is_file()) {
+            return Err(format!(
+                "secret file {} is not a regular file: write the secret into one, as its first line",
+                path.display()
+            ));
+        }
+        file.take(MAX_FILE)
             .read_to_string(&mut text)
             .map_err(|err| match err.kind() {
                 io::ErrorKind::InvalidData => format!(
@@ -101,6 +112,13 @@ mod tests {
             "{error}"
         );
         fs::remove_file(&path).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.unwrap().success());
+        let error = Secret::from_file(&path).unwrap_err();
+        assert!(error.contains("not a regular file"), "{error}");
+        fs::remove_file(&path).unwrap();
+        let error = Secret::from_file(std::env::temp_dir()).unwrap_err();
+        assert!(error.contains("not a regular file"), "{error}");
         assert!(
             Secret::from_file(&path)
                 .unwrap_err()

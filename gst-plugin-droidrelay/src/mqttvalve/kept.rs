@@ -35,13 +35,19 @@ impl Kept {
     /// Keeps a buffer, and as few of those before it as make up `span` from a key frame on; a
     /// span of zero keeps the newest group. True where a new key frame is needed for that.
     pub fn add(&mut self, buffer: gst::Buffer, span: ClockTime) -> bool {
+        // One picture more is no burden for its pool, many are.
+        let buffer = if span > ClockTime::ZERO {
+            own(buffer)
+        } else {
+            buffer
+        };
         let time = buffer.dts_or_pts();
         let key = !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT);
         if !key && self.groups.is_empty() {
             return self.ask(time, span);
         }
         self.newest = time.or(self.newest);
-        self.bytes += buffer.size();
+        self.bytes += held(&buffer);
         if key {
             self.groups.push_back(Vec::new());
         }
@@ -94,7 +100,7 @@ impl Kept {
 
     fn drop_oldest(&mut self) {
         let group = self.groups.pop_front().unwrap_or_default();
-        self.bytes -= group.iter().map(|buffer| buffer.size()).sum::<usize>();
+        self.bytes -= group.iter().map(|buffer| held(buffer)).sum::<usize>();
     }
 
     /// Whether to ask for a key frame at `time`: not more often than once a span.
@@ -111,8 +117,30 @@ impl Kept {
     }
 }
 
+/// Bytes that the buffer keeps allocated, which may be many more than its media.
+fn held(buffer: &gst::BufferRef) -> usize {
+    let memories = buffer.iter_memories();
+    memories
+        .map(|memory| memory.parent().map_or(memory, |whole| whole).maxsize())
+        .sum()
+}
+
+/// The buffer, or a copy where it would keep a pool from its buffer or much more memory alive than
+/// it has media.
+fn own(buffer: gst::Buffer) -> gst::Buffer {
+    // SAFETY: the buffer is alive, and its pool is set before others see it.
+    let is_pooled = unsafe { !(*buffer.as_ptr()).pool.is_null() };
+    if !is_pooled && held(&buffer) <= 2 * buffer.size() {
+        return buffer;
+    }
+    // What cannot be read is kept as it is.
+    buffer.copy_deep().unwrap_or(buffer)
+}
+
 #[cfg(test)]
 mod tests {
+    use gst::prelude::*;
+
     use super::*;
 
     const SPAN: ClockTime = ClockTime::from_seconds(3);
@@ -189,5 +217,40 @@ mod tests {
             kept.add(large.clone(), SPAN);
             assert!(kept.bytes <= MAX_BYTES);
         }
+    }
+
+    #[test]
+    fn buffers_of_a_pool_go_back_to_it_and_memory_that_is_mostly_unused_is_not_kept() {
+        gst::init().unwrap();
+        let pool = gst::BufferPool::new();
+        let mut config = pool.config();
+        config.set_params(None, 1 << 20, 2, 2);
+        pool.set_config(config).unwrap();
+        pool.set_active(true).unwrap();
+        let params =
+            gst::BufferPoolAcquireParams::with_flags(gst::BufferPoolAcquireFlags::DONTWAIT);
+        let mut kept = Kept::default();
+        for n in 0..100 {
+            let mut buffer = pool.acquire_buffer(Some(&params)).unwrap();
+            let writable = buffer.get_mut().unwrap();
+            writable.set_size(1000);
+            writable.set_pts(ClockTime::from_mseconds(10 * n));
+            kept.add(buffer, SPAN);
+            // As an encoder makes them without a pool.
+            let mut buffer = gst::Buffer::with_size(1 << 20).unwrap();
+            let writable = buffer.get_mut().unwrap();
+            writable.set_size(1000);
+            writable.set_pts(ClockTime::from_mseconds(10 * n));
+            let part = buffer
+                .copy_region(gst::BufferCopyFlags::all(), 0..500)
+                .unwrap();
+            kept.add(buffer, SPAN);
+            kept.add(part, SPAN);
+        }
+        let (buffers, _) = kept.take();
+        assert_eq!(buffers.len(), 300);
+        let all: usize = buffers.iter().map(|buffer| held(buffer)).sum();
+        assert!(all <= 300 * 2000, "{all} bytes are held");
+        pool.set_active(false).unwrap();
     }
 }

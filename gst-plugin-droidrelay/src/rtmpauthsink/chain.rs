@@ -61,6 +61,11 @@ impl Chain {
         Ok(Chain { input, elements })
     }
 
+    /// The last of the elements.
+    pub fn sink(&self) -> gst::Element {
+        self.elements.last().expect("there is one").clone()
+    }
+
     /// Takes the elements out of `bin` and stops them.
     pub fn remove(self, bin: &gst::Bin) -> Result<(), String> {
         for element in self.elements {

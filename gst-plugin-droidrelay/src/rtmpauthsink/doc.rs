@@ -11,9 +11,29 @@ pub const DOC: &[(&str, &str)] = &[
     begins with metadata, sequence headers and a key frame; its timestamps start at zero (media
     at 2 s, see start-offset); during its first two seconds the sink requests a key frame every
     250 ms, because readers attach a moment after the publisher. A session that is no longer
-    wanted is unpublished and closed at once. The sink never synchronises to the clock and never
-    blocks upstream: media that cannot be sent is queued up to max-latency, then dropped up to
-    the next key frame.",
+    wanted is unpublished and closed at once. Media of a live
+    source never waits: what cannot be sent is queued up to max-latency, then dropped up to the
+    next key frame. The first frames that are dropped in a session are a warning; stats counts
+    them in dropped-publishing.",
+    ),
+    (
+        "Sources-that-are-not-live",
+        "
+    Whether a source is live is what it answers to the LATENCY query at each segment. Media of one
+    that is not (a file, fdsrc, videotestsrc without is-live) is never dropped while the server is
+    there: it waits for the clock (sync=true), and for room in the queue. While the server is away
+    it is dropped at the pace of the clock as live media is; with sync=false it waits for the
+    server. At EOS the sink waits until all has been sent, up to 0.8 s for a live source and up to
+    5 s for others.",
+    ),
+    (
+        "Time",
+        "
+    Frames are sent by DTS, or by PTS where they have none; without either, at the time at which
+    they come. The two tracks are sent sorted by time: one that comes later is waited for as long
+    as it usually is late (up to 2 s) or as long as the elements upstream say (an encoder with
+    look-ahead, up to 30 s), and 0.1 s more. That waiting is no sign of a slow uplink. A running time
+    that goes back by more than 0.5 s, or a flush that resets it, begins a new session.",
     ),
     (
         "Weak-uplink",
@@ -39,7 +59,7 @@ pub const DOC: &[(&str, &str)] = &[
            muxed FLV stream. Buffers outside of a wanted session are dropped. EOS is posted
            when all pads have it.
     audio  AAC (raw) or parsed MP3 (mpegaudioparse), on request. A session waits up to 0.5 s for
-           the headers of both tracks. New headers in the stream (another resolution) start a
+           both tracks, longer where an encoder says that it is later. New headers in the stream (another resolution) start a
            new session.",
     ),
     (
@@ -73,7 +93,7 @@ pub const DOC: &[(&str, &str)] = &[
     takes the place of a parameter of the same name. With credential-mode=rtmp, user= and pass=
     of the query are the login where user and password are not set.
     In query and token every byte but A-Z a-z 0-9 - . _ ~ is percent-encoded, so any UTF-8
-    text works. password-file is read at each try, so a new password needs no restart.
+    text works. password-file, a regular file, is read at each try, so a new password needs no restart.
     Credentials appear in no readable property, message, log or dot file, nor in a server's texts
     that repeat them. A location reads back without userinfo and without those parameters of its
     query that may be secret: with user, pass, pw, token, secret, key, auth, sign, hash or cred
@@ -113,9 +133,10 @@ pub const DOC: &[(&str, &str)] = &[
         "Errors",
         "
     RESOURCE/SETTINGS, NULL to READY fails: location is no rtmp:// or rtmps:// URL, or
-      password-file or ca-file cannot be read, or credential-mode=rtmp lacks user or password;
+      password-file or ca-file cannot be read within 2 s, or credential-mode=rtmp lacks user or password;
       the text names the value and the remedy.
     CORE/MISSING_PLUGIN: h264parse or h265parse is missing (gstreamer1.0-plugins-bad).
+    RESOURCE/WRITE, a warning: frames are dropped while publishing, said once a session.
     RESOURCE/NOT_AUTHORIZED only with fail-fast=true: the server refuses the publisher.
     Otherwise a server that is absent, silent, lost or refuses is no error: state and reason
     name the fault, and the sink retries by itself.",

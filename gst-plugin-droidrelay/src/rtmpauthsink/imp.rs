@@ -1,25 +1,30 @@
 // SPDX-License-Identifier: MPL-2.0
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use droidrelay_wire::{PublishState, net::tls::Checks};
 use gst::{prelude::*, subclass::prelude::*};
 use once_cell::sync::Lazy;
 use parking_lot::Mutex;
-use tokio::task::JoinHandle;
+use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
 
 use super::{
     bitrate::Range,
     cat::CAT,
     chain::{Chain, Input},
+    files::{self, FilesReader},
+    news::{News, NewsQueue},
     publisher::MediaPublisher,
     queue::Track,
     rate::EncoderRate,
     session::{self, Owner, Target},
-    settings::{Settings, State, TlsCache},
+    settings::{Settings, State},
     sink::{AUDIO_CAPS, MediaSink, TrackOutput},
 };
-use crate::element::{io::Io, keyunit, link, property::typed};
+use crate::element::{io::Io, keyunit, link, property::typed, worker::Worker};
 
 /// The encoder takes the first that it can: avc needs no conversion.
 const VIDEO_CAPS: &str = "video/x-h264, stream-format=avc, alignment=au; \
@@ -28,6 +33,11 @@ const VIDEO_CAPS: &str = "video/x-h264, stream-format=avc, alignment=au; \
     video/x-flv";
 /// How long the way to NULL waits for the server to hear of the end.
 const END_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// How long a session waits for the encoder to tell its bitrate.
+const ENCODER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Elements upstream of a track that is waited for are asked for their latency this often.
+const LATENCY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Exists from READY on; dropped on the way to NULL.
 struct Running {
@@ -41,7 +51,7 @@ impl Running {
     fn end(self) -> bool {
         let Running { io, mut task } = self;
         let ending = async move {
-            if tokio::time::timeout(END_TIMEOUT, &mut task).await.is_err() {
+            if timeout(END_TIMEOUT, &mut task).await.is_err() {
                 task.abort();
                 let _ = task.await;
             }
@@ -54,17 +64,21 @@ pub struct RtmpAuthSink {
     sinkpad: gst::GhostPad,
     publisher: Arc<MediaPublisher>,
     rate: EncoderRate,
+    news: NewsQueue,
+    /// Runs [`RtmpAuthSink::tell`].
+    teller: Arc<Worker<super::RtmpAuthSink>>,
     // Locks are never held together, nor across a push, post, notify or join.
     settings: Mutex<Settings>,
     running: Mutex<Option<Running>>,
     chain: Mutex<Option<Chain>>,
     audio: Mutex<Option<(gst::GhostPad, gst::Element)>>,
+    latency_asked: Mutex<Option<Instant>>,
 }
 
 /// What the session's task sees of the element.
 struct TaskOwner {
     element: glib::WeakRef<super::RtmpAuthSink>,
-    tls: TlsCache,
+    files: FilesReader,
 }
 
 impl TaskOwner {
@@ -79,10 +93,10 @@ impl TaskOwner {
 }
 
 impl Owner for TaskOwner {
-    fn target(&mut self) -> Result<Target, String> {
-        let element = self.element.upgrade().ok_or("the element is gone")?;
-        let settings = element.imp().settings.lock().clone();
-        settings.target(&mut self.tls)
+    async fn target(&mut self) -> Result<Target, String> {
+        let settings = self.call(None, |imp| Some(imp.settings.lock().clone()));
+        let settings = settings.ok_or("the element is gone")?;
+        self.files.target(settings).await
     }
 
     fn state_changed(&self, publish: &PublishState) {
@@ -90,11 +104,18 @@ impl Owner for TaskOwner {
     }
 
     fn bitrate_changed(&self, publish: &PublishState) {
-        self.call((), |imp| imp.tell_valve(publish));
+        self.call((), |imp| imp.announce(News::Bitrate(publish.clone())));
     }
 
-    fn bitrates(&self) -> Option<Range> {
-        self.call(None, RtmpAuthSink::bitrates)
+    async fn bitrates(&self) -> Option<Range> {
+        let (sender, answer) = oneshot::channel();
+        self.call((), |imp| {
+            if imp.settings.lock().adaptive_bitrate {
+                imp.announce(News::Bounds(sender));
+            }
+        });
+        // Where nobody was asked, or nobody answers, there are none.
+        timeout(ENCODER_TIMEOUT, answer).await.ok()?.ok()?
     }
 
     fn set_bitrate(&self, bitrate: u64) {
@@ -108,8 +129,45 @@ impl Owner for TaskOwner {
 impl RtmpAuthSink {
     // ---- I/O thread -----------------------------------------------------------------------
 
-    /// Tells the world, outside of every lock.
     fn state_changed(&self, publish: &PublishState) {
+        let state = State::from(&publish.state);
+        if state == State::Idle {
+            self.rate.restore();
+        }
+        if matches!(state, State::Idle | State::Backoff | State::Refused) {
+            self.rate.end();
+        }
+        self.announce(News::State(publish.clone()));
+    }
+
+    // ---- any thread -----------------------------------------------------------------------
+
+    /// Tells the world, soon.
+    fn announce(&self, news: News) {
+        self.news.push(news);
+        self.teller.wake();
+    }
+
+    // ---- worker ---------------------------------------------------------------------------
+
+    /// Tells the world, outside of every lock.
+    fn tell(&self) {
+        while let Some(news) = self.news.next() {
+            match news {
+                News::State(publish) => self.tell_state(&publish),
+                News::Bitrate(publish) => self.tell_valve(&publish),
+                News::Loss => gst::element_imp_warning!(
+                    self,
+                    gst::ResourceError::Write,
+                    ("frames are dropped while publishing: the server does not take as much as comes. Lower the encoder's bitrate, set adaptive-bitrate=true or raise max-latency; the count is in stats, dropped-publishing")
+                ),
+                // The session may have ended meanwhile.
+                News::Bounds(sender) => drop(sender.send(self.bitrates())),
+            }
+        }
+    }
+
+    fn tell_state(&self, publish: &PublishState) {
         let state = State::from(&publish.state);
         let reason = publish.reason.as_deref();
         match state {
@@ -122,12 +180,6 @@ impl RtmpAuthSink {
                 publish.next_try.unwrap_or_default()
             ),
             _ => gst::info!(CAT, imp = self, "{}", publish.state),
-        }
-        if state == State::Idle {
-            self.rate.restore();
-        }
-        if matches!(state, State::Idle | State::Backoff | State::Refused) {
-            self.rate.end();
         }
         let obj = self.obj();
         obj.notify("state");
@@ -187,6 +239,9 @@ impl RtmpAuthSink {
         if !self.publisher.accepts(track) {
             return Ok(gst::FlowSuccess::Ok);
         }
+        if let Some(other) = self.publisher.waits_for_other(track) {
+            self.ask_for_latency(other);
+        }
         use gst::FlowError::{Eos, Flushing, NotNegotiated};
         match gst::ProxyPad::chain_default(pad, Some(&*self.obj()), buffer) {
             // Whatever else happens behind the pad is no reason to stop the stream.
@@ -212,14 +267,71 @@ impl RtmpAuthSink {
             }
             return true;
         }
-        if let gst::EventView::Caps(caps) = event.view()
-            && track == Track::Video
-            && let Err(err) = self.set_chain(Input::of(caps.caps()))
-        {
-            gst::error!(CAT, obj = pad, "{err}");
-            return false;
+        match event.view() {
+            gst::EventView::Caps(caps) if track == Track::Video => {
+                if let Err(err) = self.set_chain(Input::of(caps.caps())) {
+                    gst::error!(CAT, obj = pad, "{err}");
+                    return false;
+                }
+            }
+            gst::EventView::StreamStart(_) => {
+                self.publisher
+                    .expect(Track::Video, self.sinkpad.is_linked());
+            }
+            gst::EventView::Segment(_) => self.look_upstream(track),
+            _ => {}
         }
         gst::Pad::event_default(pad, Some(&*self.obj()), event)
+    }
+
+    fn pad(&self, track: Track) -> Option<gst::GhostPad> {
+        match track {
+            Track::Video => Some(self.sinkpad.clone()),
+            Track::Audio => self.audio.lock().as_ref().map(|(pad, _)| pad.clone()),
+        }
+    }
+
+    /// Learns whether the source of `track` is live, and how late its media is. What does not tell
+    /// is live.
+    fn look_upstream(&self, track: Track) {
+        let Some(pad) = self.pad(track) else {
+            return;
+        };
+        let mut query = gst::query::Latency::new();
+        let (is_live, latency) = if pad.peer_query(&mut query) {
+            let (is_live, latency, _) = query.result();
+            (is_live, latency)
+        } else {
+            (true, gst::ClockTime::ZERO)
+        };
+        gst::debug!(CAT, obj = pad, "live: {is_live}, latency {latency}");
+        self.publisher.set_upstream(track, is_live, latency.into());
+        self.apply_sync();
+    }
+
+    /// As [`RtmpAuthSink::look_upstream`], from the other track's thread: an encoder knows its
+    /// latency before its first frame.
+    fn ask_for_latency(&self, track: Track) {
+        {
+            let mut asked = self.latency_asked.lock();
+            if asked.is_some_and(|at| at.elapsed() < LATENCY_INTERVAL) {
+                return;
+            }
+            *asked = Some(Instant::now());
+        }
+        self.look_upstream(track);
+    }
+
+    /// Only a source that is not live is made to keep to the clock.
+    fn apply_sync(&self) {
+        let sync = self.settings.lock().sync;
+        let video = self.chain.lock().as_ref().map(Chain::sink);
+        let audio = self.audio.lock().as_ref().map(|(_, sink)| sink.clone());
+        for (track, sink) in Track::ALL.into_iter().zip([video, audio]) {
+            if let Some(sink) = sink {
+                sink.set_property("sync", sync && self.publisher.is_patient(track));
+            }
+        }
     }
 
     fn sink_query(&self, pad: &gst::GhostPad, query: &mut gst::QueryRef) -> bool {
@@ -251,6 +363,7 @@ impl RtmpAuthSink {
 
     fn media_sink(&self, track: Track) -> gst::Element {
         let weak = self.obj().downgrade();
+        let loser = weak.clone();
         MediaSink::new(TrackOutput {
             publisher: self.publisher.clone(),
             track,
@@ -261,6 +374,11 @@ impl RtmpAuthSink {
                     keyunit::by_own_means(sinkpad.upcast_ref());
                     // Without an encoder that can, the next regular one must do.
                     let _ = sinkpad.push_event(keyunit::upstream(0));
+                }
+            }),
+            media_lost: Box::new(move || {
+                if let Some(sink) = loser.upgrade() {
+                    sink.imp().announce(News::Loss);
                 }
             }),
         })
@@ -284,6 +402,7 @@ impl RtmpAuthSink {
         let sink = self.media_sink(Track::Video);
         let chain = Chain::build(input, bin, &self.sinkpad, sink)?;
         *self.chain.lock() = Some(chain);
+        self.apply_sync();
         Ok(())
     }
 
@@ -298,8 +417,8 @@ impl RtmpAuthSink {
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         let settings = self.settings.lock().clone();
         let failed = |error: String| gst::error_msg!(gst::ResourceError::Settings, ("{error}"));
-        let mut tls = TlsCache::default();
-        let target = settings.target(&mut tls).map_err(failed)?;
+        let io = Io::acquire().map_err(|err| failed(format!("cannot start a thread: {err}")))?;
+        let (target, files) = files::check(io.handle(), settings.clone()).map_err(failed)?;
         if target.tls.is_some() && settings.checks() != Checks::default() {
             gst::warning!(
                 CAT,
@@ -312,14 +431,19 @@ impl RtmpAuthSink {
             self.set_chain(Input::H264)
                 .map_err(|error| gst::error_msg!(gst::CoreError::MissingPlugin, ("{error}")))?;
         }
-        let io = Io::acquire().map_err(|err| failed(format!("cannot start a thread: {err}")))?;
         self.set_max_latency(settings.max_latency);
+        self.publisher.set_sync(settings.sync);
         self.publisher.begin();
         let obj = self.obj();
+        self.teller.start(&*obj, io.handle().clone(), |sink| {
+            let imp = sink.imp();
+            gst::panic_to_error!(imp, (), { imp.tell() });
+            None
+        });
         self.rate.start(obj.upcast_ref(), io.handle().clone());
         let owner = TaskOwner {
             element: obj.downgrade(),
-            tls,
+            files,
         };
         let task = io
             .handle()
@@ -341,6 +465,13 @@ impl RtmpAuthSink {
                 "the publishing session did not end in time"
             );
         }
+        if !self.teller.stop(END_TIMEOUT) {
+            gst::warning!(
+                CAT,
+                imp = self,
+                "who is told of the state did not return in time"
+            );
+        }
         if !self.rate.stop(END_TIMEOUT) {
             gst::warning!(
                 CAT,
@@ -351,14 +482,15 @@ impl RtmpAuthSink {
     }
 
     fn stats(&self) -> gst::Structure {
-        let (stats, dropped, latency) = self.publisher.stats();
+        let stats = self.publisher.stats();
         gst::Structure::builder("application/x-rtmpauthsink-stats")
             .field("sessions", stats.sessions)
             .field("reconnects", stats.reconnects)
             .field("frames", stats.frames)
             .field("bytes", stats.bytes)
-            .field("dropped", dropped)
-            .field("queue-ms", (latency / 1_000_000) as u64)
+            .field("dropped", stats.dropped)
+            .field("dropped-publishing", stats.lost)
+            .field("queue-ms", (stats.waiting / 1_000_000) as u64)
             .field("acknowledged-bytes", stats.acknowledged)
             .field("bitrate", stats.bitrate)
             .field("target-bitrate", stats.target_bitrate.unwrap_or_default())
@@ -424,10 +556,13 @@ impl ObjectSubclass for RtmpAuthSink {
             sinkpad,
             publisher: Arc::new(MediaPublisher::new()),
             rate: EncoderRate::new(),
+            news: NewsQueue::default(),
+            teller: Worker::new(),
             settings: Mutex::default(),
             running: Mutex::default(),
             chain: Mutex::default(),
             audio: Mutex::default(),
+            latency_asked: Mutex::default(),
         }
     }
 }
@@ -459,8 +594,13 @@ impl ObjectImpl for RtmpAuthSink {
             gst::info!(CAT, imp = self, "{name}: {:?}", value.transform::<String>());
         }
         self.settings.lock().set(name, value);
-        if name == "max-latency" {
-            self.set_max_latency(typed(value));
+        match name {
+            "max-latency" => self.set_max_latency(typed(value)),
+            "sync" => {
+                self.publisher.set_sync(typed(value));
+                self.apply_sync();
+            }
+            _ => {}
         }
     }
 
@@ -526,7 +666,7 @@ impl ElementImpl for RtmpAuthSink {
         sink.sync_state_with_parent().ok()?;
         pad.set_active(true).ok()?;
         obj.add_pad(&pad).ok()?;
-        self.publisher.expect_audio(true);
+        self.publisher.expect(Track::Audio, true);
         *self.audio.lock() = Some((pad.clone(), sink));
         Some(pad.upcast())
     }
@@ -539,7 +679,7 @@ impl ElementImpl for RtmpAuthSink {
         let Some((pad, sink)) = audio else {
             return;
         };
-        self.publisher.expect_audio(false);
+        self.publisher.expect(Track::Audio, false);
         let obj = self.obj();
         // Both are ours, so that nothing can be wrong with taking them out.
         let _ = pad.set_active(false);
@@ -558,7 +698,11 @@ impl ElementImpl for RtmpAuthSink {
                 self.post_error_message(error);
                 gst::StateChangeError
             })?,
-            gst::StateChange::ReadyToPaused => self.publisher.set_running(true),
+            gst::StateChange::ReadyToPaused => {
+                let is_linked = self.sinkpad.is_linked();
+                self.publisher.expect(Track::Video, is_linked);
+                self.publisher.set_running(true);
+            }
             _ => {}
         }
         let result = self.parent_change_state(transition);

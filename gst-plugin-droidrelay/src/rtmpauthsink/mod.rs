@@ -10,8 +10,10 @@ mod cat;
 mod chain;
 mod doc;
 mod encoder;
+mod files;
 mod imp;
 mod meter;
+mod news;
 mod publisher;
 mod queue;
 mod rate;
@@ -19,6 +21,7 @@ mod servers;
 mod session;
 mod settings;
 mod sink;
+mod skew;
 mod socket;
 mod uplink;
 

@@ -5,11 +5,11 @@
 
 use std::time::{Duration, Instant};
 
-use droidrelay_wire::PublishState;
-use parking_lot::Mutex;
+use droidrelay_wire::{PublishState, words::state::PublishPhase};
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
 
-use super::queue::{Frame, Queue, Track};
+use super::queue::{Frame, Next, Queue, Track};
 use droidrelay_rtmp::flv::{Metadata, VideoCodec};
 
 use crate::element::link::SessionEvent;
@@ -20,8 +20,13 @@ const EARLY_KEY_INTERVAL: Duration = Duration::from_millis(250);
 const EARLY: Duration = Duration::from_secs(2);
 /// Without a valve, a session ends after this time without media.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long media waits for the second track's configuration before it goes out alone.
+/// How long media waits for the second track before it goes out alone, beyond what the elements
+/// of that track say that it is late.
 const TRACK_TIMEOUT: Duration = Duration::from_millis(500);
+/// Longest latency of an encoder that a session waits for, in nanoseconds.
+const MOST_LATENCY: i64 = 30_000_000_000;
+/// A thread that waits for room looks again after this time at the latest.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A message body: what the format puts in front, or all of it, and the payload without a copy.
 #[derive(Default)]
@@ -34,6 +39,30 @@ impl Body {
     pub fn parts(&self) -> [&[u8]; 2] {
         [&self.prefix, self.payload.as_deref().unwrap_or_default()]
     }
+
+    pub fn size(&self) -> usize {
+        self.parts().map(<[u8]>::len).iter().sum()
+    }
+}
+
+/// What a streaming thread is to do with a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// It can wait and has waited: it will be sent.
+    Lossless,
+    /// It is live, or the server is away: it may be dropped.
+    Lossy,
+    /// Told to wait no longer before there was room.
+    Interrupted,
+}
+
+/// What has become of a frame.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pushed {
+    /// The encoder must be asked for a key frame.
+    pub needs_key: bool,
+    /// For the first time in this session media is lost.
+    pub first_loss: bool,
 }
 
 /// What a server must know of the tracks before their first frame.
@@ -110,12 +139,19 @@ pub struct Stats {
     /// Bits per second that the encoder is told to make; None where it is left alone.
     pub target_bitrate: Option<u64>,
     pub last_error: Option<String>,
+    /// Frames dropped, and those of them that were dropped in a session.
+    pub dropped: u64,
+    pub lost: u64,
+    /// Nanoseconds of media that wait.
+    pub waiting: i64,
 }
 
 pub struct MediaPublisher {
     inner: Mutex<Inner>,
     /// Wakes the session's task: media, a wish, or the end.
     pub changed: Notify,
+    /// Wakes streaming threads that wait for room, or for the end of what waits.
+    room: Condvar,
 }
 
 struct Inner {
@@ -123,12 +159,22 @@ struct Inner {
     /// The session's task is to end once nothing is wanted.
     ended: bool,
     valves: [ValveState; 2],
-    audio_expected: bool,
+    /// Whether somebody is linked to the pad.
+    expected: [bool; 2],
     headers: Headers,
-    /// Counts changes of the headers: a session that began with others is replaced.
-    headers_version: u64,
     queue: Queue<Body>,
-    opening_deadline: Option<Instant>,
+    /// What came first since a session is wanted.
+    first_media: Option<Instant>,
+    /// Media of a source that is not live goes at the pace of the clock, not of the server.
+    sync: bool,
+    /// The streaming thread of a track is to wait for nothing.
+    interrupted: [bool; 2],
+    /// A track has ended and its thread waits until all has been sent.
+    draining: bool,
+    /// Something has left the queue that the server's kernel has not.
+    in_flight: bool,
+    /// Of this session it has been said that media is lost.
+    loss_is_known: bool,
     last_media: Option<Instant>,
     published_at: Option<Instant>,
     last_key_request: Option<Instant>,
@@ -143,11 +189,15 @@ impl MediaPublisher {
                 running: false,
                 ended: false,
                 valves: [ValveState::Unknown; 2],
-                audio_expected: false,
+                expected: [false; 2],
                 headers: Headers::default(),
-                headers_version: 0,
                 queue: Queue::new(0),
-                opening_deadline: None,
+                first_media: None,
+                sync: true,
+                interrupted: [false; 2],
+                draining: false,
+                in_flight: false,
+                loss_is_known: false,
                 last_media: None,
                 published_at: None,
                 last_key_request: None,
@@ -155,7 +205,14 @@ impl MediaPublisher {
                 stats: Stats::default(),
             }),
             changed: Notify::new(),
+            room: Condvar::new(),
         }
+    }
+
+    /// Something has changed for whoever waits.
+    fn wake(&self) {
+        self.changed.notify_one();
+        self.room.notify_all();
     }
 
     // ---- from the element -----------------------------------------------------------------
@@ -179,27 +236,66 @@ impl MediaPublisher {
     pub fn set_running(&self, running: bool) {
         let mut inner = self.inner.lock();
         inner.running = running;
-        inner.queue.clear();
-        inner.opening_deadline = None;
+        // Time begins anew: a session that overlooks the pause must not go on.
+        inner.queue.reset();
+        inner.expect_again();
         inner.last_media = None;
         if !running {
-            // Time begins anew: a session that overlooks the pause must not go on, and a valve
-            // that is still there says so again.
+            // A valve that is still there says so again.
             inner.valves = [ValveState::Unknown; 2];
-            inner.headers_version += 1;
         }
         drop(inner);
-        self.changed.notify_one();
+        self.wake();
     }
 
-    /// Tells whether the element has a pad for audio: sessions wait a moment for its headers.
-    pub fn expect_audio(&self, expected: bool) {
+    /// Whether somebody is linked to the pad of `track`: sessions wait a moment for its media.
+    pub fn expect(&self, track: Track, expected: bool) {
         let mut inner = self.inner.lock();
-        inner.audio_expected = expected;
-        if !expected {
-            inner.headers.audio = None;
-            inner.valves[Track::Audio as usize] = ValveState::Unknown;
+        inner.expected[track as usize] = expected;
+        match track {
+            Track::Video => inner.queue.has_video |= expected,
+            Track::Audio => {
+                inner.queue.sorted = expected;
+                if !expected {
+                    inner.headers.audio = None;
+                    inner.valves[Track::Audio as usize] = ValveState::Unknown;
+                    inner.queue.end(Track::Audio);
+                }
+            }
         }
+    }
+
+    /// Media of a source that is not live is sent at its own pace, not as fast as it goes.
+    pub fn set_sync(&self, sync: bool) {
+        self.inner.lock().sync = sync;
+        self.wake();
+    }
+
+    /// What the elements upstream of `track` say of themselves.
+    pub fn set_upstream(&self, track: Track, is_live: bool, latency: Duration) {
+        let latency = i64::try_from(latency.as_nanos()).unwrap_or(i64::MAX);
+        let mut inner = self.inner.lock();
+        inner.queue.set_patient(track, !is_live);
+        inner.queue.set_latency(track, latency);
+        if track == Track::Video && !inner.expected[Track::Audio as usize] {
+            // Both may come here, in FLV.
+            inner.queue.set_patient(Track::Audio, !is_live);
+        }
+        drop(inner);
+        self.wake();
+    }
+
+    pub fn is_patient(&self, track: Track) -> bool {
+        self.inner.lock().queue.is_patient(track)
+    }
+
+    /// The other track than `track`, where a session waits for it.
+    pub fn waits_for_other(&self, track: Track) -> Option<Track> {
+        let (inner, other) = (self.inner.lock(), track.other());
+        let waits = inner.expected[other as usize]
+            && !inner.queue.is_open()
+            && !inner.queue.has_come(other);
+        waits.then_some(other)
     }
 
     /// A valve upstream of `track` has spoken.
@@ -210,14 +306,15 @@ impl MediaPublisher {
         let begins = *valve != before;
         // Being sticky, it may come once more.
         if let (true, SessionEvent::Begins(_, history)) = (begins, session) {
-            inner.queue.expect_history(history.nseconds() as i64);
+            let history = i64::try_from(history.nseconds()).unwrap_or(i64::MAX);
+            inner.queue.expect_history(history);
         }
         if !inner.is_wanted() {
             inner.queue.clear();
-            inner.opening_deadline = None;
+            inner.expect_again();
         }
         drop(inner);
-        self.changed.notify_one();
+        self.wake();
     }
 
     /// What was upstream of `track` is not any more.
@@ -231,60 +328,128 @@ impl MediaPublisher {
     /// Whether media on `track` has a use: otherwise it need not even be parsed.
     pub fn accepts(&self, track: Track) -> bool {
         let inner = self.inner.lock();
-        inner.running
-            && matches!(
-                inner.valves[track as usize],
-                ValveState::Open(_) | ValveState::Unknown
-            )
+        inner.running && inner.is_open(track)
     }
 
-    /// The stream of `track` ended.
-    pub fn end_of_stream(&self, track: Track) {
+    /// Holds the thread of a track that is not live until a frame has room. While the server is
+    /// away its media is dropped as that of a live one, at the pace of the clock; without that
+    /// pace it waits for the server.
+    pub fn wait_for_room(&self, track: Track) -> Room {
         let mut inner = self.inner.lock();
-        if inner.valves[track as usize] == ValveState::Unknown {
+        loop {
+            let can_wait = inner.running
+                && inner.is_open(track)
+                && inner.queue.is_patient(track)
+                && !(inner.sync && inner.is_server_away());
+            if !can_wait {
+                return Room::Lossy;
+            }
+            if !inner.queue.is_full(track) {
+                return Room::Lossless;
+            }
+            if inner.interrupted[track as usize] {
+                return Room::Interrupted;
+            }
+            // There is media, it only waits.
+            inner.last_media = Some(Instant::now());
+            self.room.wait_for(&mut inner, LOOK_AGAIN);
+        }
+    }
+
+    /// The thread of `track` is to wait for nothing, or may wait again.
+    pub fn interrupt(&self, track: Track, interrupted: bool) {
+        self.inner.lock().interrupted[track as usize] = interrupted;
+        self.room.notify_all();
+    }
+
+    /// The stream of `track` ended: waits until what there is of it has been sent, for live media
+    /// not longer than `live`, else than `patience`.
+    pub fn drain(&self, track: Track, live: Duration, patience: Duration) {
+        let mut inner = self.inner.lock();
+        inner.queue.end(track);
+        inner.draining = true;
+        if inner.last_media.is_some() {
+            inner.last_media = Some(Instant::now());
+        }
+        let deadline = Instant::now()
+            + if inner.queue.is_patient(track) {
+                patience
+            } else {
+                live
+            };
+        self.changed.notify_one();
+        while inner.is_wanted()
+            && !inner.is_server_away()
+            && !inner.interrupted[track as usize]
+            && (inner.in_flight || !inner.queue.is_drained(track))
+            && !self.room.wait_until(&mut inner, deadline).timed_out()
+        {}
+        inner.draining = false;
+        // With all that has come, the wish ends.
+        let has_ended = Track::ALL
+            .iter()
+            .all(|track| inner.queue.has_ended(*track) || !inner.expected[*track as usize]);
+        if has_ended && inner.valves[track as usize] == ValveState::Unknown {
             inner.last_media = None;
         }
         drop(inner);
-        self.changed.notify_one();
+        self.wake();
     }
 
-    /// Changes what servers must know ahead of the media; a running session starts anew where
-    /// that differs from what it has told.
-    pub fn update_headers(&self, update: impl FnOnce(&mut Headers)) {
+    /// Of `track`, what waits is not wanted; its time begins anew where `anew`.
+    pub fn flush(&self, track: Track, anew: bool) {
+        self.inner.lock().queue.flush(track, anew);
+        self.wake();
+    }
+
+    /// Changes what servers must know of `track` ahead of its media; a running session is followed
+    /// by another one where that differs from what it has told.
+    pub fn update_headers(&self, track: Track, update: impl FnOnce(&mut Headers)) {
         let mut inner = self.inner.lock();
         let before = inner.headers.clone();
         update(&mut inner.headers);
         if inner.headers != before {
-            inner.headers_version += 1;
-            if inner.headers.video.is_some() {
-                inner.queue.has_video = true;
+            let told = match track {
+                Track::Video => before.metadata.video_codec.is_some(),
+                Track::Audio => before.metadata.audio_codec.is_some(),
+            };
+            if told || inner.queue.is_open() {
+                inner.queue.renew(track);
             }
+            inner.queue.has_video |= inner.headers.video.is_some();
             drop(inner);
-            self.changed.notify_one();
+            self.wake();
         }
     }
 
-    /// Takes a frame; true where the encoder must be asked for a key frame.
-    pub fn push(&self, frame: Frame<Body>) -> bool {
+    /// Takes a frame that has had its `room`.
+    pub fn push(&self, frame: Frame<Body>, room: Room) -> Pushed {
         let now = Instant::now();
         let mut inner = self.inner.lock();
         if !inner.running {
-            return false;
+            return Pushed::default();
         }
         inner.last_media = Some(now);
-        inner.opening_deadline.get_or_insert(now + TRACK_TIMEOUT);
+        inner.first_media.get_or_insert(now);
         let before = |at: Option<Instant>| at.map(|at| now.duration_since(at));
         let is_early = before(inner.published_at).is_some_and(|since| since < EARLY);
         let is_due = before(inner.last_key_request).is_none_or(|since| since >= EARLY_KEY_INTERVAL);
         // A key frame is the one that was asked for.
         let is_key = frame.key && frame.track == Track::Video;
-        let needs_key = (inner.queue.push(frame) || is_early) && !is_key && is_due;
+        let lost = inner.queue.lost;
+        let is_needed = inner.queue.push(frame, room == Room::Lossless);
+        let needs_key = (is_needed || is_early) && !is_key && is_due;
         if needs_key {
             inner.last_key_request = Some(now);
         }
+        let is_loss = inner.queue.lost > lost && inner.published_at.is_some();
+        let first_loss = is_loss && !std::mem::replace(&mut inner.loss_is_known, true);
         drop(inner);
         self.changed.notify_one();
-        needs_key
+        Pushed {
+            needs_key,
+            first_loss,
+        }
     }
 
     // ---- from the session's task ----------------------------------------------------------
@@ -302,24 +467,26 @@ impl MediaPublisher {
             .map(|at| at + IDLE_TIMEOUT)
     }
 
-    /// The headers with which a session can begin now, and their version; None while the
-    /// first frame is missing, or another track's headers that may still come.
-    pub fn opening(&self) -> Option<(Headers, u64)> {
-        let inner = self.inner.lock();
-        if inner.queue.is_empty() {
+    /// Begins a session with these headers; None while the first frame is missing, or another
+    /// track that may still come.
+    pub fn open(&self) -> Option<Headers> {
+        let mut inner = self.inner.lock();
+        let waited = inner
+            .opening_deadline()
+            .is_some_and(|at| at <= Instant::now());
+        if waited {
+            inner.queue.go_without_video();
+        }
+        if !inner.queue.can_open() || !(waited || inner.is_complete()) {
             return None;
         }
-        let complete = inner.headers.video.is_some()
-            && (!inner.audio_expected || inner.headers.metadata.audio_codec.is_some());
-        let waited = inner
-            .opening_deadline
-            .is_some_and(|at| at <= Instant::now());
-        (complete || waited).then(|| (inner.headers.clone(), inner.headers_version))
+        inner.queue.open();
+        Some(inner.headers.clone())
     }
 
-    /// When [`MediaPublisher::opening`] stops waiting for the other track.
+    /// When [`MediaPublisher::open`] stops waiting for the other track.
     pub fn opening_deadline(&self) -> Option<Instant> {
-        self.inner.lock().opening_deadline
+        self.inner.lock().opening_deadline()
     }
 
     /// Whether the server must be told to expect Enhanced RTMP.
@@ -327,20 +494,47 @@ impl MediaPublisher {
         self.inner.lock().headers.metadata.video_codec == Some(VideoCodec::Hevc)
     }
 
-    pub fn headers_version(&self) -> u64 {
-        self.inner.lock().headers_version
-    }
-
     /// Looks at the media that waits, or changes it.
     pub fn queue<T>(&self, work: impl FnOnce(&mut Queue<Body>) -> T) -> T {
         work(&mut self.inner.lock().queue)
     }
 
-    /// A new session begins: at a key frame, without what is older.
+    /// What is to be sent next, and how far it is behind the newest media of its track.
+    pub fn next(&self) -> (Next<Body>, Duration) {
+        let mut inner = self.inner.lock();
+        let next = inner.queue.pop();
+        let mut behind = 0;
+        if let Next::Frame(frame) = &next {
+            behind = inner.queue.behind(frame.track, frame.time);
+            inner.in_flight = true;
+        }
+        drop(inner);
+        self.room.notify_all();
+        let behind = Duration::from_nanos(behind.try_into().unwrap_or_default());
+        (next, behind)
+    }
+
+    /// Whether the server's kernel lacks something that has left the queue. True where somebody
+    /// waits for that to end.
+    pub fn set_in_flight(&self, in_flight: bool) -> bool {
+        let mut inner = self.inner.lock();
+        inner.in_flight = in_flight;
+        let draining = inner.draining;
+        drop(inner);
+        if draining {
+            self.room.notify_all();
+        }
+        draining && in_flight
+    }
+
+    /// A new session begins: at a key frame, without what is older, unless that can wait.
     pub fn restart_queue(&self) {
         let mut inner = self.inner.lock();
-        inner.queue.restart();
+        let patient = Track::ALL.map(|track| inner.queue.is_patient(track));
+        inner.queue.restart(patient.contains(&true));
+        inner.in_flight = false;
         inner.published_at = None;
+        inner.loss_is_known = false;
         inner.last_key_request = None;
     }
 
@@ -356,6 +550,8 @@ impl MediaPublisher {
             return false;
         }
         inner.publish = publish.clone();
+        drop(inner);
+        self.room.notify_all();
         true
     }
 
@@ -367,18 +563,56 @@ impl MediaPublisher {
         update(&mut self.inner.lock().stats);
     }
 
-    /// Figures, dropped frames, and nanoseconds of media that wait.
-    pub fn stats(&self) -> (Stats, u64, i64) {
+    pub fn stats(&self) -> Stats {
         let inner = self.inner.lock();
-        (
-            inner.stats.clone(),
-            inner.queue.dropped,
-            inner.queue.waiting(),
-        )
+        Stats {
+            dropped: inner.queue.dropped,
+            lost: inner.queue.lost,
+            waiting: inner.queue.waiting(),
+            ..inner.stats.clone()
+        }
     }
 }
 
 impl Inner {
+    /// Media of `track` belongs to the session.
+    fn is_open(&self, track: Track) -> bool {
+        matches!(
+            self.valves[track as usize],
+            ValveState::Open(_) | ValveState::Unknown
+        )
+    }
+
+    fn is_server_away(&self) -> bool {
+        let phase = &self.publish.state;
+        matches!(phase, PublishPhase::Backoff | PublishPhase::Refused)
+    }
+
+    /// All tracks that are expected have come, with their headers.
+    fn is_complete(&self) -> bool {
+        let has = |track, header: bool| {
+            let has_come = header && self.queue.has_come(track);
+            has_come || self.queue.has_ended(track) || !self.expected[track as usize]
+        };
+        has(Track::Video, self.headers.video.is_some())
+            && has(Track::Audio, self.headers.metadata.audio_codec.is_some())
+    }
+
+    fn opening_deadline(&self) -> Option<Instant> {
+        let missing = Track::ALL
+            .into_iter()
+            .filter(|track| self.expected[*track as usize] && !self.queue.has_come(*track));
+        let latency = missing.map(|track| self.queue.latency(track)).max();
+        let latency = latency.unwrap_or_default().clamp(0, MOST_LATENCY);
+        Some(self.first_media? + TRACK_TIMEOUT + Duration::from_nanos(latency as u64))
+    }
+
+    /// The next session waits for all tracks again.
+    fn expect_again(&mut self) {
+        self.first_media = None;
+        self.queue.has_video = self.expected[Track::Video as usize] || self.headers.video.is_some();
+    }
+
     fn is_wanted_by_valve(&self) -> bool {
         let mut valves = self.valves.iter();
         valves.any(|valve| matches!(valve, ValveState::Opening(_) | ValveState::Open(_)))
@@ -403,6 +637,7 @@ mod tests {
             track: Track::Video,
             time,
             key,
+            size: 0,
             body: Body::default(),
         }
     }
@@ -410,8 +645,18 @@ mod tests {
     fn running() -> MediaPublisher {
         let publisher = MediaPublisher::new();
         publisher.queue(|queue| queue.max_latency = 1_000_000_000);
+        publisher.expect(Track::Video, true);
         publisher.set_running(true);
         publisher
+    }
+
+    fn push(publisher: &MediaPublisher, time: i64, key: bool) -> bool {
+        publisher.push(frame(time, key), Room::Lossy).needs_key
+    }
+
+    fn set_video(headers: &mut Headers) {
+        headers.metadata.video_codec = Some(VideoCodec::H264);
+        headers.video = Some(vec![1]);
     }
 
     #[test]
@@ -436,7 +681,7 @@ mod tests {
                 leave(&publisher);
                 assert!(!publisher.is_wanted(), "{last:?}");
                 assert!(publisher.accepts(Track::Video), "{last:?}");
-                publisher.push(frame(0, true));
+                push(&publisher, 0, true);
                 assert!(publisher.is_wanted(), "{last:?}");
             }
         }
@@ -447,10 +692,10 @@ mod tests {
         let publisher = running();
         assert!(!publisher.is_wanted());
         assert!(publisher.accepts(Track::Video));
-        publisher.push(frame(0, true));
+        push(&publisher, 0, true);
         assert!(publisher.is_wanted());
         assert!(publisher.idle_deadline().is_some());
-        publisher.end_of_stream(Track::Video);
+        publisher.drain(Track::Video, Duration::ZERO, Duration::ZERO);
         assert!(!publisher.is_wanted());
     }
 
@@ -462,7 +707,7 @@ mod tests {
         assert!(!publisher.accepts(Track::Video));
         publisher.valve(Track::Video, SessionEvent::Begins(1, gst::ClockTime::ZERO));
         assert!(publisher.accepts(Track::Video));
-        publisher.push(frame(0, true));
+        push(&publisher, 0, true);
         publisher.valve(Track::Video, SessionEvent::Unwanted(1));
         assert!(!publisher.is_wanted());
         assert!(publisher.queue(|queue| queue.is_empty()));
@@ -488,44 +733,143 @@ mod tests {
     #[test]
     fn an_early_session_asks_for_key_frames_but_not_with_every_frame() {
         let publisher = running();
-        assert!(!publisher.push(frame(0, true)));
-        assert!(!publisher.push(frame(1, false)));
+        assert!(!push(&publisher, 0, true));
+        assert!(!push(&publisher, 1, false));
         publisher.set_published(true);
-        assert!(publisher.push(frame(2, false)));
-        assert!(!publisher.push(frame(3, false)));
+        assert!(push(&publisher, 2, false));
+        assert!(!push(&publisher, 3, false));
+    }
+
+    fn audio(time: i64) -> Frame<Body> {
+        Frame {
+            track: Track::Audio,
+            ..frame(time, true)
+        }
     }
 
     #[test]
-    fn a_session_opens_when_the_headers_of_all_tracks_are_known() {
+    fn a_session_opens_when_the_headers_and_a_frame_of_all_tracks_are_there() {
         let publisher = running();
-        publisher.expect_audio(true);
-        publisher.push(frame(0, true));
-        publisher.update_headers(|headers| headers.video = Some(vec![1]));
-        assert!(publisher.opening().is_none());
-        publisher.update_headers(|headers| {
+        publisher.expect(Track::Audio, true);
+        push(&publisher, 0, true);
+        publisher.update_headers(Track::Video, set_video);
+        push(&publisher, 0, true);
+        assert!(publisher.open().is_none());
+        publisher.update_headers(Track::Audio, |headers| {
             headers.metadata.audio_codec = Some(droidrelay_rtmp::flv::AudioCodec::Mp3);
         });
-        let (headers, version) = publisher.opening().unwrap();
-        assert_eq!(headers.video, Some(vec![1]));
-        assert_eq!(version, publisher.headers_version());
+        assert!(publisher.open().is_none());
+        publisher.push(audio(0), Room::Lossy);
+        assert_eq!(publisher.open().unwrap().video, Some(vec![1]));
+    }
+
+    #[test]
+    fn a_session_waits_for_an_encoder_as_long_as_that_says_it_is_late() {
+        let publisher = running();
+        publisher.expect(Track::Audio, true);
+        publisher.set_upstream(Track::Video, true, Duration::from_secs(3));
+        assert_eq!(publisher.opening_deadline(), None);
+        let began = Instant::now();
+        publisher.push(audio(0), Room::Lossy);
+        assert_eq!(publisher.waits_for_other(Track::Audio), Some(Track::Video));
+        let deadline = publisher.opening_deadline().unwrap();
+        assert!(deadline >= began + Duration::from_secs(3) + TRACK_TIMEOUT);
+        push(&publisher, 0, true);
+        assert!(publisher.opening_deadline().unwrap() < deadline);
+        assert_eq!(publisher.waits_for_other(Track::Audio), None);
     }
 
     #[test]
     fn a_session_does_not_outlive_a_pause_that_it_has_not_seen() {
         let publisher = running();
-        let version = publisher.headers_version();
+        push(&publisher, 0, true);
+        publisher.update_headers(Track::Video, set_video);
+        publisher.open().unwrap();
         publisher.set_running(false);
         publisher.set_running(true);
-        publisher.push(frame(0, true));
+        push(&publisher, 0, true);
         assert!(publisher.is_wanted());
-        assert_ne!(publisher.headers_version(), version);
+        assert!(matches!(publisher.next().0, Next::Renew));
+    }
+
+    #[test]
+    fn a_thread_that_waits_for_room_goes_on_when_there_is_some_or_it_is_told_to() {
+        let publisher = running();
+        publisher.queue(|queue| queue.max_latency = 10);
+        publisher.set_upstream(Track::Video, false, Duration::ZERO);
+        publisher.update_headers(Track::Video, set_video);
+        for time in [0, 10] {
+            assert_eq!(publisher.wait_for_room(Track::Video), Room::Lossless);
+            publisher.push(frame(time, time == 0), Room::Lossless);
+        }
+        publisher.open().unwrap();
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| publisher.wait_for_room(Track::Video));
+            publisher.next();
+            assert_eq!(waits.join().unwrap(), Room::Lossless);
+            publisher.push(frame(20, false), Room::Lossless);
+            let waits = scope.spawn(|| publisher.wait_for_room(Track::Video));
+            publisher.interrupt(Track::Video, true);
+            assert_eq!(waits.join().unwrap(), Room::Interrupted);
+            publisher.interrupt(Track::Video, false);
+            let waits = scope.spawn(|| publisher.wait_for_room(Track::Video));
+            publisher.set_publish_state(&PublishState {
+                state: PublishPhase::Backoff,
+                ..PublishState::default()
+            });
+            assert_eq!(waits.join().unwrap(), Room::Lossy);
+        });
+        assert_eq!(publisher.stats().dropped, 0);
+    }
+
+    #[test]
+    fn the_end_waits_for_what_is_on_its_way_and_only_for_so_long() {
+        let publisher = running();
+        publisher.update_headers(Track::Video, set_video);
+        push(&publisher, 0, true);
+        publisher.open().unwrap();
+        let long = Duration::from_secs(60);
+        std::thread::scope(|scope| {
+            let drains = scope.spawn(|| publisher.drain(Track::Video, long, long));
+            assert!(matches!(publisher.next().0, Next::Frame(_)));
+            assert!(publisher.is_wanted());
+            publisher.set_in_flight(false);
+            while !drains.is_finished() {
+                publisher.set_in_flight(false);
+                std::thread::yield_now();
+            }
+        });
+        assert!(!publisher.is_wanted());
+        push(&publisher, 1, true);
+        assert!(publisher.is_wanted());
+        publisher.drain(Track::Video, Duration::from_millis(1), long);
+        assert!(!publisher.is_wanted());
+    }
+
+    #[test]
+    fn media_that_is_lost_is_known_once_a_session() {
+        let publisher = running();
+        publisher.queue(|queue| queue.max_latency = 10);
+        publisher.update_headers(Track::Video, set_video);
+        for begin in [0, 1000] {
+            publisher.restart_queue();
+            push(&publisher, begin, true);
+            publisher.open().unwrap();
+            publisher.next();
+            publisher.set_published(true);
+            let late = |time| publisher.push(frame(begin + time, true), Room::Lossy);
+            let known = [0, 20, 40].map(|time| late(time).first_loss);
+            assert_eq!(known.iter().filter(|known| **known).count(), 1, "{known:?}");
+            publisher.queue(Queue::clear);
+        }
+        assert!(publisher.stats().lost >= 2);
     }
 
     #[test]
     fn nothing_is_wanted_or_taken_before_the_element_runs() {
         let publisher = MediaPublisher::new();
         publisher.valve(Track::Video, SessionEvent::Wanted(1));
-        publisher.push(frame(0, true));
+        push(&publisher, 0, true);
         assert!(!publisher.is_wanted());
         assert!(publisher.queue(|queue| queue.is_empty()));
     }

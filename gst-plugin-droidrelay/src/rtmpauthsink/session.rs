@@ -19,7 +19,7 @@ use super::{
     bitrate::{BitrateControl, Range},
     meter::Meter,
     publisher::{Body, MediaPublisher},
-    queue::{Frame, Queue, Track},
+    queue::{Frame, Next, Track},
     servers::Trial,
     socket::{Gauge, connect},
     uplink::Uplink,
@@ -42,6 +42,8 @@ const SHORT_SESSIONS: u32 = 3;
 const AFTER_HANDSHAKE: Duration = Duration::from_millis(250);
 /// Time for the last commands of a session that ends.
 const GOODBYE: Duration = Duration::from_millis(50);
+/// How often to look whether the last of a stream that ends has arrived.
+const ARRIVAL: Duration = Duration::from_millis(2);
 /// What is sent ahead of media time ends a server's analysis of the first two seconds.
 const START_OFFSET_MS: i64 = 2000;
 /// Connections that a login takes at most: without it, with a user by the way that the server
@@ -64,16 +66,16 @@ pub struct Target {
 }
 
 /// What the element does for the task.
-pub trait Owner: Send + 'static {
-    /// The settings for the next session.
-    fn target(&mut self) -> Result<Target, String>;
-    /// The state changed; called outside of every lock.
+pub trait Owner: Send + Sync + 'static {
+    /// The settings for the next session, with the files that they name.
+    fn target(&mut self) -> impl Future<Output = Result<Target, String>> + Send;
+    /// The state changed. Tells nobody in this thread.
     fn state_changed(&self, publish: &PublishState);
-    /// The bitrate changed, the state did not; called outside of every lock.
+    /// The bitrate changed, the state did not. Tells nobody in this thread.
     fn bitrate_changed(&self, publish: &PublishState);
     /// The bounds of the encoder's bitrate in the next session, and where it begins; None where
     /// the encoder is left alone.
-    fn bitrates(&self) -> Option<Range>;
+    fn bitrates(&self) -> impl Future<Output = Option<Range>> + Send;
     /// The encoder is to make so many bits per second from now on.
     fn set_bitrate(&self, bitrate: u64);
 }
@@ -187,14 +189,15 @@ impl<O: Owner> SessionLoop<O> {
         self.publisher
             .count(|stats| stats.last_error = Some(reason.clone()));
         self.say(state, Some(reason), Some(wait));
-        self.unless_unwanted(sleep(wait)).await;
+        unless_unwanted(&self.publisher, sleep(wait)).await;
     }
 
     /// One try: a session to its end, where the server says that it is to be.
     async fn session(&mut self) -> End {
-        let target = match self.owner.target() {
-            Ok(target) => Arc::new(target),
-            Err(reason) => return End::Failed(reason),
+        let target = match unless_unwanted(&self.publisher, self.owner.target()).await {
+            Some(Ok(target)) => Arc::new(target),
+            Some(Err(reason)) => return End::Failed(reason),
+            None => return End::Unwanted,
         };
         let url = match self.session_with(&target).await {
             End::Redirected(url) => url,
@@ -287,13 +290,16 @@ impl<O: Owner> SessionLoop<O> {
         trial: &mut Trial,
     ) -> End {
         let manner = trial.manner();
-        let control = self.owner.bitrates().map(BitrateControl::new);
+        let Some(bitrates) = unless_unwanted(&self.publisher, self.owner.bitrates()).await else {
+            return End::Unwanted;
+        };
+        let control = bitrates.map(BitrateControl::new);
         self.publisher.count(|stats| {
             stats.target_bitrate = control.as_ref().map(BitrateControl::target);
         });
         let location = &target.location;
         let connecting = connect(location, target.tls.as_ref(), target.timeout);
-        let (stream, gauge) = match self.unless_unwanted(connecting).await {
+        let (stream, gauge) = match unless_unwanted(&self.publisher, connecting).await {
             None => return End::Unwanted,
             Some(Err(reason)) => return End::Unreached(reason),
             Some(Ok(connected)) => connected,
@@ -320,7 +326,9 @@ impl<O: Owner> SessionLoop<O> {
             target: target.clone(),
             base: None,
             offset_ms: 0,
-            headers_version: None,
+            last: [0; 2],
+            is_open: false,
+            is_over: false,
             gauge,
             uplink: Uplink::default(),
             control,
@@ -330,7 +338,8 @@ impl<O: Owner> SessionLoop<O> {
         };
         let (mut reader, mut writer) = tokio::io::split(stream);
         let end = connection.run(&mut reader, &mut writer, self, trial).await;
-        self.publisher.queue(|queue| queue.ahead = None);
+        self.publisher.queue(|queue| queue.set_ahead([None; 2]));
+        self.publisher.set_in_flight(false);
         match end {
             End::Unwanted | End::Renew => {
                 connection.goodbye(&mut writer).await;
@@ -367,19 +376,6 @@ impl<O: Owner> SessionLoop<O> {
         }
     }
 
-    /// The future's output, or None as soon as nobody wants a session any more.
-    async fn unless_unwanted<F: Future>(&self, future: F) -> Option<F::Output> {
-        tokio::pin!(future);
-        while self.publisher.is_wanted() {
-            tokio::select! {
-                biased;
-                output = &mut future => return Some(output),
-                () = self.publisher.changed.notified() => {}
-            }
-        }
-        None
-    }
-
     fn published(&mut self, trial: &mut Trial) {
         trial.accepted();
         self.publisher.set_published(true);
@@ -405,6 +401,19 @@ impl<O: Owner> SessionLoop<O> {
     }
 }
 
+/// The future's output, or None as soon as nobody wants a session any more.
+async fn unless_unwanted<F: Future>(publisher: &MediaPublisher, future: F) -> Option<F::Output> {
+    tokio::pin!(future);
+    while publisher.is_wanted() {
+        tokio::select! {
+            biased;
+            output = &mut future => return Some(output),
+            () = publisher.changed.notified() => {}
+        }
+    }
+    None
+}
+
 /// A session on an open connection.
 struct Connection {
     publisher: Arc<MediaPublisher>,
@@ -414,8 +423,12 @@ struct Connection {
     base: Option<i64>,
     /// Added to each frame's time.
     offset_ms: i64,
-    /// Version of the headers that were sent.
-    headers_version: Option<u64>,
+    /// Time of each track's last frame, in the session's milliseconds.
+    last: [i64; 2],
+    /// The headers were sent.
+    is_open: bool,
+    /// All media of this session was sent, what comes is of another one.
+    is_over: bool,
     gauge: Gauge,
     uplink: Uplink,
     control: Option<BitrateControl>,
@@ -436,7 +449,8 @@ impl Connection {
     ) -> End {
         let mut input = vec![0; 8 * 1024];
         let mut needs_flush = false;
-        // Silence of the server, until it has accepted; then only of a socket that takes nothing.
+        // When the server last came a step further, until it has accepted; then when the socket took
+        // something. What trickles in between is neither.
         let mut progress = Instant::now();
         let mut connect_at = None;
         let mut is_stable = false;
@@ -445,12 +459,6 @@ impl Connection {
         loop {
             if !self.publisher.is_wanted() {
                 return End::Unwanted;
-            }
-            if self
-                .headers_version
-                .is_some_and(|version| version != self.publisher.headers_version())
-            {
-                return End::Renew;
             }
             if self.rtmp.awaits_connect() && self.rtmp.output().is_empty() && !needs_flush {
                 let at = *connect_at.get_or_insert_with(|| Instant::now() + AFTER_HANDSHAKE);
@@ -464,6 +472,12 @@ impl Connection {
             }
             self.watch(&sessions.owner);
             let writing = !self.rtmp.output().is_empty();
+            if self.is_over && !writing && !needs_flush {
+                return End::Renew;
+            }
+            let arrives =
+                writing || needs_flush || self.gauge.acknowledged() < self.gauge.written();
+            let is_awaited = self.is_open && self.publisher.set_in_flight(arrives);
             let waiting = self.published_at.is_none() || writing || needs_flush;
             let stalled = progress + self.target.timeout;
             let wake = [
@@ -472,9 +486,10 @@ impl Connection {
                 self.publisher.idle_deadline().map(Instant::from_std),
                 self.publisher
                     .opening_deadline()
-                    .filter(|_| self.base.is_none())
+                    .filter(|_| !self.is_open)
                     .map(Instant::from_std)
                     .filter(|at| *at > Instant::now()),
+                is_awaited.then(|| Instant::now() + ARRIVAL),
             ]
             .into_iter()
             .flatten()
@@ -484,9 +499,12 @@ impl Connection {
                     match read {
                         Ok(0) => return self.closed(None),
                         Ok(n) => {
-                            progress = Instant::now();
+                            let step = self.rtmp.progress();
                             if let Err(err) = self.rtmp.input(&input[..n]) {
                                 return End::Failed(format!("{}: {err}", self.target.location));
+                            }
+                            if self.rtmp.progress() != step {
+                                progress = Instant::now();
                             }
                         }
                         Err(err) => return self.closed(Some(&err)),
@@ -567,11 +585,11 @@ impl Connection {
     /// Hands waiting media to the protocol, one message at a time: what is behind it can
     /// still be dropped.
     fn feed(&mut self) {
-        if !self.rtmp.ready_for_media() {
+        if !self.rtmp.ready_for_media() || self.is_over {
             return;
         }
-        if self.headers_version.is_none() {
-            let Some((headers, version)) = self.publisher.opening() else {
+        if !self.is_open {
+            let Some(headers) = self.publisher.open() else {
                 return;
             };
             self.rtmp.metadata(&headers.metadata);
@@ -586,15 +604,15 @@ impl Connection {
             if self.target.start_offset && headers.announce_all() {
                 self.offset_ms = START_OFFSET_MS;
             }
-            self.headers_version = Some(version);
+            self.is_open = true;
             // The first frame leaves in the same write.
-            if let Some(frame) = self.publisher.queue(Queue::pop) {
-                self.send(&frame);
-            }
-        } else if self.rtmp.output().is_empty()
-            && let Some(frame) = self.publisher.queue(Queue::pop)
-        {
-            self.send(&frame);
+        } else if !self.rtmp.output().is_empty() {
+            return;
+        }
+        match self.publisher.next() {
+            (Next::Frame(frame), behind) => self.send(&frame, behind),
+            (Next::Renew, _) => self.is_over = true,
+            (Next::Nothing, _) => {}
         }
     }
 
@@ -603,9 +621,9 @@ impl Connection {
         let now = self.begin.elapsed();
         let acknowledged = self.gauge.acknowledged();
         self.uplink.acknowledged(acknowledged, now);
-        let (newest, queued, in_history) = self.publisher.queue(|queue| {
-            let seen = (queue.newest, queue.oldest(), queue.in_history());
-            queue.ahead = self.uplink.waits_from();
+        let (queued, in_history) = self.publisher.queue(|queue| {
+            let seen = (queue.queued(), queue.in_history());
+            queue.set_ahead(self.uplink.waits_from());
             seen
         });
         let Some(control) = self
@@ -615,7 +633,8 @@ impl Connection {
         else {
             return;
         };
-        let wait = self.uplink.wait(queued, newest, now);
+        let queued = Duration::from_nanos(queued.try_into().unwrap_or_default());
+        let wait = self.uplink.wait(queued, now);
         let audio = self.audio_bytes as f64 * 8.0 / now.as_secs_f64();
         if control.update(now, wait, acknowledged, audio as u64) {
             let target = control.target();
@@ -625,13 +644,16 @@ impl Connection {
         }
     }
 
-    fn send(&mut self, frame: &Frame<Body>) {
-        let newest = self.publisher.queue(|queue| queue.newest);
-        self.uplink.handed(frame.time, newest, self.begin.elapsed());
+    fn send(&mut self, frame: &Frame<Body>, behind: Duration) {
+        let now = self.begin.elapsed();
+        self.uplink.handed(frame.track, frame.time, behind, now);
         let base = *self.base.get_or_insert(frame.time);
-        let time = (frame.time - base) / 1_000_000 + self.offset_ms;
+        let time = frame.time.saturating_sub(base) / 1_000_000;
+        // Frames that are reordered and have no time of decoding would go back.
+        let last = &mut self.last[frame.track as usize];
+        *last = time.saturating_add(self.offset_ms).max(*last);
         // RTMP's clock wraps at 32 bits (section 5.3.1).
-        let time = time.max(0) as u32;
+        let time = *last as u32;
         let parts = frame.body.parts();
         match frame.track {
             Track::Video => self.rtmp.video(time, &parts),

@@ -76,6 +76,7 @@ pub struct Settings {
     ca_file: Option<PathBuf>,
     pub tls_validation_flags: TlsCertificateFlags,
     timeout: Duration,
+    pub sync: bool,
     /// Nanoseconds.
     pub max_latency: u64,
     pub adaptive_bitrate: bool,
@@ -95,6 +96,7 @@ impl Default for Settings {
             ca_file: None,
             tls_validation_flags: TlsCertificateFlags::VALIDATE_ALL,
             timeout: Duration::from_secs(5),
+            sync: true,
             max_latency: gst::ClockTime::from_seconds(1).nseconds(),
             // Nobody expects an element to change the settings of another one unasked.
             adaptive_bitrate: false,
@@ -130,9 +132,10 @@ impl Settings {
                 .mutable_ready()
                 .build(),
             seconds_spec("timeout", "Timeout", "Seconds for which a server may be silent while something is due from it, before the session is given up and retried", 1..=3600, default.timeout, READY),
+            boolean_spec("sync", "Sync", "Whether media of a source that is not live is sent at the pace of the clock. If not, it is sent as fast as the server takes it. Live media never waits for the clock", default.sync, PLAYING),
             glib::ParamSpecUInt64::builder("max-latency")
                 .nick("Maximum Latency")
-                .blurb("Nanoseconds of media that may be queued for a slow uplink, in the socket too; older media is dropped up to a key frame, which is requested")
+                .blurb("Nanoseconds of media that may be queued for a slow uplink, in the socket too; older media is dropped up to a key frame, which is requested. A source that is not live waits instead")
                 .default_value(default.max_latency)
                 .mutable_playing()
                 .build(),
@@ -146,7 +149,7 @@ impl Settings {
                 .blurb("State of the publishing session; with notify")
                 .read_only()
                 .build(),
-            structure_spec("stats", "Statistics", "Structure application/x-rtmpauthsink-stats with sessions, reconnects, frames, bytes (sent), dropped (frames), queue-ms (milliseconds of queued media, in the socket too), acknowledged-bytes (by the server), bitrate (bits per second that the server took over the last seconds), target-bitrate (bits per second that the encoder is told to make; 0: it is left alone), attempt (tries since the last accepted session), last-error", READ_ONLY),
+            structure_spec("stats", "Statistics", "Structure application/x-rtmpauthsink-stats with sessions, reconnects, frames, bytes (sent), dropped (frames), dropped-publishing (those of them that were dropped in a session), queue-ms (milliseconds of queued media, in the socket too), acknowledged-bytes (by the server), bitrate (bits per second that the server took over the last seconds), target-bitrate (bits per second that the encoder is told to make; 0: it is left alone), attempt (tries since the last accepted session), last-error", READ_ONLY),
         ]
     }
 
@@ -161,6 +164,7 @@ impl Settings {
             "ca-file" => self.ca_file = path(value),
             "tls-validation-flags" => self.tls_validation_flags = typed(value),
             "timeout" => self.timeout = seconds(value),
+            "sync" => self.sync = typed(value),
             "max-latency" => self.max_latency = typed(value),
             "adaptive-bitrate" => self.adaptive_bitrate = typed(value),
             "min-bitrate" => self.min_bitrate = typed(value),
@@ -184,6 +188,7 @@ impl Settings {
             "ca-file" => path_value(self.ca_file.as_ref()),
             "tls-validation-flags" => self.tls_validation_flags.to_value(),
             "timeout" => seconds_value(self.timeout),
+            "sync" => self.sync.to_value(),
             "max-latency" => self.max_latency.to_value(),
             "adaptive-bitrate" => self.adaptive_bitrate.to_value(),
             "min-bitrate" => self.min_bitrate.to_value(),
@@ -245,6 +250,14 @@ impl Settings {
                 Ok(client)
             }
         }
+    }
+
+    /// The files that [`Settings::target`] reads, for an error's text.
+    pub fn files(&self) -> String {
+        let files = [&self.credentials.password_file, &self.ca_file];
+        let files = files.into_iter().flatten();
+        let files: Vec<String> = files.map(|path| path.display().to_string()).collect();
+        files.join(" or ")
     }
 
     /// Checks everything that can be checked without the network, and reads the files.

@@ -6,11 +6,14 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use super::queue::Track;
+
 /// The line's own delay is the shortest of this time; of half of it at least.
 const MEMORY: Duration = Duration::from_secs(6);
 
 #[derive(Debug)]
 struct Sent {
+    track: Track,
     time: i64,
     /// How long it had waited before.
     behind: Duration,
@@ -32,17 +35,13 @@ fn shorter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
     a.into_iter().chain(b).min()
 }
 
-/// From one media time to a later one.
-fn between(earlier: i64, later: i64) -> Duration {
-    Duration::from_nanos(later.saturating_sub(earlier).try_into().unwrap_or_default())
-}
-
 impl Uplink {
-    /// A frame of `time` leaves the queue while media of `newest` comes.
-    pub fn handed(&mut self, time: i64, newest: i64, now: Duration) {
+    /// A frame of `time` leaves the queue, `behind` the newest media of its track that could.
+    pub fn handed(&mut self, track: Track, time: i64, behind: Duration, now: Duration) {
         self.frames.push_back(Sent {
+            track,
             time,
-            behind: between(time, newest),
+            behind,
             handed: now,
             end: None,
         });
@@ -75,27 +74,29 @@ impl Uplink {
         }
     }
 
-    /// From which media time on media waits, as this session has seen the line at its best: the
-    /// time of the oldest frame on the way, later by what the line takes by itself.
-    pub fn waits_from(&self) -> Option<i64> {
-        let own = i64::try_from(self.shortest?.as_nanos()).ok()?;
-        Some(self.frames.front()?.time.saturating_add(own))
+    /// From which media time on media of each track waits, as this session has seen the line at
+    /// its best: the time of the oldest frame on the way, later by what the line takes by itself.
+    pub fn waits_from(&self) -> [Option<i64>; 2] {
+        let own = self.shortest.map(|own| i64::try_from(own.as_nanos()));
+        let Some(Ok(own)) = own else {
+            return [None; 2];
+        };
+        Track::ALL.map(|track| {
+            let mut of_track = self.frames.iter().filter(|frame| frame.track == track);
+            Some(of_track.next()?.time.saturating_add(own))
+        })
     }
 
-    /// How long media waits, beyond the line's own delay in the last seconds; `queued` is the
-    /// time of the oldest frame that has not been handed over.
-    pub fn wait(&self, queued: Option<i64>, newest: i64, now: Duration) -> Duration {
+    /// How long media waits, beyond the line's own delay in the last seconds; `queued` is how
+    /// much media has not been handed over.
+    pub fn wait(&self, queued: Duration, now: Duration) -> Duration {
         // Before anything has arrived the line's own delay is not known.
         let Some(own) = shorter(self.halves[0], self.halves[1]) else {
             return Duration::ZERO;
         };
-        match (self.frames.front(), queued) {
-            (Some(oldest), _) => {
-                (oldest.behind + now.saturating_sub(oldest.handed)).saturating_sub(own)
-            }
-            (None, Some(queued)) => between(queued, newest),
-            (None, None) => Duration::ZERO,
-        }
+        self.frames.front().map_or(queued, |oldest| {
+            (oldest.behind + now.saturating_sub(oldest.handed)).saturating_sub(own)
+        })
     }
 }
 
@@ -116,9 +117,9 @@ mod tests {
         for n in frames {
             let (newest, now) = (n as i64 * 10 * MS, at(10 * n));
             uplink.acknowledged(100 * n.saturating_sub(delay - 1), now);
-            uplink.handed(newest, newest, now);
+            uplink.handed(Track::Video, newest, Duration::ZERO, now);
             uplink.written(100 * (n + 1));
-            waits.push(uplink.wait(None, newest, now).as_millis());
+            waits.push(uplink.wait(Duration::ZERO, now).as_millis());
         }
         waits
     }
@@ -128,7 +129,7 @@ mod tests {
         let mut uplink = Uplink::default();
         let waits = steady(&mut uplink, 0..100, 30);
         assert_eq!(waits.iter().max(), Some(&0));
-        assert_eq!(uplink.waits_from(), Some((990 - 290 + 300) * MS));
+        assert_eq!(uplink.waits_from(), [Some((990 - 290 + 300) * MS), None]);
     }
 
     #[test]
@@ -136,15 +137,15 @@ mod tests {
         let mut uplink = Uplink::default();
         steady(&mut uplink, 0..100, 2);
         // Frames 98 and 99 are on the way, which takes 20 ms.
-        let (newest, now) = (2000 * MS, at(2000));
-        assert_eq!(uplink.wait(None, newest, now), at(2000 - 980 - 20));
-        assert_eq!(uplink.waits_from(), Some(1000 * MS));
+        let now = at(2000);
+        assert_eq!(uplink.wait(Duration::ZERO, now), at(2000 - 980 - 20));
+        assert_eq!(uplink.waits_from(), [Some(1000 * MS), None]);
         uplink.acknowledged(10_000, now);
-        assert_eq!(uplink.waits_from(), None);
-        assert_eq!(uplink.wait(Some(1500 * MS), newest, now), at(500));
+        assert_eq!(uplink.waits_from(), [None; 2]);
+        assert_eq!(uplink.wait(at(500), now), at(500));
         // It goes on to wait where it is handed over.
-        uplink.handed(1500 * MS, newest, now);
-        assert_eq!(uplink.wait(None, newest, at(2050)), at(500 + 50 - 20));
+        uplink.handed(Track::Video, 1500 * MS, at(500), now);
+        assert_eq!(uplink.wait(Duration::ZERO, at(2050)), at(500 + 50 - 20));
     }
 
     #[test]
@@ -155,18 +156,18 @@ mod tests {
         assert_eq!(waits[100], 380);
         assert_eq!(waits[700], 0, "{waits:?}");
         // For the limit of what may wait, the session's best counts.
-        assert_eq!(uplink.waits_from(), Some((12_990 - 390 + 10) * MS));
+        assert_eq!(uplink.waits_from(), [Some((12_990 - 390 + 10) * MS), None]);
     }
 
     #[test]
     fn a_frame_that_is_half_written_has_not_arrived() {
         let mut uplink = Uplink::default();
         steady(&mut uplink, 0..10, 1);
-        uplink.handed(100 * MS, 100 * MS, at(100));
+        uplink.handed(Track::Video, 100 * MS, Duration::ZERO, at(100));
         uplink.acknowledged(u64::MAX, at(500));
-        assert_eq!(uplink.wait(None, 500 * MS, at(500)), at(390));
+        assert_eq!(uplink.wait(Duration::ZERO, at(500)), at(390));
         uplink.written(5000);
         uplink.acknowledged(5000, at(500));
-        assert_eq!(uplink.waits_from(), None);
+        assert_eq!(uplink.waits_from(), [None; 2]);
     }
 }
