@@ -375,6 +375,34 @@ fn an_open_warm_valve_is_live_only_where_its_source_is() {
     end(pipeline);
 }
 
+/// A bin that waits for its sink to preroll, as playbin's does, must not be told that none will.
+#[test]
+fn an_open_warm_valve_in_the_sink_of_a_player_lets_it_play_to_the_end() {
+    let deadline = gst::ClockTime::from_seconds(DEADLINE.as_secs());
+    let plays_to_the_end = |pipeline: gst::Pipeline| {
+        start(&pipeline);
+        let kinds = [gst::MessageType::Eos, gst::MessageType::Error];
+        let message = pipeline.bus().unwrap().timed_pop_filtered(deadline, &kinds);
+        assert_eq!(message.map(|it| it.type_()), Some(gst::MessageType::Eos));
+        end(pipeline);
+    };
+    let file = tempfile::NamedTempFile::new().unwrap();
+    plays_to_the_end(launch(&format!(
+        "videotestsrc num-buffers=10 ! video/x-raw,width=64,height=64 ! jpegenc ! avimux \
+         ! filesink location={}",
+        file.path().display()
+    )));
+    let player = launch(&format!(
+        "playbin name=player uri=file://{}",
+        file.path().display()
+    ));
+    let sink = "mqttvalve drop=false standby=warm ! fakesink sync=true";
+    let sink = gst::parse::bin_from_description(sink, true).unwrap();
+    player.set_property("video-sink", &sink);
+    drop(sink);
+    plays_to_the_end(player);
+}
+
 #[test]
 fn a_clock_that_stops_with_its_camera_is_not_offered() {
     let pipeline =

@@ -12,6 +12,7 @@ use std::{
 };
 
 use clap::ValueEnum;
+use droidrelay_wire::line::one_line;
 use serde_json::json;
 
 use crate::mask::Mask;
@@ -81,11 +82,12 @@ impl Log {
         self.line(INFO, text, None);
     }
 
-    /// `text` on one line, without its secrets.
+    /// `text` on one line, without its secrets: what others write in it neither begins a line, nor
+    /// moves the cursor of a terminal, nor fills the log.
     pub fn clean(&self, text: &str) -> String {
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         let mask = self.0.mask.read().unwrap_or_else(PoisonError::into_inner);
-        mask.apply(&lines.join("; "))
+        one_line(&mask.apply(&lines.join("; "))).into_owned()
     }
 
     /// Takes GStreamer's log over, as much of it as $GST_DEBUG asks for. To be called before
@@ -223,6 +225,17 @@ fn without_numbers(text: &str) -> impl Iterator<Item = char> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_that_others_write_begins_a_line_or_fills_the_log() {
+        let log = Log::default();
+        let forged = "refused\r\n  <3>ERROR all is lost\x1b[2J\u{202e}";
+        assert_eq!(
+            log.clean(forged),
+            "refused; <3>ERROR all is lost\\u{1b}[2J\\u{202e}"
+        );
+        assert!(log.clean(&"x".repeat(1_000_000)).len() < 4096);
+    }
 
     #[test]
     fn a_fault_that_lasts_is_logged_once_and_a_few_times_with_other_numbers() {

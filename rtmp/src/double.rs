@@ -120,6 +120,8 @@ const HASTE: Duration = Duration::from_millis(50);
 struct Script {
     fault: Mutex<Option<(Step, Fault)>>,
     quirk: Mutex<Option<Quirk>>,
+    /// What it calls itself.
+    version: Mutex<Option<&'static str>>,
     connections: AtomicUsize,
 }
 
@@ -195,6 +197,12 @@ impl Server {
             .quirk
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = quirk;
+    }
+
+    /// What it says as `fmsVer` from now on, if anything.
+    pub fn call_itself(&self, version: Option<&'static str>) {
+        let name = self.script.version.lock();
+        *name.unwrap_or_else(PoisonError::into_inner) = version;
     }
 
     pub fn port(&self) -> u16 {
@@ -419,7 +427,12 @@ impl Connection {
                     None => {
                         self.seen.push(Seen::Accepted);
                         let success = status("status", "NetConnection.Connect.Success", "");
-                        self.send("_result", id, &[Value::Null, success])?;
+                        let version = self.script.version.lock();
+                        let version = *version.unwrap_or_else(PoisonError::into_inner);
+                        let properties = version.map_or(Value::Null, |version| {
+                            Value::Object(vec![("fmsVer".to_owned(), version.into())])
+                        });
+                        self.send("_result", id, &[properties, success])?;
                     }
                     Some(description) => {
                         self.reject(id, &description)?;

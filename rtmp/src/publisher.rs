@@ -142,6 +142,7 @@ pub struct Publisher {
     acknowledged_to_peer: u64,
     window_of_peer: Option<u32>,
     acknowledged: Option<u64>,
+    server_version: Option<String>,
 }
 
 impl fmt::Debug for Publisher {
@@ -181,6 +182,7 @@ impl Publisher {
             acknowledged_to_peer: 0,
             window_of_peer: None,
             acknowledged: None,
+            server_version: None,
         }
     }
 
@@ -251,6 +253,11 @@ impl Publisher {
         if self.awaits_connect() {
             self.send_connect();
         }
+    }
+
+    /// What the server calls itself (`fmsVer`), once it has said so.
+    pub fn server_version(&self) -> Option<&str> {
+        self.server_version.as_deref()
     }
 
     /// How many of our bytes the server says it has, `None` before it said so.
@@ -449,6 +456,11 @@ impl Publisher {
         let information = values.iter().find(|value| value.get("code").is_some());
         match name {
             "_result" if answers(transaction::CONNECT) => {
+                let version = values
+                    .iter()
+                    .find_map(|value| value.get("fmsVer")?.as_str());
+                let version = version.map(|version| version.chars().take(MAX_TEXT).collect());
+                self.server_version = version;
                 self.step(Progress::Connect, Self::send_create_stream)
             }
             "_result" if answers(transaction::CREATE_STREAM) => {

@@ -13,14 +13,17 @@ use once_cell::sync::Lazy;
 use parking_lot::Mutex;
 use tokio::{
     runtime::{Builder, Handle},
-    sync::oneshot,
+    sync::{Notify, oneshot},
 };
+
+use super::network;
 
 static SHARED: Lazy<Mutex<Weak<Io>>> = Lazy::new(Mutex::default);
 
 /// Owns the thread; the last holder to drop it ends and joins it.
 pub struct Io {
     handle: Handle,
+    network: Arc<Notify>,
     /// It ends when the sender is dropped.
     thread: Option<(oneshot::Sender<()>, thread::JoinHandle<()>)>,
 }
@@ -44,8 +47,12 @@ impl Io {
                 // Dropping a runtime would wait for a name lookup that hangs.
                 runtime.shutdown_background();
             })?;
+        let network = Arc::<Notify>::default();
+        // Where the system does not tell, nobody is notified.
+        handle.spawn(network::watch(network.clone()));
         let io = Arc::new(Io {
             handle,
+            network,
             thread: Some((stop, thread)),
         });
         *shared = Arc::downgrade(&io);
@@ -54,6 +61,11 @@ impl Io {
 
     pub fn handle(&self) -> &Handle {
         &self.handle
+    }
+
+    /// Notifies those who wait when the network of this thread has changed for the better.
+    pub fn network(&self) -> &Arc<Notify> {
+        &self.network
     }
 
     /// Lets `work` come to its end there; false where that takes longer than `deadline`.

@@ -3,7 +3,8 @@
 //! The events by which valve and sink find each other through the stream.
 //!
 //! Downstream `droidrelay-session` (`wanted`: boolean, `opening`: uint64): out-of-band at
-//! start, so that the sink connects while camera and encoder come up; serialized just ahead of
+//! start, so that the sink connects while camera and encoder come up, and again to ask for the next
+//! try now; serialized just ahead of
 //! the first buffer, so that frames of an earlier session which an encoder still holds can be
 //! told from it, with `history` (uint64, nanoseconds of media from before the opening that come
 //! first), and sticky, because a leaky queue drops other events along with the buffers that it
@@ -16,7 +17,10 @@
 //! A session belongs to whoever wants it. Where an element with several inputs (a mixer, a
 //! selector) lies between valves and sink, the sink goes by all of them ([`decide`]).
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use droidrelay_wire::PublishState;
 use gst::prelude::*;
@@ -98,6 +102,14 @@ pub fn publish(state: &PublishState) -> gst::Event {
         .field_if_some("target-bitrate", state.target_bitrate)
         .build();
     gst::event::CustomUpstream::new(structure)
+}
+
+/// What is left of the wait for the next try when some more time has passed.
+pub fn pass(state: &mut PublishState, time: Duration) {
+    if let Some(wait) = &mut state.next_try {
+        let left = (*wait - time.as_secs_f64()).max(0.0);
+        *wait = (left * 1000.0).round() / 1000.0;
+    }
 }
 
 /// Reads an event made by [`publish`].

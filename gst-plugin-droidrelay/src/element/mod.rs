@@ -8,5 +8,6 @@ pub mod io;
 pub mod keyunit;
 pub mod link;
 pub mod neighbours;
+pub mod network;
 pub mod property;
 pub mod worker;

@@ -33,6 +33,9 @@ impl Announcer {
             // Nobody downstream need understand it.
             let _ = src.push_event(session.event());
         }
+        if let Some(opening) = report.hurry {
+            let _ = src.push_event(link::SessionEvent::Wanted(opening).event());
+        }
         if !report.changes.is_empty() {
             valve.notify("drop");
         }

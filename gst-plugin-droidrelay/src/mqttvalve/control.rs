@@ -32,6 +32,8 @@ pub struct Report {
     pub connected: bool,
     /// A key frame is to be asked for.
     pub keyframe: bool,
+    /// A sink that waits for its next try is to try now, for this opening.
+    pub hurry: Option<u64>,
     /// The valve has just closed because leases have ended.
     pub expired: bool,
     /// When something changes by itself.
@@ -64,6 +66,10 @@ pub struct Control {
     opened_at: Option<Duration>,
     flowing: bool,
     pub start_latency: Option<Duration>,
+    /// A sink that waits for its next try is to try now.
+    pub hurry: bool,
+    /// When the sink's state came.
+    published_at: Duration,
     /// A key frame is wanted: now, or as soon as the last one is old enough.
     pub keyframe_wanted: bool,
     last_keyframe: Option<Duration>,
@@ -179,12 +185,14 @@ impl Control {
         let outcome = self.gate.expire(offline_timeout, now);
         let expired = self.decided(outcome, now);
         let keyframe = self.take_keyframe(now, KEYFRAME_INTERVAL);
+        let hurry = std::mem::take(&mut self.hurry) && self.gate.is_open();
         Report {
             expired,
             changes: std::mem::take(&mut self.changes),
             state: self.robot_state(standby, now),
             connected: self.connected,
             keyframe,
+            hurry: hurry.then_some(self.opening),
             due: self
                 .gate
                 .next_deadline(offline_timeout)
@@ -197,6 +205,8 @@ impl Control {
     /// The session with the broker is up or down.
     pub fn link(&mut self, up: bool, now: Duration) {
         self.connected = up;
+        // The way to the server may be there again, too.
+        self.hurry |= up;
         self.gate.link(up, now);
     }
 
@@ -235,7 +245,8 @@ impl Control {
         self.start_latency = None;
     }
 
-    pub fn publish(&mut self, publish: PublishState) {
+    pub fn publish(&mut self, publish: PublishState, now: Duration) {
+        self.published_at = now;
         if publish.reason.is_some() {
             self.state.last_error.clone_from(&publish.reason);
         }
@@ -296,7 +307,11 @@ impl Control {
         told.standby = standby.into();
         let latency = self.start_latency.map(|latency| latency.as_secs_f64());
         told.start_latency_ms = latency.map(|seconds| (seconds * 1e6).round() / 1e3);
-        told.clone()
+        let mut told = told.clone();
+        if let Some(publish) = &mut told.publish {
+            link::pass(publish, now.saturating_sub(self.published_at));
+        }
+        told
     }
 }
 
@@ -337,21 +352,45 @@ mod tests {
     }
 
     #[test]
+    fn the_next_try_comes_nearer_and_is_asked_for_by_a_link_that_is_back() {
+        let mut control = Control::new();
+        apply(&mut control, Command::start());
+        let mut backoff = publish("backoff");
+        backoff.next_try = Some(12.5);
+        control.publish(backoff, Duration::from_secs(10));
+        let next_try = |control: &mut Control, now| {
+            let state = control.robot_state("cold", Duration::from_secs(now));
+            state.publish.and_then(|publish| publish.next_try)
+        };
+        assert_eq!(next_try(&mut control, 10), Some(12.5));
+        assert_eq!(next_try(&mut control, 15), Some(7.5));
+        assert_eq!(next_try(&mut control, 60), Some(0.0));
+        let hurry = |control: &mut Control| {
+            let report = control.report(Duration::ZERO, "cold", Duration::ZERO);
+            report.hurry.is_some()
+        };
+        assert!(!hurry(&mut control));
+        control.link(true, Duration::ZERO);
+        assert!(hurry(&mut control));
+        assert!(!hurry(&mut control), "once");
+    }
+
+    #[test]
     fn live_needs_frames_and_an_accepted_publisher() {
         let mut control = Control::new();
         assert_eq!(state(&mut control), StreamState::Idle);
         apply(&mut control, Command::start());
         assert_eq!(state(&mut control), StreamState::Starting);
-        control.publish(publish("connecting"));
+        control.publish(publish("connecting"), Duration::ZERO);
         control.flowing(Duration::from_millis(7));
         assert_eq!(state(&mut control), StreamState::Starting);
-        control.publish(publish("publishing"));
+        control.publish(publish("publishing"), Duration::ZERO);
         assert_eq!(state(&mut control), StreamState::Live);
         assert_eq!(
             control.robot_state("cold", Duration::ZERO).start_latency_ms,
             Some(7.0)
         );
-        control.publish(publish("refused"));
+        control.publish(publish("refused"), Duration::ZERO);
         assert_eq!(state(&mut control), StreamState::Refused);
         apply(&mut control, Command::stop());
         assert_eq!(state(&mut control), StreamState::Idle);
@@ -361,7 +400,7 @@ mod tests {
     fn a_valve_that_starts_open_is_not_live_because_it_was_before() {
         let mut control = Control::new();
         apply(&mut control, Command::start());
-        control.publish(publish("publishing"));
+        control.publish(publish("publishing"), Duration::ZERO);
         control.flowing(Duration::ZERO);
         assert_eq!(state(&mut control), StreamState::Live);
         control.start(Duration::from_millis(500));

@@ -46,7 +46,8 @@ const DOC: &[(&str, &str)] = &[
     go to READY and back, where there is nothing beside them: an encoder gives back its
     pictures and threads. With cold, glibc's
     allocator gives back free memory beyond 128 KiB (M_TRIM_THRESHOLD, of the whole process),
-    unless MALLOC_TRIM_THRESHOLD_ or GLIBC_TUNABLES says what it is to keep.",
+    unless MALLOC_TRIM_THRESHOLD_ or GLIBC_TUNABLES says what it is to keep. The allocator takes
+    that setting back for nobody: an application that wants its own sets one of these two.",
     ),
     (
         "Neighbours",

@@ -83,6 +83,7 @@ impl MqttValve {
             let outcome = control.gate.apply(command, origin, lease, now);
             if !matches!(outcome, Outcome::Refused(_)) {
                 control.obeyed(command.to_payload(), correlation.or(command.id()));
+                control.hurry |= matches!(command, Command::Start { .. });
             }
             outcome
         });
@@ -383,7 +384,8 @@ impl MqttValve {
     fn src_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
         if let Some(publish) = link::parse_publish(&event) {
             gst::debug!(CAT, obj = pad, "the sink is {}", publish.state);
-            self.control.lock().publish(publish);
+            let now = self.now();
+            self.control.lock().publish(publish, now);
             self.announcing.wake();
             return true;
         }

@@ -75,7 +75,12 @@ pub const DOC: &[(&str, &str)] = &[
     the same credentials, from rtmps to rtmps only.
     A lost session is retried after 0.25 s, doubling up to 30 s, with jitter; a refused one after
     1 to 60 s; both waits begin anew once a session has lasted for a second with media. Three
-    sessions in a row that the server accepts and ends within a second count as refused.",
+    sessions in a row that the server accepts and ends within a second count as refused. A start
+    at the valve, and its MQTT session that is up again, bring the next try at once, and so does
+    a link, address or route that has come (not for a refused one). A network that is not there
+    makes the wait no longer than 5 s.
+    start-offset needs the server's name (fmsVer in its answer to connect). In the first session
+    with a server that may come after the first frame: then it has the offset.",
     ),
     (
         "Credentials",

@@ -445,9 +445,11 @@ impl RtmpAuthSink {
             element: obj.downgrade(),
             files,
         };
-        let task = io
-            .handle()
-            .spawn(session::run(self.publisher.clone(), owner));
+        let task = io.handle().spawn(session::run(
+            self.publisher.clone(),
+            io.network().clone(),
+            owner,
+        ));
         *self.running.lock() = Some(Running { io, task });
         Ok(())
     }

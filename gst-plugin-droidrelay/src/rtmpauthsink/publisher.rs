@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::queue::{Frame, Next, Queue, Track};
 use droidrelay_rtmp::flv::{Metadata, VideoCodec};
 
-use crate::element::link::SessionEvent;
+use crate::element::link::{self, SessionEvent};
 
 /// During its first seconds a session asks for a key frame this often: readers attach a
 /// moment after the publisher, and none of them should wait for a whole group of pictures.
@@ -152,6 +152,8 @@ pub struct MediaPublisher {
     pub changed: Notify,
     /// Wakes streaming threads that wait for room, or for the end of what waits.
     room: Condvar,
+    /// Wakes the session's task where it waits for the next try: somebody asks for it now.
+    pub retry: Notify,
 }
 
 struct Inner {
@@ -179,6 +181,8 @@ struct Inner {
     published_at: Option<Instant>,
     last_key_request: Option<Instant>,
     publish: PublishState,
+    /// When it became that.
+    publish_since: Instant,
     stats: Stats,
 }
 
@@ -202,10 +206,12 @@ impl MediaPublisher {
                 published_at: None,
                 last_key_request: None,
                 publish: PublishState::default(),
+                publish_since: Instant::now(),
                 stats: Stats::default(),
             }),
             changed: Notify::new(),
             room: Condvar::new(),
+            retry: Notify::new(),
         }
     }
 
@@ -304,6 +310,12 @@ impl MediaPublisher {
         let valve = &mut inner.valves[track as usize];
         let before = std::mem::replace(valve, valve.after(session));
         let begins = *valve != before;
+        // Of a session that is wanted already, it asks for the next try.
+        let again = before == ValveState::Opening(before.opening())
+            || before == ValveState::Open(before.opening());
+        if again && session == SessionEvent::Wanted(before.opening()) {
+            self.retry.notify_waiters();
+        }
         // Being sticky, it may come once more.
         if let (true, SessionEvent::Begins(_, history)) = (begins, session) {
             let history = i64::try_from(history.nseconds()).unwrap_or(i64::MAX);
@@ -550,13 +562,18 @@ impl MediaPublisher {
             return false;
         }
         inner.publish = publish.clone();
+        inner.publish_since = Instant::now();
         drop(inner);
         self.room.notify_all();
         true
     }
 
+    /// The state as it is now: the next try has come nearer.
     pub fn publish_state(&self) -> PublishState {
-        self.inner.lock().publish.clone()
+        let inner = self.inner.lock();
+        let mut publish = inner.publish.clone();
+        link::pass(&mut publish, inner.publish_since.elapsed());
+        publish
     }
 
     pub fn count(&self, update: impl FnOnce(&mut Stats)) {

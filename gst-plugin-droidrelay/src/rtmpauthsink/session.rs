@@ -12,6 +12,7 @@ use droidrelay_wire::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::Notify,
     time::{Instant, sleep, sleep_until, timeout},
 };
 
@@ -21,7 +22,7 @@ use super::{
     publisher::{Body, MediaPublisher},
     queue::{Frame, Next, Track},
     servers::Trial,
-    socket::{Gauge, connect},
+    socket::{Gauge, NoConnection, Stream, connect},
     uplink::Uplink,
 };
 use droidrelay_rtmp::{
@@ -33,6 +34,12 @@ use droidrelay_rtmp::{
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 /// A server that refuses a password is asked less often from the beginning.
 const REFUSED_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Without a network, the next try is told by that; this long is waited for it at most.
+const UNREACHABLE: Duration = Duration::from_secs(5);
+/// A try that somebody asks for, or a network that has changed, comes no sooner after the last one.
+const PAUSE: Duration = Duration::from_millis(500);
+/// While one try lasts, so many changes of the network are followed.
+const NETWORKS: u32 = 5;
 /// Publishing that lasted this long with frames makes the next wait the shortest again.
 const STABLE: Duration = Duration::from_secs(1);
 /// So many sessions in a row that the server accepts and ends earlier than that are a refusal:
@@ -95,13 +102,17 @@ enum End {
     /// Nothing that speaks RTMP was reached.
     Unreached(String),
     Failed(String),
+    /// There is no network to try it on.
+    Unreachable(String),
     Refused(String),
 }
 
-/// Runs until the publisher has ended.
-pub async fn run(publisher: Arc<MediaPublisher>, owner: impl Owner) {
+/// Runs until the publisher has ended; `network` notifies where that has changed for the better.
+pub async fn run(publisher: Arc<MediaPublisher>, network: Arc<Notify>, owner: impl Owner) {
     let mut sessions = SessionLoop {
         publisher,
+        network,
+        version: None,
         owner,
         backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
         refused_backoff: Backoff::new(REFUSED_BACKOFF.0, REFUSED_BACKOFF.1),
@@ -133,6 +144,10 @@ pub async fn run(publisher: Arc<MediaPublisher>, owner: impl Owner) {
                 let wait = sessions.backoff.next(jitter());
                 sessions.wait(PublishPhase::Backoff, reason, wait).await;
             }
+            End::Unreachable(reason) => {
+                let wait = UNREACHABLE.mul_f64(1.0 - 0.2 * jitter());
+                sessions.wait(PublishPhase::Backoff, reason, wait).await;
+            }
             End::Refused(reason) => {
                 sessions.was_lost = true;
                 let wait = sessions.refused_backoff.next(jitter());
@@ -148,6 +163,7 @@ pub async fn run(publisher: Arc<MediaPublisher>, owner: impl Owner) {
 
 struct SessionLoop<O> {
     publisher: Arc<MediaPublisher>,
+    network: Arc<Notify>,
     owner: O,
     backoff: Backoff,
     refused_backoff: Backoff,
@@ -161,6 +177,8 @@ struct SessionLoop<O> {
     is_cautious: bool,
     /// How the server asked for a login the last time.
     login_method: Option<Method>,
+    /// A location, and what its server has called itself.
+    version: Option<(String, String)>,
 }
 
 impl<O: Owner> SessionLoop<O> {
@@ -184,12 +202,34 @@ impl<O: Owner> SessionLoop<O> {
         }
     }
 
-    /// Waits for the next try, as long as somebody wants one.
+    /// Waits for the next try, as long as somebody wants one. It comes sooner where somebody asks
+    /// for it, or the network has changed: that makes no password right.
     async fn wait(&self, state: PublishPhase, reason: String, wait: Duration) {
         self.publisher
             .count(|stats| stats.last_error = Some(reason.clone()));
+        let follows_network = state == PublishPhase::Backoff;
+        let began = Instant::now();
+        let asked = self.publisher.retry.notified();
+        let network = self.network.notified();
+        tokio::pin!(asked, network);
+        // From here on none is missed.
+        asked.as_mut().enable();
+        network.as_mut().enable();
         self.say(state, Some(reason), Some(wait));
-        unless_unwanted(&self.publisher, sleep(wait)).await;
+        let hurried = async {
+            tokio::select! {
+                () = asked => {}
+                () = network, if follows_network => {}
+            }
+            sleep_until(began + PAUSE).await;
+        };
+        let next = async {
+            tokio::select! {
+                () = hurried => {}
+                () = sleep(wait) => {}
+            }
+        };
+        unless_unwanted(&self.publisher, next).await;
     }
 
     /// One try: a session to its end, where the server says that it is to be.
@@ -298,12 +338,15 @@ impl<O: Owner> SessionLoop<O> {
             stats.target_bitrate = control.as_ref().map(BitrateControl::target);
         });
         let location = &target.location;
-        let connecting = connect(location, target.tls.as_ref(), target.timeout);
+        let connecting = connect_again(target, &self.network);
         let (stream, gauge) = match unless_unwanted(&self.publisher, connecting).await {
             None => return End::Unwanted,
-            Some(Err(reason)) => return End::Unreached(reason),
+            Some(Err(NoConnection::Unreachable(reason))) => return End::Unreachable(reason),
+            Some(Err(NoConnection::Failed(reason))) => return End::Unreached(reason),
             Some(Ok(connected)) => connected,
         };
+        let name = location.to_string();
+        let version = self.version.take().filter(|(of, _)| *of == name);
         self.publisher.restart_queue();
         // Filler for the handshake, which asks for no more than variety (section 5.2.3).
         let noise = [(); 64].map(|()| fastrand::u8(..));
@@ -324,6 +367,7 @@ impl<O: Owner> SessionLoop<O> {
                 &noise,
             ),
             target: target.clone(),
+            known_version: version.map(|(_, version)| version),
             base: None,
             offset_ms: 0,
             last: [0; 2],
@@ -339,6 +383,7 @@ impl<O: Owner> SessionLoop<O> {
         let (mut reader, mut writer) = tokio::io::split(stream);
         let end = connection.run(&mut reader, &mut writer, self, trial).await;
         self.publisher.queue(|queue| queue.set_ahead([None; 2]));
+        self.version = connection.version().map(|version| (name, version));
         self.publisher.set_in_flight(false);
         match end {
             End::Unwanted | End::Renew => {
@@ -401,6 +446,33 @@ impl<O: Owner> SessionLoop<O> {
     }
 }
 
+/// Whether a server of this version may hold a stream back until it has seen two seconds of it.
+/// Those that call themselves a Flash Media Server (nginx-rtmp, SRS, lal, node-media-server) do not;
+/// MediaMTX, which does, calls itself otherwise.
+fn looks_at_the_beginning(version: &str) -> bool {
+    !version.starts_with("FMS/")
+}
+
+/// Connects; anew where the network changes while nobody answers: what was sent is lost.
+async fn connect_again(
+    target: &Target,
+    network: &Notify,
+) -> Result<(Box<dyn Stream>, Gauge), NoConnection> {
+    for _ in 0..NETWORKS {
+        let connecting = connect(&target.location, target.tls.as_ref(), target.timeout);
+        let changed = async {
+            sleep(PAUSE).await;
+            network.notified().await;
+        };
+        tokio::select! {
+            biased;
+            connected = connecting => return connected,
+            () = changed => {}
+        }
+    }
+    connect(&target.location, target.tls.as_ref(), target.timeout).await
+}
+
 /// The future's output, or None as soon as nobody wants a session any more.
 async fn unless_unwanted<F: Future>(publisher: &MediaPublisher, future: F) -> Option<F::Output> {
     tokio::pin!(future);
@@ -419,6 +491,8 @@ struct Connection {
     publisher: Arc<MediaPublisher>,
     rtmp: droidrelay_rtmp::Publisher,
     target: Arc<Target>,
+    /// What the server has called itself in the session before.
+    known_version: Option<String>,
     /// Time of the first frame, in nanoseconds of running time.
     base: Option<i64>,
     /// Added to each frame's time.
@@ -601,7 +675,10 @@ impl Connection {
             }
             // A server that stops looking at the first frame would not see a track that has no
             // header and comes later.
-            if self.target.start_offset && headers.announce_all() {
+            let looks = self
+                .version()
+                .is_none_or(|version| looks_at_the_beginning(&version));
+            if self.target.start_offset && headers.announce_all() && looks {
                 self.offset_ms = START_OFFSET_MS;
             }
             self.is_open = true;
@@ -614,6 +691,12 @@ impl Connection {
             (Next::Renew, _) => self.is_over = true,
             (Next::Nothing, _) => {}
         }
+    }
+
+    /// What the server calls itself, as far as that is known.
+    fn version(&self) -> Option<String> {
+        let version = self.rtmp.server_version().map(str::to_owned);
+        version.or_else(|| self.known_version.clone())
     }
 
     /// Looks at what has arrived, for what may wait and for what the encoder is to make.

@@ -142,7 +142,7 @@ impl Settings {
             boolean_spec("adaptive-bitrate", "Adaptive Bitrate", "Whether the bitrate of the encoder upstream follows the uplink's throughput. The encoder gets its own bitrate back when no session is wanted. Read when a session begins", default.adaptive_bitrate, PLAYING),
             number_spec("min-bitrate", "Minimum Bitrate", "Kilobits per second below which adaptive-bitrate never goes. 0: a tenth of the maximum. Read when a session begins", 0..=u32::MAX, default.min_bitrate, PLAYING),
             number_spec("max-bitrate", "Maximum Bitrate", "Kilobits per second above which adaptive-bitrate never goes. 0: what the encoder is set to. Read when a session begins", 0..=u32::MAX, default.max_bitrate, PLAYING),
-            boolean_spec("start-offset", "Start Offset", "Whether media starts at 2 s of the session's time, which ends MediaMTX's analysis of the first two seconds with the first frame; harmless with other servers. Not done beside MP3, whose track the server would miss", default.start_offset, READY),
+            boolean_spec("start-offset", "Start Offset", "Whether media starts at 2 s of the session's time, which ends MediaMTX's analysis of the first two seconds with the first frame. Not done where the server is known not to need it (its fmsVer begins with FMS/), whose recordings would be 2 s too long; nor beside MP3, whose track the server would miss", default.start_offset, READY),
             boolean_spec("fail-fast", "Fail Fast", "Whether a refusal by the server is an error of the pipeline instead of being retried", default.fail_fast, PLAYING),
             glib::ParamSpecEnum::builder_with_default("state", State::default())
                 .nick("State")

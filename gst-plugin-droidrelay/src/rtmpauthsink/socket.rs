@@ -118,13 +118,39 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// Connects to the location's server, at its first port, within `patience`, with `tls` where it is given;
-/// the error says what did not answer.
+/// Why there is no connection.
+pub enum NoConnection {
+    /// The network is not there: nothing has left this machine.
+    Unreachable(String),
+    Failed(String),
+}
+
+impl From<String> for NoConnection {
+    fn from(reason: String) -> Self {
+        NoConnection::Failed(reason)
+    }
+}
+
+fn is_unreachable(failure: &ConnectError) -> bool {
+    use io::ErrorKind::{HostUnreachable, NetworkDown, NetworkUnreachable};
+    let ConnectError::Failed(failures) = failure else {
+        return false;
+    };
+    failures.iter().all(|(_, err)| {
+        matches!(
+            err.kind(),
+            HostUnreachable | NetworkDown | NetworkUnreachable
+        )
+    })
+}
+
+/// Connects to the location's server, at its first port, within `patience`, with `tls` where it is given; the error
+/// says what did not answer.
 pub async fn connect(
     location: &Location,
     tls: Option<&tls::Client>,
     patience: Duration,
-) -> Result<(Box<dyn Stream>, Gauge), String> {
+) -> Result<(Box<dyn Stream>, Gauge), NoConnection> {
     let host = location.host.as_str();
     let seconds = patience.as_secs_f64();
     let deadline = Instant::now() + patience;
@@ -133,10 +159,17 @@ pub async fn connect(
     let tcp = connect_tcp(&addresses, left)
         .await
         .map_err(|err| match err {
-            late @ ConnectError::Timeout { .. } => {
-                format!("{location} has not answered within {seconds} s: {late}")
+            late @ ConnectError::Timeout { .. } => NoConnection::Failed(format!(
+                "{location} has not answered within {seconds} s: {late}"
+            )),
+            failed => {
+                let reason = format!("cannot connect to {location}: {failed}");
+                if is_unreachable(&failed) {
+                    NoConnection::Unreachable(reason)
+                } else {
+                    NoConnection::Failed(reason)
+                }
             }
-            failed => format!("cannot connect to {location}: {failed}"),
         })?;
     let written = Arc::<AtomicU64>::default();
     let descriptor = tune(&tcp, patience)

@@ -819,6 +819,55 @@ fn media_that_is_lost_while_publishing_is_said_once() {
     assert!(bus.pop_filtered(&[gst::MessageType::Warning]).is_none());
 }
 
+#[test]
+fn a_server_that_needs_no_offset_gets_none_once_it_is_known() {
+    for (version, expected) in [
+        (Some("FMS/3,0,1,123"), 0),
+        (Some("LNX 9,0,124,2"), 2000),
+        (None, 2000),
+    ] {
+        let server = Server::start(Access::Everybody);
+        server.call_itself(version);
+        let line = line(&server, "");
+        line.wait(State::Publishing);
+        line.pipeline.set_state(gst::State::Ready).unwrap();
+        let mark = server.seen().mark();
+        line.play();
+        let first = |seen: &Seen| matches!(seen, Seen::FirstFrame(_));
+        let (_, first) = server.seen().wait(mark, "a frame", first).unwrap();
+        assert_eq!(first, Seen::FirstFrame(expected), "{version:?}");
+    }
+}
+
+#[test]
+fn a_start_brings_the_next_try_at_once_and_the_wait_is_told_as_it_is() {
+    let port = droidrelay_testkit::process::free_port().unwrap();
+    let line = Line::of(&format!(
+        "videotestsrc is-live=true ! video/x-raw,width=64,height=48,framerate=30/1 \
+         ! mqttvalve name=valve drop=false standby=warm ! x264enc tune=zerolatency \
+         ! rtmpauthsink name=sink location=rtmp://127.0.0.1:{port}/live/stream"
+    ));
+    line.play();
+    let bus = line.pipeline.bus().unwrap();
+    // Told ahead of each wait.
+    let wait = poll(DEADLINE, || {
+        let message = bus.timed_pop_filtered(
+            gst::ClockTime::from_mseconds(100),
+            &[gst::MessageType::Element],
+        )?;
+        let said = message.structure()?;
+        let wait = said.get::<f64>("next-try").ok()?;
+        (said.name() == "rtmpauthsink-state" && wait > 3.0).then_some(wait)
+    });
+    let (wait, began) = (wait.unwrap(), Instant::now());
+    let tries = attempt(&line);
+    let valve = line.pipeline.by_name("valve").unwrap();
+    valve.emit_by_name::<bool>("start", &[&Some("phone"), &0u32 as &dyn ToValue]);
+    let next = poll(DEADLINE, || (attempt(&line) > tries).then_some(()));
+    assert!(next.is_some());
+    assert!(began.elapsed().as_secs_f64() < wait / 2.0);
+}
+
 /// Whoever is told of one sink's state, and does not return, harms nobody else.
 #[test]
 fn a_handler_that_does_not_return_holds_up_no_other_session() {
