@@ -100,6 +100,11 @@ impl Bridge {
         }))
     }
 
+    /// A try to reach the broker that waits for its turn begins now, with the files as they are.
+    pub fn hurry(&self) {
+        self.session.hurry();
+    }
+
     /// Knows these users and no others from now on.
     pub fn replace_users(&self, users: Vec<User>) {
         let robots = |users: &mut dyn Iterator<Item = &User>| -> HashSet<String> {
@@ -173,9 +178,13 @@ impl Bridge {
             expiry: matches!(command, Command::Start { .. }).then_some(self.start_expiry),
             ..Properties::default()
         };
-        let published = self
-            .publish(&robot.topic, command.to_payload(), properties)
-            .await;
+        let payload = match command {
+            Command::Start { .. } if !self.fleet.speaks_mqtt_5() => {
+                command.to_payload_sent(self.fleet.now().wall)
+            }
+            _ => command.to_payload(),
+        };
+        let published = self.publish(&robot.topic, payload, properties).await;
         self.metrics.command(word(command), &published);
         if published.is_ok() {
             self.fleet.sent_command();

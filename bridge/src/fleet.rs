@@ -14,8 +14,11 @@ use std::{
 use axum::body::Bytes;
 use droidrelay_wire::{
     Command, RobotState, StreamState,
-    mqtt::session::{Event, Message},
-    words::topics::{OFFLINE, ONLINE},
+    mqtt::session::{Capabilities, Event, Message, Version},
+    words::{
+        command::quote,
+        topics::{OFFLINE, ONLINE},
+    },
 };
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
@@ -47,6 +50,8 @@ const SETTLE: Duration = Duration::from_millis(500);
 const SURELY_SETTLED: Duration = Duration::from_secs(30);
 /// More commands than are on their way back from the broker when nothing is wrong.
 const UNHEARD: u32 = 25;
+/// Robots with bad names that are told of.
+const MISNAMED: usize = 100;
 /// In a connection so young, commands of the time before it may only be known from notes.
 const YOUNG: Duration = Duration::from_secs(2);
 
@@ -91,6 +96,10 @@ pub struct Fleet {
     /// Where players find the streams.
     pub watch_urls: Watch,
     was_up: AtomicBool,
+    /// What the broker of the last connection can do.
+    broker: Mutex<Option<Capabilities>>,
+    /// Names that no robot can have, which the log has named.
+    misnamed: Mutex<HashSet<String>>,
     /// When robots were last known to be online that are not any more, and robots that are back.
     seen: Mutex<HashMap<String, Duration>>,
     returned: Mutex<Vec<(String, Option<Duration>)>>,
@@ -129,6 +138,8 @@ impl Fleet {
             webhooks,
             watch_urls,
             was_up: AtomicBool::new(false),
+            broker: Mutex::default(),
+            misnamed: Mutex::default(),
             seen: Mutex::default(),
             returned: Mutex::default(),
             removed: Mutex::default(),
@@ -169,8 +180,12 @@ impl Fleet {
     /// Takes what happens to the session; does not block.
     pub fn apply(&self, event: Event) {
         match event {
-            Event::Up => {
-                info!("connected to the MQTT broker");
+            Event::Up(broker) => {
+                info!("connected to the MQTT broker with MQTT {}", broker.version);
+                for lack in broker.lacks() {
+                    warn!("{lack}");
+                }
+                *self.broker.lock() = Some(broker);
                 self.marked.send_replace(false);
                 self.link.send_replace(BrokerLink::Up(Instant::now()));
                 self.wanted.connected();
@@ -198,7 +213,7 @@ impl Fleet {
 
     fn hear(&self, message: &Message) {
         let Some((name, word)) = self.directory.resolve(&message.topic) else {
-            debug!(topic = ?message.topic, "message of no robot");
+            self.name_misnamed(&message.topic);
             return;
         };
         match word {
@@ -209,6 +224,32 @@ impl Fleet {
             Word::Wanted => self.hear_note(name, message),
             Word::Shares => self.hear_shares(name, message),
         }
+    }
+
+    /// A topic that would be a robot's, had it another name, is told once.
+    fn name_misnamed(&self, topic: &str) {
+        let Some((name, error)) = self.directory.misnamed(topic) else {
+            debug!(?topic, "message of no robot");
+            return;
+        };
+        let mut told = self.misnamed.lock();
+        if told.len() < MISNAMED && told.insert(name.to_owned()) {
+            let name = quote(name);
+            warn!("a robot calls itself {name}, and is not shown: {error}");
+        }
+    }
+
+    /// Why robots cannot be served by this broker, though it is there.
+    pub fn unfit(&self) -> Option<String> {
+        let broker = (*self.broker.lock())?;
+        (!broker.retain).then(|| broker.lacks().join("; "))
+    }
+
+    /// Whether the broker speaks MQTT 5: it forgets a command by itself when it has waited too
+    /// long, and carries correlation data.
+    pub fn speaks_mqtt_5(&self) -> bool {
+        let broker = *self.broker.lock();
+        broker.is_none_or(|broker| broker.version == Version::V5)
     }
 
     fn hear_mark(&self, message: &Message) {
@@ -242,8 +283,11 @@ impl Fleet {
             return;
         };
         debug!(robot = name, ?availability);
-        let by = Speaker::of(message.correlation.as_deref());
-        if by == Speaker::Robot {
+        let by = match self.speaks_mqtt_5() {
+            true => Speaker::of(message.correlation.as_deref()),
+            false => Speaker::Either,
+        };
+        if by != Speaker::Bridge {
             self.note_return(name, availability, message.retained);
         }
         self.change_view(name, |view| {
@@ -566,6 +610,7 @@ mod tests {
             topic: topic.into(),
             payload: payload.into(),
             retained: true,
+            may_be_old: false,
             correlation: None,
         }));
     }
@@ -611,7 +656,7 @@ mod tests {
     #[tokio::test]
     async fn a_young_connection_is_given_a_moment_to_tell() {
         let fleet = fleet();
-        fleet.apply(Event::Up);
+        fleet.apply(Event::Up(Capabilities::ALL));
         let (view, ()) = tokio::join!(fleet.settled_view("r1"), async {
             tokio::task::yield_now().await;
             say(&fleet, "robots/r1/stream/availability", "offline");

@@ -23,11 +23,13 @@ use crate::{
     failure::Failure,
     fleet::BrokerLink,
     note::Note,
-    robots::{Robot, retained_topics, wanted_topic},
+    robots::{Robot, all_topics, wanted_topic},
 };
 
 /// How often viewer sessions are looked at that may be over.
 const LOOK: Duration = Duration::from_secs(15);
+/// Bytes of the longest note: half of what the kit's broker takes.
+const MAX_NOTE: usize = 8 * 1024;
 /// For an answer of MediaMTX's API.
 const API_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -124,7 +126,7 @@ async fn announce_presence(bridge: &Bridge) {
 async fn clear_removed(bridge: &Bridge) {
     let named = bridge.fleet.uncleared().into_iter().map(|name| (name, ()));
     for (robot, ()) in robots(bridge, named.collect()) {
-        for topic in retained_topics(&robot.topic) {
+        for topic in all_topics(&robot.topic) {
             let cleared = bridge.retain(&topic, "").await;
             tell(
                 cleared,
@@ -147,7 +149,7 @@ async fn write_notes(bridge: &Bridge) {
     let fleet = &bridge.fleet;
     let notes: Vec<(String, Note)> = fleet.wanted.unwritten(fleet.now());
     for (robot, note) in robots(bridge, notes) {
-        let payload = serde_json::to_vec(&note).unwrap_or_default();
+        let payload = note.to_payload(MAX_NOTE);
         let noted = bridge.retain(&wanted_topic(&robot.topic), payload).await;
         if noted.is_err() && !fleet.is_up() {
             fleet.wanted.write_again(robot.name.clone());

@@ -218,7 +218,7 @@ async fn run(path: PathBuf, mut config: Config) -> Result<(), String> {
     Ok(())
 }
 
-/// Reads the users anew, and the certificate.
+/// Reads the users anew, and the certificate; what is for the broker is read at its next try.
 fn reload(path: &Path, bridge: &Bridge, tls: Option<&Tls>) {
     match Config::load(path) {
         Ok(config) if config.users.is_empty() != bridge.auth.is_open() => {
@@ -236,6 +236,8 @@ fn reload(path: &Path, bridge: &Bridge, tls: Option<&Tls>) {
     if let Some(tls) = tls {
         reload_tls(tls);
     }
+    // Password, CA and certificate for the broker are read by each try.
+    bridge.hurry();
 }
 
 fn reload_tls(tls: &Tls) {

@@ -47,6 +47,27 @@ impl Note {
         }
     }
 
+    /// The retained payload, of at most `limit` bytes where that can be done: of more leases those
+    /// that end first are not noted, which ends them should all bridges end.
+    pub fn to_payload(&self, limit: usize) -> Vec<u8> {
+        let write = |note: &Note| serde_json::to_vec(note).unwrap_or_default();
+        let whole = write(self);
+        let mut excess = whole.len().saturating_sub(limit);
+        if excess == 0 {
+            return whole;
+        }
+        let mut note = self.clone();
+        note.leases
+            .sort_by_key(|lease| std::cmp::Reverse(lease.until.unwrap_or(u64::MAX)));
+        while excess > 0
+            && let Some(lease) = note.leases.pop()
+        {
+            let bytes = serde_json::to_string(&lease).map_or(0, |text| text.len() + 1);
+            excess = excess.saturating_sub(bytes);
+        }
+        write(&note)
+    }
+
     /// What holds by this note and what is `known`: the note's leases, but for those that a
     /// command has decided.
     pub fn leases(&self, known: &[HeldLease], decided: &Decided, now: Now) -> Vec<HeldLease> {
@@ -94,5 +115,31 @@ impl Decided {
 
     fn covers(&self, id: &str) -> bool {
         self.everybody || self.ids.contains(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+
+    #[test]
+    fn of_more_leases_than_fit_those_that_hold_longest_are_noted() {
+        let now = Clock::default().now();
+        let lease = |n: u64| {
+            let until = (n > 0).then(|| now.monotonic + Duration::from_secs(n));
+            (format!("{n}{}", "\"".repeat(100)), until)
+        };
+        let note = Note::new("b".into(), 1, 0, (0..1000).map(lease).collect(), now);
+        let payload = note.to_payload(8192);
+        assert!(payload.len() <= 8192, "{} bytes", payload.len());
+        let read: Note = serde_json::from_slice(&payload).unwrap();
+        assert!(read.leases.len() > 20);
+        assert_eq!(read.leases[0].until, None);
+        assert!(read.leases[1].id.starts_with("999"));
+        assert_eq!(
+            note.to_payload(usize::MAX),
+            serde_json::to_vec(&note).unwrap()
+        );
     }
 }

@@ -25,6 +25,8 @@ pub enum Speaker {
     Robot,
     /// A bridge, for a robot that polls.
     Bridge,
+    /// One of them: MQTT 3.1.1 carries no correlation data.
+    Either,
 }
 
 impl Speaker {
@@ -67,6 +69,12 @@ impl Presence {
         now: Duration,
     ) -> Option<Self> {
         let here = known.filter(|presence| presence.here);
+        let by = match by {
+            // It polls here: this is what was said in its place.
+            Speaker::Either if here.is_some() => Speaker::Bridge,
+            Speaker::Either => Speaker::Robot,
+            by => by,
+        };
         match (availability, by) {
             (Availability::Online, Speaker::Bridge) => Some(Presence {
                 // Of a robot that polls here the last poll says more.
@@ -77,12 +85,33 @@ impl Presence {
             // Another bridge has not heard of it, this one has.
             (_, Speaker::Bridge) => here,
             // It speaks MQTT itself.
-            (_, Speaker::Robot) => None,
+            (_, Speaker::Robot | Speaker::Either) => None,
         }
     }
 
     /// Others are to be told that it is online.
     pub fn is_to_be_announced(&self, now: Duration) -> bool {
         self.announced.is_none_or(|at| at + ANNOUNCE_AGAIN <= now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_correlation_data_a_robot_that_polls_here_goes_on_polling() {
+        let now = Duration::from_secs(100);
+        let told = |known, word| Presence::told(known, word, Speaker::Either, now);
+        let polls = Some(Presence::polled(None, Duration::ZERO, now));
+        for word in [Availability::Online, Availability::Offline] {
+            assert!(told(polls, word).is_some_and(|presence| presence.here));
+            assert!(told(None, word).is_none(), "it speaks MQTT itself");
+        }
+        assert!(
+            !told(polls, Availability::Online)
+                .unwrap()
+                .is_to_be_announced(now)
+        );
     }
 }

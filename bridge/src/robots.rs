@@ -43,8 +43,8 @@ pub fn shares_topic(topic: &str) -> String {
     format!("{topic}/shares")
 }
 
-/// All topics beside the command topic `topic` that the broker keeps something of a robot on.
-pub fn retained_topics(topic: &str) -> [String; 5] {
+/// Every topic of the robot with the command topic `topic`, that one last.
+pub fn all_topics(topic: &str) -> [String; 5] {
     [
         state_topic(topic),
         availability_topic(topic),
@@ -90,7 +90,9 @@ impl TopicTemplate {
             before: before.to_owned(),
             after: after.to_owned(),
         };
-        check_topic(&template.topic("x"))?;
+        for topic in all_topics(&template.topic("x")) {
+            check_topic(&topic)?;
+        }
         Ok(template)
     }
 
@@ -99,10 +101,16 @@ impl TopicTemplate {
     }
 
     fn name_of<'a>(&self, topic: &'a str) -> Option<&'a str> {
+        let name = self.level_of(topic)?;
+        check_name(name).is_ok().then_some(name)
+    }
+
+    /// What stands in the name's place, good or not.
+    fn level_of<'a>(&self, topic: &'a str) -> Option<&'a str> {
         let name = topic
             .strip_prefix(self.before.as_str())?
             .strip_suffix(self.after.as_str())?;
-        check_name(name).is_ok().then_some(name)
+        (!name.contains('/')).then_some(name)
     }
 }
 
@@ -215,6 +223,17 @@ impl Directory {
         (!self.is_listed(name)).then_some((name, word))
     }
 
+    /// The name in a topic that would be a robot's, had it a good one; and what is wrong with it.
+    pub fn misnamed<'a>(&self, topic: &'a str) -> Option<(&'a str, String)> {
+        let (template, _) = self.template.as_ref()?;
+        let suffixes = all_topics("");
+        let mut commands = suffixes
+            .iter()
+            .filter_map(|suffix| topic.strip_suffix(suffix.as_str()));
+        let name = commands.find_map(|command| template.level_of(command))?;
+        Some((name, check_name(name).err()?))
+    }
+
     /// Filters that cover every topic of every robot, none of them twice.
     pub fn subscriptions(&self) -> Vec<String> {
         let template = self.template.as_ref().map(|(topic, _)| topic);
@@ -225,15 +244,7 @@ impl Directory {
             .map(|robot| robot.topic.clone())
             .filter(|topic| !covered(topic))
             .chain(template.map(|template| template.topic("+")))
-            .flat_map(|topic| {
-                [
-                    state_topic(&topic),
-                    availability_topic(&topic),
-                    wanted_topic(&topic),
-                    shares_topic(&topic),
-                    topic,
-                ]
-            })
+            .flat_map(|topic| all_topics(&topic))
             .collect()
     }
 }
@@ -319,6 +330,18 @@ mod tests {
             "x",
         ] {
             assert_eq!(resolve(strange), None, "{strange}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_no_robot_can_have_is_told_from_no_name() {
+        let directory = directory();
+        for topic in ["robots/k\u{fc}che/stream/state", "robots/a b/stream"] {
+            let (name, error) = directory.misnamed(topic).unwrap();
+            assert!(topic.contains(name) && error.contains("letters"), "{error}");
+        }
+        for topic in ["robots/a/b/stream/state", "robots/good/stream/state", "x"] {
+            assert_eq!(directory.misnamed(topic), None, "{topic}");
         }
     }
 

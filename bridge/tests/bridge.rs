@@ -176,7 +176,7 @@ fn a_command_that_the_broker_forbids_is_not_a_success() {
     let (status, json) = bridge.post("/stream/start");
     assert_eq!(status, 503, "{json}");
     assert!(
-        json["error"].as_str().unwrap().contains("NotAuthorized"),
+        json["error"].as_str().unwrap().contains("not authorized"),
         "{json}"
     );
     // Behind this acknowledgement there is nothing that came earlier.

@@ -9,6 +9,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use droidrelay_bridge::{Bridge, Config, app, serve};
@@ -16,8 +17,11 @@ use libfuzzer_sys::fuzz_target;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, duplex},
     runtime::{Builder, Runtime},
+    time::timeout,
 };
 
+/// Who listens to events is told that nothing happens for as long as they listen.
+const LISTENS: Duration = Duration::from_secs(120);
 /// More than any answer but the page.
 const PIPE: usize = 64 * 1024;
 const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 50000);
@@ -89,11 +93,9 @@ impl Served {
                 // Not closed: who hangs up is not answered. The bridge's patience ends it.
                 client.write_all(said).await.unwrap_or_default();
                 let mut answer = Vec::new();
-                client
-                    .take(PIPE as u64)
-                    .read_to_end(&mut answer)
-                    .await
-                    .unwrap_or_default();
+                let mut client = client.take(PIPE as u64);
+                let reading = client.read_to_end(&mut answer);
+                let _ = timeout(LISTENS, reading).await;
                 answer
             };
             tokio::join!(serving, asking).1

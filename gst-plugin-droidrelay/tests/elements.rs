@@ -255,6 +255,11 @@ fn bad_settings_fail_at_ready_with_the_value_and_the_remedy() {
             "http",
         ),
         ("videotestsrc ! mqttvalve topic=a/# ! fakesink", "a/#"),
+        (
+            "videotestsrc ! mqttvalve topic=a/b state-topic=a/b ! fakesink",
+            "state-topic is \"a/b\", and so is topic",
+        ),
+        ("videotestsrc ! mqttvalve topic=$SYS/b ! fakesink", "$SYS/b"),
         ("videotestsrc ! x264enc ! rtmpauthsink", "location"),
         (
             "videotestsrc ! x264enc ! rtmpauthsink location=rtmp://h/",

@@ -3,6 +3,7 @@
 //! The elements in pipelines: one program, so that it is linked once.
 
 mod applications;
+mod brokers;
 mod common;
 mod credentials;
 mod discovery;

@@ -4,6 +4,7 @@
 
 mod architecture;
 mod attack;
+mod brokers;
 mod commands;
 mod discovery;
 mod fixtures;

@@ -135,6 +135,27 @@ fn mqtts_by_a_ca_file() {
 }
 
 #[test]
+fn a_ca_file_that_is_replaced_is_trusted_without_a_restart() {
+    let (old, new) = (Authority::new().unwrap(), Authority::new().unwrap());
+    let mut scene = Scene::shows(&old, &["localhost"], vec![]);
+    let url = scene.broker.url_at(Scheme::Mqtts, "localhost").unwrap();
+    let more = format!("{} {}", scene.login(), scene.ca_file(&old));
+    let robot = scene.robot(&url, &more, &[]);
+    scene.observer.wait_available(0, ONLINE).unwrap();
+    // The same file, and the broker begins anew with the other authority's certificate.
+    scene.ca_file(&new);
+    let identity = new.server(&["localhost"], Validity::Now).unwrap();
+    scene.broker.set_identity(&identity).unwrap();
+    scene.broker.kill();
+    scene.broker.restart().unwrap();
+    scene
+        .broker
+        .wait_robot()
+        .unwrap_or_else(|err| panic!("{err:#}\n{}", robot.text()));
+    scene.obeys(robot);
+}
+
+#[test]
 fn mqtts_by_the_systems_trust_store() {
     let authority = Authority::new().unwrap();
     let scene = Scene::shows(&authority, &["localhost"], vec![]);

@@ -56,6 +56,12 @@ impl Secret {
                 ),
                 _ => format!("cannot read secret file {}: {err}", path.display()),
             })?;
+        if text.starts_with('\u{feff}') {
+            return Err(format!(
+                "secret file {} begins with a byte order mark (BOM), which would be part of the secret: save it as UTF-8 without one",
+                path.display()
+            ));
+        }
         match text.lines().next() {
             Some(line) if !line.is_empty() => Ok(Secret::new(line)),
             _ => Err(format!(
@@ -105,6 +111,12 @@ mod tests {
         assert_eq!(Secret::from_file(&path).unwrap().expose(), "hunter2 ");
         fs::write(&path, "\n").unwrap();
         assert!(Secret::from_file(&path).unwrap_err().contains("empty"));
+        fs::write(&path, "\u{feff}hunter2\n").unwrap();
+        let error = Secret::from_file(&path).unwrap_err();
+        assert!(
+            error.contains("(BOM)") && !error.contains("hunter"),
+            "{error}"
+        );
         fs::write(&path, b"hunter2\xff\n").unwrap();
         let error = Secret::from_file(&path).unwrap_err();
         assert!(

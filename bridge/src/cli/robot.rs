@@ -30,7 +30,7 @@ use crate::{
     auth::Hash,
     config::Config,
     random::{hex, random},
-    robots::{Robot, check_name, retained_topics, wanted_topic},
+    robots::{Robot, all_topics, check_name, wanted_topic},
 };
 
 /// The robot's passwords, in its folder.
@@ -253,7 +253,7 @@ pub async fn clear(name: &str, config: &Path) -> Result<String, String> {
     };
     let session = Session::spawn(&Handle::current(), mqtt, move |event| {
         let news = match event {
-            Event::Up => Ok(()),
+            Event::Up(_) => Ok(()),
             Event::Down(fault) => Err(fault.text),
             Event::Message(_) | Event::Refused(_) => return,
         };
@@ -266,7 +266,7 @@ pub async fn clear(name: &str, config: &Path) -> Result<String, String> {
             Some(Err(reason)) => return Err(reason),
             None => return Err("the session has ended".into()),
         }
-        for topic in retained_topics(&robot.topic) {
+        for topic in all_topics(&robot.topic) {
             let retained = Properties {
                 retain: true,
                 ..Properties::default()

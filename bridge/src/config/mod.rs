@@ -14,10 +14,11 @@ use std::{
 
 use droidrelay_wire::{
     Secret,
+    line::one_line,
     mqtt::session::{self, MIN_KEEP_ALIVE},
     net::{
         http::{Client, Login, Policy, Url},
-        tls::TlsFiles,
+        tls::{self, TlsFiles},
     },
     words::topics::{DEFAULT_TOPIC, check_topic},
 };
@@ -34,7 +35,7 @@ use crate::{
     connections::ConnectionLimits,
     demand,
     random::{hex, random},
-    robots::{self, Directory, PLACEHOLDER, Robot, TopicTemplate},
+    robots::{self, Directory, PLACEHOLDER, Robot, TopicTemplate, all_topics},
     serve::Tls,
     share,
     watch::Watch,
@@ -107,7 +108,8 @@ impl Config {
             .and_then(|file: File| file.check(path, variable))
             .map_err(|(span, message)| {
                 let place = span.map_or(String::new(), |span| position(text, span.start));
-                format!("{}:{place} {message}", path.display())
+                // The parser quotes what it does not know, control characters and all.
+                format!("{}:{place} {}", path.display(), one_line(&message))
             })
     }
 }
@@ -345,7 +347,7 @@ impl Mqtt {
         let tls = match (url.scheme.is_tls(), some_file) {
             (true, file) => {
                 let place = file.map_or(self.broker.span(), Spanned::span);
-                Some(files.client().map_err(|err| (Some(place), err))?)
+                Some(tls::Source::new(files).map_err(|err| (Some(place), err))?)
             }
             (false, None) => None,
             (false, Some(file)) => {
@@ -403,7 +405,9 @@ fn directory(robots: Robots, listed: Vec<Listed>) -> Result<Directory, Refusal> 
         robots::check_name(name).at(&robot.name)?;
         let wrong = |what: &str| refuse(&robot.name, format!("robot {name:?} {what}"));
         if let Some(topic) = &robot.topic {
-            check_topic(topic.get_ref()).at(topic)?;
+            for topic_of_it in all_topics(topic.get_ref()) {
+                check_topic(&topic_of_it).at(topic)?;
+            }
         }
         let templated = by_template.robot(name);
         let topic = robot.topic.map(Spanned::into_inner);
@@ -416,11 +420,17 @@ fn directory(robots: Robots, listed: Vec<Listed>) -> Result<Directory, Refusal> 
                 "has no path: give it the path it publishes to, for example \"live/stream\"",
             );
         };
-        let is_twin = |other: &&Robot| other.name == *name || other.topic == topic;
+        let topics = all_topics(&topic);
+        // Also one that is the other's state: each would take it for commands.
+        let is_twin = |other: &&Robot| {
+            other.name == *name
+                || topics.contains(&other.topic)
+                || all_topics(&other.topic).contains(&topic)
+        };
         if let Some(twin) = all.iter().find(is_twin) {
             let twin = &twin.name;
             return wrong(&format!(
-                "has the name or the topic of {twin:?}: make them differ"
+                "has the name or a topic of {twin:?}: make them differ"
             ));
         }
         all.push(Robot {

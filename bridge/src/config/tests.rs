@@ -66,6 +66,10 @@ const SHA: &str = "sha256:9S+9MrKzuG/4jvbEkGKChfSCrxXdyylUH5S89Saj9sc=";
 
 #[test]
 fn every_mistake_is_told_with_file_line_and_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let empty = folder.path().join("empty");
+    fs::write(&empty, "").unwrap();
+    let empty = empty.display();
     let user = format!("[[user]]\nname = \"u\"\nrole = \"viewer\"\npassword = \"{SHA}\"\n");
     for (text, position, reason) in [
         ("listen = 'here'", "1:10:", "ADDRESS:PORT"),
@@ -122,7 +126,8 @@ fn every_mistake_is_told_with_file_line_and_remedy() {
             "2:7:",
             "api-password-file",
         ),
-        ("[share]\nkey-file = '/dev/null'", "2:12:", "empty"),
+        ("[share]\nkey-file = '/dev/null'", "2:12:", "regular file"),
+        (&format!("[share]\nkey-file = '{empty}'"), "2:12:", "empty"),
         ("[[webhook]]\nurl = 'ftp://u:hunter2@h'", "2:7:", "http"),
         (
             "[[webhook]]\nurl = 'http://h'\nevents = ['dance']",
@@ -166,6 +171,21 @@ fn every_mistake_is_told_with_file_line_and_remedy() {
             !error.contains("hunter2") && !error.contains("1234567"),
             "{error}"
         );
+    }
+}
+
+/// Fuzzing found the tab: a role that nobody knows was quoted as it stood.
+#[test]
+fn a_mistake_is_told_on_one_line() {
+    for text in [
+        "[[user]]\nname = 'a'\nrole = \"v\\t\"",
+        "\"a\\nb\" = 1",
+        "[mqtt]\n\"\\u001b[2J\" = 1",
+        "listen = \"\\r\"",
+        "[robots]\ntopic = \"a\\nb\"",
+    ] {
+        let error = error(text);
+        assert!(!error.chars().any(char::is_control), "{error:?}");
     }
 }
 
@@ -223,6 +243,21 @@ fn the_only_listed_robot_is_the_default_and_a_template_needs_one_named() {
         (robot.topic.as_str(), robot.path.as_str()),
         ("robots/r7/stream", "robots/r7")
     );
+}
+
+#[test]
+fn a_robot_whose_commands_would_be_what_another_one_says_is_refused() {
+    let robot = |name: &str, topic: &str| {
+        format!("[[robot]]\nname = '{name}'\ntopic = '{topic}'\npath = '{name}'\n")
+    };
+    for other in ["a", "a/state", "a/availability", "a/wanted", "a/shares"] {
+        let (one, two) = (robot("r1", "a"), robot("r2", other));
+        for text in [format!("{one}{two}"), format!("{two}{one}")] {
+            assert!(error(&text).contains("make them differ"), "{other}");
+        }
+    }
+    assert!(error(&robot("r1", "$SYS/a")).contains("begins with $"));
+    assert!(error("[robots]\ntopic = '$share/{robot}/x'").contains("begins with $"));
 }
 
 #[test]

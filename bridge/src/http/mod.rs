@@ -110,13 +110,16 @@ async fn openapi() -> Response {
 
 /// Open to everybody, so it tells no address.
 async fn health(State(bridge): State<Arc<Bridge>>) -> (StatusCode, Json<Value>) {
-    if bridge.fleet.is_up() {
-        (StatusCode::OK, Json(json!({ "status": "ok" })))
-    } else {
-        (
+    let fault = match bridge.fleet.is_up() {
+        true => bridge.fleet.unfit(),
+        false => Some("the MQTT broker is out of reach".to_owned()),
+    };
+    match fault {
+        None => (StatusCode::OK, Json(json!({ "status": "ok" }))),
+        Some(fault) => (
             StatusCode::SERVICE_UNAVAILABLE,
-            Json(json!({ "status": "the MQTT broker is out of reach" })),
-        )
+            Json(json!({ "status": fault })),
+        ),
     }
 }
 

@@ -13,7 +13,8 @@ use axum::{
 use droidrelay_wire::{
     RobotState,
     words::{
-        poll::{Answer, MAX_STATE, Query},
+        poll::{Answer, Query},
+        state::MAX_STATE,
         topics::{ONLINE, state_topic},
     },
 };

@@ -14,7 +14,7 @@ use axum::{
     http::header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
-use droidrelay_wire::mqtt::session::{Event, Message};
+use droidrelay_wire::mqtt::session::{Capabilities, Event, Message};
 use http_body_util::BodyExt;
 use tokio::{runtime::Handle, time::Instant};
 use tower::ServiceExt;
@@ -85,6 +85,7 @@ impl Bench {
             topic: topic.into(),
             payload: payload.into(),
             retained: true,
+            may_be_old: false,
             correlation: None,
         }));
     }
@@ -112,6 +113,17 @@ async fn only_the_greeting_and_the_health_are_open() {
     assert!(!head.headers().contains_key("access-control-allow-origin"));
     let (status, _, _) = bench.send(request("GET", "/healthz", None)).await;
     assert_eq!(status, 503, "no broker yet");
+    bench.bridge.fleet.apply(Event::Up(Capabilities {
+        retain: false,
+        ..Capabilities::ALL
+    }));
+    let (status, json, _) = bench.send(request("GET", "/healthz", None)).await;
+    assert_eq!(status, 503, "robots cannot be served");
+    let said = json["status"].as_str().unwrap();
+    assert!(said.contains("allow retained messages"), "{said}");
+    bench.bridge.fleet.apply(Event::Up(Capabilities::ALL));
+    let (status, _, _) = bench.send(request("GET", "/healthz", None)).await;
+    assert_eq!(status, 200);
     for (method, path) in [
         ("POST", "/stream/start"),
         ("POST", "/stream/stop"),
@@ -146,7 +158,7 @@ async fn wrong_credentials_are_refused_and_then_limited() {
 #[tokio::test]
 async fn a_viewer_has_the_robots_of_their_list_and_an_admin_all() {
     let bench = Bench::new();
-    bench.bridge.fleet.apply(Event::Up);
+    bench.bridge.fleet.apply(Event::Up(Capabilities::ALL));
     for robot in ["r1", "r2"] {
         bench.say(&format!("robots/{robot}/stream/availability"), "online");
     }
@@ -170,7 +182,7 @@ async fn a_robot_is_described_by_what_it_last_said() {
         (&json["online"], &json["broker"]["connected"]),
         (&Value::Null, &json!(false))
     );
-    bench.bridge.fleet.apply(Event::Up);
+    bench.bridge.fleet.apply(Event::Up(Capabilities::ALL));
     bench.say("robots/r1/stream/availability", "online");
     bench.say(
         "robots/r1/stream/state",
@@ -301,6 +313,18 @@ async fn the_openapi_document_tells_every_endpoint_and_no_other() {
     assert_eq!((status, served), (StatusCode::OK, document));
 }
 
+/// A newer robot's word is handed on as it came: the document must admit it.
+#[test]
+fn the_openapi_document_closes_no_word_of_a_robot() {
+    let document: Value = serde_json::from_str(include_str!("../../openapi.json")).unwrap();
+    let told = &document["components"]["schemas"]["State"]["properties"];
+    for word in ["/state", "/cause", "/standby", "/publish/properties/state"] {
+        let word = told.pointer(word).unwrap();
+        assert_eq!(word["type"], "string", "{word}");
+        assert_eq!(word.get("enum"), None);
+    }
+}
+
 #[tokio::test]
 async fn a_browser_gets_the_page_and_its_script_no_password_dialogue() {
     let bench = Bench::new();
@@ -338,7 +362,7 @@ async fn a_broker_that_never_answers_costs_the_time_that_is_allowed() {
 async fn a_robot_that_polls_is_not_answered_before_all_that_is_retained_is_known() {
     let bench = Bench::new();
     let poll = || request("GET", "/robots/r1/stream", Some("Bearer t0ken"));
-    bench.bridge.fleet.apply(Event::Up);
+    bench.bridge.fleet.apply(Event::Up(Capabilities::ALL));
     let (status, json, _) = bench.send(poll()).await;
     assert_eq!(status, 503, "{json}");
     // Another bridge's, and one that was retained, say nothing.
@@ -348,6 +372,7 @@ async fn a_robot_that_polls_is_not_answered_before_all_that_is_retained_is_known
             topic: topic.clone(),
             payload: Vec::new(),
             retained,
+            may_be_old: false,
             correlation: Some(correlation.to_vec()),
         }));
     };
@@ -357,6 +382,6 @@ async fn a_robot_that_polls_is_not_answered_before_all_that_is_retained_is_known
     say(&mark, false);
     assert_eq!(bench.send(poll()).await.0, 200);
     // Of a new connection nothing is known.
-    bench.bridge.fleet.apply(Event::Up);
+    bench.bridge.fleet.apply(Event::Up(Capabilities::ALL));
     assert_eq!(bench.send(poll()).await.0, 503);
 }

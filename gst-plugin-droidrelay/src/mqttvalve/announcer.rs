@@ -52,10 +52,8 @@ impl Announcer {
     /// Tells the state.
     pub fn state(&self, valve: &gst::Element, link: Option<&BrokerLink>, report: &Report) {
         let state = &report.state;
-        if let Some(link) = link
-            && let Err(err) = link.publish_state(state)
-        {
-            gst::error!(CAT, obj = valve, "cannot write the state: {err}");
+        if let Some(link) = link {
+            link.publish_state(state);
         }
         let told = (state.state.clone(), state.last_error.clone());
         let before = std::mem::replace(&mut *self.state.lock(), told.clone());

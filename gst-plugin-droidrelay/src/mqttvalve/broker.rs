@@ -2,12 +2,15 @@
 
 //! The valve at its broker.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use droidrelay_wire::{
     RobotState,
-    mqtt::session::{Config, Event, Session},
-    words::topics::{OFFLINE, ONLINE},
+    mqtt::session::{Config, Event, Payload, Session},
+    words::{
+        state::MAX_STATE,
+        topics::{OFFLINE, ONLINE},
+    },
 };
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -15,6 +18,7 @@ use tokio::runtime::Handle;
 use super::{
     discovery::{self, Device},
     group::Member,
+    identity::ClientId,
     topics::Topics,
 };
 use crate::element::io::Io;
@@ -26,6 +30,8 @@ pub struct BrokerLink {
     topics: Topics,
     device: Device,
     discovery: Mutex<Discovery>,
+    /// Free for others when the session has ended.
+    _client_id: ClientId,
 }
 
 /// What Home Assistant has been told.
@@ -43,9 +49,8 @@ impl BrokerLink {
     /// Starts connecting, without waiting for it. `wake`: this valve has to publish for its group.
     pub fn connect(
         io: &Handle,
-        config: Config,
+        (config, client_id): (Config, ClientId),
         topics: Topics,
-        device: Device,
         wake: impl Fn() + Send + Sync + 'static,
         on_event: impl FnMut(Event) + Send + 'static,
     ) -> Self {
@@ -55,9 +60,10 @@ impl BrokerLink {
         BrokerLink {
             session,
             member: Member::join(&broker, &topics.state, wake),
+            device: Device::new(client_id.as_str(), topics.clone()),
             topics,
-            device,
             discovery: Mutex::default(),
+            _client_id: client_id,
         }
     }
 
@@ -67,12 +73,11 @@ impl BrokerLink {
     }
 
     /// Publishes the state of the valve's group, where it is this valve's to publish and new.
-    pub fn publish_state(&self, state: &RobotState) -> serde_json::Result<()> {
+    pub fn publish_state(&self, state: &RobotState) {
         if let Some(state) = self.member.update(state) {
-            let payload = serde_json::to_vec(&state)?;
-            self.session.set_retained(&self.topics.state, payload);
+            self.session
+                .set_retained(&self.topics.state, payload_of(state));
         }
-        Ok(())
     }
 
     /// Home Assistant has a status; true where it has come up and is to be told again.
@@ -117,13 +122,25 @@ impl BrokerLink {
 
     /// Says goodbye, with `last_state` where no other valve goes on publishing on these topics.
     /// False where that takes longer than `deadline`.
-    pub fn leave(self, io: &Io, last_state: impl FnOnce() -> String, deadline: Duration) -> bool {
+    pub fn leave(
+        self,
+        io: &Io,
+        last_state: impl FnOnce() -> RobotState,
+        deadline: Duration,
+    ) -> bool {
         let mut last = Vec::new();
         if self.member.leave() {
-            last.push((self.topics.state, last_state()));
-            last.push((self.topics.availability, OFFLINE.to_owned()));
+            last.push((self.topics.state, payload_of(last_state())));
+            last.push((self.topics.availability, OFFLINE.into()));
         }
         let session = self.session;
         io.finish(async move { session.stop(last).await }, deadline)
     }
+}
+
+/// As much of the state as the broker takes.
+fn payload_of(state: RobotState) -> Payload {
+    Payload::Fit(Arc::new(move |limit| {
+        state.to_payload(limit.min(MAX_STATE))
+    }))
 }

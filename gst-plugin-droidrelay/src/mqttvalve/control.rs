@@ -13,8 +13,12 @@ use droidrelay_wire::{
     },
 };
 
+use serde_json::Value;
+
 use crate::element::link;
 
+/// What is lost at the broker, sentence by sentence; absent where nothing is.
+const BROKER_LIMITS: &str = "broker_limits";
 /// Viewers whose ids are listed in the state; all are counted.
 const LISTED_VIEWERS: usize = 64;
 /// Openings and closings that wait for the announcer; older pairs cancel out.
@@ -208,6 +212,16 @@ impl Control {
         // The way to the server may be there again, too.
         self.hurry |= up;
         self.gate.link(up, now);
+    }
+
+    /// What the broker cannot do; true where that is new.
+    pub fn limits(&mut self, limits: Vec<String>) -> bool {
+        let limits = Value::from(limits);
+        let before = match limits.as_array().is_some_and(Vec::is_empty) {
+            true => self.state.more.remove(BROKER_LIMITS),
+            false => self.state.more.insert(BROKER_LIMITS.into(), limits.clone()),
+        };
+        before.is_none_or(|before| before != limits)
     }
 
     /// Counts a command that is not obeyed.

@@ -7,7 +7,7 @@
 
 use droidrelay_wire::{
     Command, StreamState,
-    words::topics::{OFFLINE, ONLINE, check_topic},
+    words::topics::{OFFLINE, ONLINE, check_distinct, check_topic},
 };
 use serde_json::json;
 
@@ -42,13 +42,20 @@ impl Device {
         check_topic(prefix)
             .and_then(|()| check_topic(&self.config_topic(prefix)))
             .map_err(|error| format!("discovery-prefix {prefix:?}: {error}"))?;
-        if status_topic(prefix) == self.topics.command {
-            return Err(format!(
-                "discovery-prefix {prefix:?} makes the command topic {:?} that of Home Assistant's own status: choose another topic",
-                self.topics.command
-            ));
-        }
-        Ok(())
+        let Topics {
+            command,
+            state,
+            availability,
+        } = &self.topics;
+        let (status, config) = (status_topic(prefix), self.config_topic(prefix));
+        check_distinct(&[
+            ("topic", command),
+            ("state-topic", state),
+            ("availability-topic", availability),
+            ("the topic of Home Assistant's own status", &status),
+            ("the topic of the announcement", &config),
+        ])
+        .map_err(|error| format!("discovery-prefix {prefix:?}: {error}"))
     }
 
     /// Where the announcement is kept; an empty one takes the device back.
@@ -220,10 +227,23 @@ mod tests {
         assert_eq!(device.check("site/ha"), Ok(()));
         assert!(device.check("").unwrap_err().contains("empty"));
         assert!(device.check("home/#").unwrap_err().contains("home/#"));
-        let mut own = device;
-        own.topics.command = "homeassistant/status".into();
-        let error = own.check("homeassistant").unwrap_err();
-        assert!(error.contains("homeassistant/status"), "{error}");
+        type Which = fn(&mut Topics) -> &mut String;
+        let which: [Which; 3] = [
+            |topics| &mut topics.command,
+            |topics| &mut topics.state,
+            |topics| &mut topics.availability,
+        ];
+        for topic in [
+            "homeassistant/status",
+            "homeassistant/device/droidrelay-robot1/config",
+        ] {
+            for which in which {
+                let mut own = device.clone();
+                *which(&mut own.topics) = topic.into();
+                let error = own.check("homeassistant").unwrap_err();
+                assert!(error.contains(topic), "{error}");
+            }
+        }
     }
 
     #[test]

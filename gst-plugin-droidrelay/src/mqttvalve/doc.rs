@@ -89,7 +89,8 @@ const DOC: &[(&str, &str)] = &[
       {\"command\":\"start\",\"id\":\"phone-7\",\"lease\":30}  open or renew for 30 s for this viewer
       {\"command\":\"stop\",\"id\":\"phone-7\"}            end the lease of this viewer
       keyframe  {\"command\":\"keyframe\"}               a key frame now, at most two a second
-    Case and surrounding white space do not matter; unknown JSON fields are ignored. The
+    Case and surrounding white space do not matter, nor a byte order mark, a NUL at the end or
+    quotes around the word; unknown JSON fields are ignored. An empty message is no command. The
     valve is open while any lease lives (up to 1000 ids of up to 128 bytes). Retained
     commands, and whatever else comes, are refused: logged, counted, named in the state.
     Commands sent while the robot is offline are delivered when it is back, unless the sender gave them
@@ -108,8 +109,10 @@ const DOC: &[(&str, &str)] = &[
         "State",
         "
     Retained JSON on `state-topic`: state (idle, starting, live, backoff, refused, error),
-    since (RFC 3339), cause (boot, mqtt, local, lease, offline), viewers (the first 64 ids; `*`
-    is a start without id, `local` the local switch), viewer_count, lease_until, publish (what
+    since (RFC 3339), cause (boot, mqtt, local, lease, offline), viewers (the first 64 ids, or
+    fewer where the state would have more than 4096 bytes, or than the broker takes; `*`
+    is a start without id, `local` the local switch), viewer_count, broker_limits (what is
+    lost at this broker, see Brokers; absent where nothing is), lease_until, publish (what
     rtmpauthsink says: state, reason, attempt, next_try in seconds, bitrate in bits per second
     of the last five seconds or more), last_error, last_command
     (the last one obeyed), last_command_id (its MQTT 5 correlation data, printable UTF-8 of at
@@ -119,6 +122,25 @@ const DOC: &[(&str, &str)] = &[
     accepted the publisher and frames flow. `availability-topic`: online or offline, retained;
     offline is the last will and is sent at a clean end too; online is sent again 15 s after
     connecting and each time that the connection is twice as old, should a will have come late.",
+    ),
+    (
+        "Brokers",
+        "
+    MQTT 5 is used where the broker speaks it, else MQTT 3.1.1, found out when connecting. Needed
+    are QoS 1, sessions that outlive the connection, retained messages and last wills. What a
+    broker lacks is said once in the log, and in broker_limits:
+      MQTT 3.1.1 only       commands do not expire at the broker. A stop that waited there is
+                            obeyed; a start that comes in the first second of a resumed session
+                            only if it says that it is at most 30 s old, by
+                            {\"command\":\"start\",\"sent\":SECONDS since 1970}, which the bridge adds.
+                            Refused messages are not told
+      no retained messages  who comes later sees neither state nor availability
+      small packets         the state is shortened
+    `client-id` is by default another one for each machine, topic and element, also where robots
+    run from copies of one disk. Where another client takes the session all the same, log and
+    state say so with the remedy, and what was started by MQTT is closed when no session has lasted
+    for 10 s during `offline-timeout`. `password-file`, `ca-file`, `cert-file` and `key-file` may be
+    replaced at any time: they are read for each connection. The last will is delayed by 1 s.",
     ),
     (
         "Discovery",

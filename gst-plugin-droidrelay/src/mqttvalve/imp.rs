@@ -8,7 +8,7 @@ use std::{
 };
 
 use droidrelay_wire::{
-    Command,
+    Command, RobotState,
     mqtt::session::{Event, Message},
     words::{
         command,
@@ -21,6 +21,7 @@ use once_cell::sync::Lazy;
 use parking_lot::Mutex;
 
 use super::{
+    age,
     announcer::Announcer,
     broker::BrokerLink,
     cat::CAT,
@@ -154,9 +155,21 @@ impl MqttValve {
 
     fn on_mqtt(&self, event: Event, command_topic: &str) {
         match event {
-            Event::Up => {
-                gst::info!(CAT, imp = self, "connected to the broker and subscribed");
-                self.control.lock().link(true, self.now());
+            Event::Up(broker) => {
+                let lacks = broker.lacks();
+                gst::info!(
+                    CAT,
+                    imp = self,
+                    "connected to the broker with MQTT {} and subscribed",
+                    broker.version
+                );
+                let mut control = self.control.lock();
+                control.link(true, self.now());
+                let news = control.limits(lacks.clone());
+                drop(control);
+                for lack in lacks.iter().filter(|_| news) {
+                    gst::warning!(CAT, imp = self, "{lack}");
+                }
             }
             Event::Down(fault) => {
                 gst::warning!(CAT, imp = self, "no MQTT session: {fault}");
@@ -193,9 +206,16 @@ impl MqttValve {
             message.topic,
             message.retained
         );
+        if message.payload.is_empty() {
+            // So a retained message is taken back: nobody asks for anything.
+            return;
+        }
         let accept_retained = self.settings.lock().accept_retained;
         match Command::parse(&message.payload) {
             Err(refusal) => self.refuse(refusal.to_string()),
+            Ok(Command::Start { .. }) if message.may_be_old && let Err(reason) = age::check(&message.payload, age::now()) => {
+                self.refuse(reason);
+            }
             Ok(_) if message.retained && !accept_retained => self.refuse(
                 "it is a retained message, which may be old: publish commands without the retain flag, or set accept-retained"
                     .into(),
@@ -470,7 +490,6 @@ impl MqttValve {
                 io.handle(),
                 config,
                 topics.clone(),
-                settings.device(&obj.name()),
                 move || announcing.wake(),
                 self.on_event(topics.command),
             ))
@@ -536,10 +555,10 @@ impl MqttValve {
     }
 
     /// The state that stays on the broker after a clean end.
-    fn last_state(&self) -> String {
+    fn last_state(&self) -> RobotState {
         let standby = self.settings.lock().standby.as_str();
         let state = self.control.lock().robot_state(standby, self.now());
-        serde_json::to_string(&state.into_ended()).unwrap_or_default()
+        state.into_ended()
     }
 
     /// What the state topic says, or would say; none of a valve that has never been started.

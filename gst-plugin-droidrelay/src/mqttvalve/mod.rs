@@ -5,6 +5,7 @@
 //! The reference documentation is in `doc.rs` and the properties' blurbs, which
 //! `gst-inspect-1.0 mqttvalve` shows.
 
+mod age;
 mod announcer;
 mod broker;
 mod cat;
@@ -16,6 +17,7 @@ mod downstream;
 mod elements;
 mod flow;
 mod group;
+mod identity;
 mod imp;
 mod kept;
 mod leases;

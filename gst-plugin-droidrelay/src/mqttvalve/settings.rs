@@ -10,11 +10,19 @@ use glib::prelude::*;
 use droidrelay_wire::{
     BrokerUrl, Secret,
     mqtt::session::{self, MIN_KEEP_ALIVE},
-    net::{tls::TlsFiles, url::UserInfo},
-    words::topics::{DEFAULT_TOPIC, OFFLINE, availability_topic, check_topic, state_topic},
+    net::{
+        tls::{self, TlsFiles},
+        url::UserInfo,
+    },
+    words::topics::{DEFAULT_TOPIC, OFFLINE, availability_topic, state_topic},
 };
 
-use super::{discovery::Device, kept::Keep, topics::Topics};
+use super::{
+    discovery::Device,
+    identity::{self, ClientId},
+    kept::Keep,
+    topics::Topics,
+};
 use crate::element::{
     credentials::Credentials,
     property::{filled, path, path_value, seconds, seconds_value, text, typed},
@@ -193,29 +201,19 @@ impl Settings {
         }
     }
 
-    /// The same at each start, another one for each element and topic of a host: two sessions
-    /// with one id would throw each other out for ever.
-    pub fn client_id(&self, element: &str) -> String {
-        self.client_id.clone().unwrap_or_else(|| {
-            format!(
-                "droidrelay-{}-{element}-{}",
-                glib::host_name(),
-                self.topic.replace('/', "-")
-            )
-        })
-    }
-
-    /// What Home Assistant would be told.
-    pub fn device(&self, element: &str) -> Device {
-        Device::new(&self.client_id(element), self.topics())
-    }
-
-    /// Checks everything that can be checked without the network. None: no broker is set.
-    pub fn check(&self, element: &str) -> Result<Option<session::Config>, String> {
-        let topics = self.topics();
-        for topic in [&topics.command, &topics.state, &topics.availability] {
-            check_topic(topic)?;
+    /// The client id: two sessions with one would throw each other out for ever.
+    fn client_id(&self, element: &str) -> ClientId {
+        match &self.client_id {
+            Some(id) => ClientId::fixed(id),
+            None => ClientId::claim(&identity::client_id(&self.topic, element)),
         }
+    }
+
+    /// Checks everything that can be checked without the network. None: no broker is set. The
+    /// client id is this valve's for as long as it is kept.
+    pub fn check(&self, element: &str) -> Result<Option<(session::Config, ClientId)>, String> {
+        let topics = self.topics();
+        topics.check()?;
         let Some(broker) = self.broker.clone().transpose()? else {
             return Ok(None);
         };
@@ -226,24 +224,24 @@ impl Settings {
                 MIN_KEEP_ALIVE.as_secs()
             ));
         }
-        let client_id = self.client_id(element);
-        if client_id.is_empty() {
+        if self.client_id.as_ref().is_some_and(String::is_empty) {
             return Err("client-id is empty: name the client or leave the property unset".into());
         }
+        let client_id = self.client_id(element);
         broker.scheme.check_built_in()?;
         if let Some(prefix) = &self.discovery_prefix {
-            self.device(element).check(prefix)?;
+            Device::new(client_id.as_str(), self.topics()).check(prefix)?;
         }
         let tls = broker
             .scheme
             .is_tls()
-            .then(|| self.tls.client())
+            .then(|| tls::Source::new(self.tls.clone()))
             .transpose()?;
         self.credentials.read()?;
         let credentials = self.credentials.clone();
-        Ok(Some(session::Config {
+        let config = session::Config {
             broker,
-            client_id,
+            client_id: client_id.as_str().to_owned(),
             credentials: Box::new(move || {
                 let UserInfo { username, password } = credentials.read()?;
                 Ok((username, password))
@@ -255,7 +253,8 @@ impl Settings {
             receive_maximum: session::RECEIVE_MAXIMUM,
             will: Some((topics.availability, OFFLINE.into())),
             subscriptions: vec![topics.command],
-        }))
+        };
+        Ok(Some((config, client_id)))
     }
 }
 
@@ -275,7 +274,7 @@ mod tests {
         let broker = settings.get("broker").get::<String>().unwrap();
         assert_eq!(broker, "mqtt://localhost:1883");
         assert!(!format!("{settings:?}").contains("hunter2"));
-        let config = settings.check("valve").unwrap().unwrap();
+        let (config, _) = settings.check("valve").unwrap().unwrap();
         let (username, password) = (config.credentials)().unwrap();
         assert_eq!(username.as_deref(), Some("robot1"));
         assert_eq!(password.unwrap().expose(), "hunter2");
@@ -299,6 +298,26 @@ mod tests {
         settings.topic = "robot/#".into();
         assert!(settings.check("valve").err().unwrap().contains("robot/#"));
 
+        for (property, topic, reason) in [
+            ("state-topic", "robot/stream", "so is topic"),
+            ("availability-topic", "robot/stream", "so is topic"),
+            (
+                "availability-topic",
+                "robot/stream/state",
+                "so is state-topic",
+            ),
+            ("state-topic", "$SYS/x", "begins with $"),
+            ("topic", "$share/a/b", "begins with $"),
+        ] {
+            settings = with_broker("mqtt://h");
+            settings.set(property, &topic.to_value());
+            let error = settings.check("valve").err().unwrap();
+            assert!(
+                error.contains(reason) && error.contains(property),
+                "{error}"
+            );
+        }
+
         settings = with_broker("mqtt://h");
         settings.keep_alive = Duration::from_secs(1);
         assert!(settings.check("valve").err().unwrap().contains("1 s"));
@@ -314,12 +333,15 @@ mod tests {
     }
 
     #[test]
-    fn the_client_id_is_stable_and_differs_by_element_and_topic() {
-        let mut settings = Settings::default();
-        let id = settings.client_id("valve");
-        assert_eq!(id, settings.client_id("valve"));
-        assert_ne!(id, settings.client_id("other"));
+    fn a_client_id_that_is_set_is_the_one_and_else_no_two_valves_have_one() {
+        let id = |settings: &Settings| settings.check("ids").unwrap().unwrap().1;
+        let mut settings = with_broker("mqtt://h");
+        let (one, two) = (id(&settings), id(&settings));
+        assert_ne!(one.as_str(), two.as_str(), "at a time");
         settings.topic = "robot/audio".into();
-        assert_ne!(id, settings.client_id("valve"));
+        assert_ne!(one.as_str(), id(&settings).as_str());
+        settings.client_id = Some("mine".into());
+        let (one, two) = (id(&settings), id(&settings));
+        assert_eq!((one.as_str(), two.as_str()), ("mine", "mine"));
     }
 }

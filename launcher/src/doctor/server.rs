@@ -12,7 +12,7 @@ use std::{
 use droidrelay_rtmp::location::Location;
 use droidrelay_wire::{
     BrokerUrl, FaultKind, PublishPhase, Secret, exit,
-    mqtt::session::{Config, Event, RECEIVE_MAXIMUM, Session},
+    mqtt::session::{Capabilities, Config, Event, RECEIVE_MAXIMUM, Session},
     net::{
         connect::{connect, look_up},
         tls::{self, TlsFiles},
@@ -131,12 +131,17 @@ pub async fn broker(
         key_file: path(valve, "key-file"),
         ..TlsFiles::default()
     };
-    let tls = url.scheme.is_tls().then(|| files.client());
+    let tls = url.scheme.is_tls().then(|| tls::Source::new(files));
     let tls = tls
         .transpose()
         .map_err(|fault| failed(exit::CONFIG, format_args!("{what}: TLS"), fault, ""))?;
     match &tls {
-        Some(tls) => secure(&what, tls, &url.host, tcp, report).await?,
+        Some(tls) => {
+            let tls = tls
+                .client()
+                .map_err(|fault| failed(exit::CONFIG, format_args!("{what}: TLS"), fault, ""))?;
+            secure(&what, &tls, &url.host, tcp, report).await?;
+        }
         None => drop(tcp),
     }
     let username = text(valve, "username").or(userinfo.username);
@@ -160,8 +165,14 @@ pub async fn broker(
         will: None,
         subscriptions: vec![topic.clone()],
     };
-    log_in(config, &format!("{what}: login as {who}")).await?;
-    report.ok(format_args!("{what}: login"), format_args!("as {who}"));
+    let capabilities = log_in(config, &format!("{what}: login as {who}")).await?;
+    report.ok(
+        format_args!("{what}: login"),
+        format_args!("as {who}, with MQTT {}", capabilities.version),
+    );
+    for lack in capabilities.lacks() {
+        report.warning(&what, lack, "");
+    }
     report.ok(
         format_args!("{what}: commands"),
         format_args!("the broker lets {who} subscribe to {topic} (Mosquitto with an acl_file says so of any topic: to be sure, send a start)"),
@@ -174,11 +185,11 @@ fn read_secret(file: PathBuf, what: impl Display) -> Result<Secret, Failure> {
 }
 
 /// The first try of a session.
-async fn log_in(config: Config, what: &str) -> Result<(), Failure> {
+async fn log_in(config: Config, what: &str) -> Result<Capabilities, Failure> {
     let (sender, mut outcomes) = mpsc::unbounded_channel();
     let session = Session::spawn(&Handle::current(), config, move |event| {
         let outcome = match event {
-            Event::Up => Ok(()),
+            Event::Up(capabilities) => Ok(capabilities),
             Event::Down(fault) => Err(fault),
             _ => return,
         };
@@ -188,7 +199,7 @@ async fn log_in(config: Config, what: &str) -> Result<(), Failure> {
     let outcome = timeout(ANSWER_TIMEOUT, outcomes.recv()).await;
     session.stop(Vec::new()).await;
     match outcome.ok().flatten() {
-        Some(Ok(())) => Ok(()),
+        Some(Ok(capabilities)) => Ok(capabilities),
         Some(Err(fault)) if fault.kind == FaultKind::Refused => Err(forbidden(what, fault, "")),
         Some(Err(fault)) => Err(missing(what, fault, "")),
         None => {

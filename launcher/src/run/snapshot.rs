@@ -4,7 +4,7 @@
 
 use droidrelay_wire::{
     PublishPhase, RobotState, StreamState,
-    words::{poll::MAX_STATE, state::worst_state},
+    words::state::{MAX_STATE, worst_state},
 };
 
 use super::health::Passage;
@@ -147,21 +147,9 @@ impl Snapshot {
     }
 }
 
-/// The state as the bridge takes it, which is no longer than [`MAX_STATE`]: viewers that do not fit
-/// are not listed, but counted.
-pub fn state_text(mut state: RobotState) -> String {
-    loop {
-        let text = serde_json::to_string(&state).unwrap_or_default();
-        if text.len() <= MAX_STATE {
-            return text;
-        }
-        if state.viewers.pop().is_none() {
-            state.last_error = None;
-            state.publish = None;
-            state.more.clear();
-            return serde_json::to_string(&state).unwrap_or_default();
-        }
-    }
+/// The state as the bridge takes it, which is no longer than [`MAX_STATE`].
+pub fn state_text(state: &RobotState) -> String {
+    String::from_utf8(state.to_payload(MAX_STATE)).unwrap_or_default()
 }
 
 /// Two digits: no new line for each change of a bit.
@@ -264,7 +252,7 @@ pub mod tests {
             last_error: Some("e".repeat(1000)),
             ..RobotState::default()
         };
-        let text = state_text(state.clone());
+        let text = state_text(&state);
         assert!(text.len() <= MAX_STATE, "{}", text.len());
         let read: RobotState = serde_json::from_str(&text).unwrap();
         assert!(read.viewers.len() > 20);
@@ -273,6 +261,6 @@ pub mod tests {
             last_error: Some("e".repeat(10_000)),
             ..state
         };
-        assert!(state_text(endless).len() <= MAX_STATE);
+        assert!(state_text(&endless).len() <= MAX_STATE);
     }
 }

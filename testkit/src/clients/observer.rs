@@ -116,7 +116,7 @@ impl Observer {
         let journal: Journal<Seen> = seen.clone();
         let session = Session::spawn(runtime.handle(), config, move |event| {
             journal.push(match event {
-                Event::Up => Seen::Up,
+                Event::Up(_) => Seen::Up,
                 Event::Down(fault) => Seen::Down(fault.text),
                 Event::Refused(fault) => Seen::Refused(fault.text),
                 Event::Message(message) => {

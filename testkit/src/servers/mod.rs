@@ -6,6 +6,8 @@ pub mod balancer;
 pub mod bridge;
 pub mod cloud;
 pub mod mosquitto;
+pub mod old_broker;
+pub mod other_broker;
 pub mod others;
 pub mod relay;
 pub mod rmqtt;

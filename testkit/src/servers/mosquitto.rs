@@ -45,6 +45,8 @@ pub struct Options {
     pub client_ca: Option<String>,
     /// Listens there too.
     pub listeners: Vec<Listener>,
+    /// Further lines of the configuration, which win over the others.
+    pub lines: &'static str,
 }
 
 impl Default for Options {
@@ -57,6 +59,7 @@ impl Default for Options {
             tls: None,
             client_ca: None,
             listeners: Vec::new(),
+            lines: "",
         }
     }
 }
@@ -364,7 +367,8 @@ fn launch(folder: &Path, ports: &[u16], options: &Options) -> Result<Process> {
          persistence {persistence}\npersistence_location {here}/\n\
          autosave_interval 1\nautosave_on_changes true\n\
          set_tcp_nodelay true\nmessage_size_limit {limit}\nlog_dest stderr\n\
-         log_type error\nlog_type warning\nlog_type notice\nlog_type subscribe\n"
+         log_type error\nlog_type warning\nlog_type notice\nlog_type subscribe\n{}",
+        options.lines
     );
     let config = write_private(folder, "mosquitto.conf", &config)?;
     let mut command = Command::new(program_of("mosquitto", "mosquitto")?);

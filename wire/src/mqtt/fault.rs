@@ -2,14 +2,11 @@
 
 //! What goes wrong with an MQTT session: a kind to decide by, a text to read.
 
-use std::{error::Error, fmt, time::Duration};
+use std::{error::Error, fmt, io, time::Duration};
 
-use rumqttc::v5::{
-    ConnectionError, StateError,
-    mqttbytes::v5::{ConnectReturnCode, DisconnectReasonCode},
-};
+use rumqttc::{self as v311, v5};
 
-use super::broker::BrokerUrl;
+use super::{broker::BrokerUrl, reason::Reason};
 use crate::net::tls;
 
 /// What kind of fault it is.
@@ -29,6 +26,10 @@ pub enum FaultKind {
     Closed,
     /// Another client with the same id has connected.
     TakenOver,
+    /// A message is larger than the broker takes.
+    TooLarge,
+    /// The broker does not speak this version of MQTT.
+    Version,
     /// What came is not what MQTT allows.
     Protocol,
     /// There is no connection, so that nothing can be sent.
@@ -42,90 +43,225 @@ pub enum FaultKind {
 pub struct Fault {
     pub kind: FaultKind,
     pub text: String,
+    /// The broker's own reason, where it has given one.
+    pub reason: Option<Reason>,
 }
 
 impl Fault {
     pub fn new(kind: FaultKind, text: impl Into<String>) -> Self {
-        let text = text.into();
-        Fault { kind, text }
+        Fault {
+            kind,
+            text: text.into(),
+            reason: None,
+        }
+    }
+
+    /// The broker does not do `what`, for this `reason`.
+    pub(super) fn refusal(what: &str, reason: Reason) -> Self {
+        Fault {
+            kind: match kind_of(reason) {
+                FaultKind::Closed => FaultKind::Refused,
+                kind => kind,
+            },
+            text: format!("the broker refuses {what}: {reason}"),
+            reason: Some(reason),
+        }
     }
 
     /// The error in a user's words. rumqttc's errors hold no credentials; its options do and are
     /// never printed.
-    pub(super) fn of_connection(
-        error: &ConnectionError,
-        broker: &BrokerUrl,
-        connect_timeout: Duration,
-    ) -> Self {
-        let cause: &(dyn Error + 'static) = match error {
+    pub(super) fn of(cause: Cause<'_>, broker: &BrokerUrl, connect_timeout: Duration) -> Self {
+        let reason = match cause {
+            Cause::Refused(reason) | Cause::Disconnected(reason) | Cause::Answered(reason) => {
+                Some(reason)
+            }
+            _ => None,
+        };
+        let (kind, text) = match cause {
+            Cause::Refused(Reason::NOT_AUTHORIZED | Reason::BAD_USER_NAME_OR_PASSWORD) => (
+                FaultKind::Refused,
+                format!(
+                    "{broker} refuses the login: check username and password (or password-file) and the broker's access rights"
+                ),
+            ),
+            Cause::Refused(reason) => (
+                match kind_of(reason) {
+                    FaultKind::Closed => FaultKind::Refused,
+                    kind => kind,
+                },
+                format!("{broker} refuses the connection: {reason}"),
+            ),
+            Cause::Disconnected(reason) => {
+                (kind_of(reason), format!("{broker} disconnected: {reason}"))
+            }
+            // In an answer to something that was asked.
+            Cause::Answered(reason) => (
+                kind_of(reason),
+                format!("{broker} refuses what was sent: {reason}"),
+            ),
+            Cause::Tls(fault) => (FaultKind::Tls, format!("{broker}: {fault}")),
+            Cause::NoAnswer => (
+                FaultKind::Timeout,
+                format!(
+                    "{broker} has not answered within {} s: the link is dead, a firewall is in the way, or the broker hangs",
+                    connect_timeout.as_secs()
+                ),
+            ),
+            Cause::NoPong => (
+                FaultKind::Timeout,
+                format!("{broker} has not answered a ping: the link is dead, or the broker hangs"),
+            ),
+            Cause::Closed => (FaultKind::Closed, format!("{broker} closed the connection")),
+            Cause::Io(error) => (
+                match error.kind() {
+                    io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::ConnectionAborted
+                    | io::ErrorKind::BrokenPipe
+                    | io::ErrorKind::UnexpectedEof => FaultKind::Closed,
+                    _ => FaultKind::Unreachable,
+                },
+                format!("{broker}: {error}"),
+            ),
+            Cause::Other(error) => (FaultKind::Protocol, format!("{broker}: {error}")),
+        };
+        Fault { kind, text, reason }
+    }
+}
+
+fn kind_of(reason: Reason) -> FaultKind {
+    match reason {
+        Reason::SESSION_TAKEN_OVER => FaultKind::TakenOver,
+        Reason::PACKET_TOO_LARGE => FaultKind::TooLarge,
+        Reason::UNSUPPORTED_PROTOCOL_VERSION => FaultKind::Version,
+        reason if reason.is_refusal() => FaultKind::Refused,
+        _ => FaultKind::Closed,
+    }
+}
+
+/// Why a connection ended, whichever version it spoke.
+pub(super) enum Cause<'a> {
+    /// By CONNACK.
+    Refused(Reason),
+    /// By DISCONNECT.
+    Disconnected(Reason),
+    /// By a reason in another packet, which rumqttc does not know.
+    Answered(Reason),
+    Tls(String),
+    NoAnswer,
+    NoPong,
+    Closed,
+    Io(&'a io::Error),
+    Other(&'a (dyn Error + 'static)),
+}
+
+impl<'a> Cause<'a> {
+    pub fn of_v5(error: &'a v5::ConnectionError) -> Self {
+        use v5::{ConnectionError, StateError, mqttbytes::Error as Bytes};
+        let deepest: &(dyn Error + 'static) = match error {
             // Its source, which it does not name.
             ConnectionError::MqttState(StateError::Deserialization(cause)) => cause,
             error => error,
         };
-        if let Some(fault) = tls::fault(cause) {
-            return Fault::new(FaultKind::Tls, format!("{broker}: {fault}"));
+        if let Some(fault) = tls::fault(deepest) {
+            return Cause::Tls(fault);
         }
-        let text = match error {
-            ConnectionError::ConnectionRefused(
-                ConnectReturnCode::NotAuthorized | ConnectReturnCode::BadUserNamePassword,
-            ) => format!(
-                "{broker} refuses the login: check username and password (or password-file) and the broker's access rights"
-            ),
-            ConnectionError::ConnectionRefused(code) => {
-                format!("{broker} refuses the connection: {code:?}")
+        match error {
+            ConnectionError::ConnectionRefused(code)
+            | ConnectionError::MqttState(StateError::ConnFail { reason: code }) => {
+                Cause::Refused(reason_of(*code))
             }
-            ConnectionError::Timeout(_) => format!(
-                "{broker} has not answered within {} s: the link is dead, a firewall is in the way, or the broker hangs",
-                connect_timeout.as_secs()
-            ),
-            ConnectionError::MqttState(StateError::AwaitPingResp) => {
-                format!("{broker} has not answered a ping: the link is dead, or the broker hangs")
+            ConnectionError::Timeout(_) => Cause::NoAnswer,
+            ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, .. }) => {
+                Cause::Disconnected(Reason(*reason_code as u8))
             }
-            ConnectionError::MqttState(StateError::ConnectionAborted) => {
-                format!("{broker} closed the connection")
+            ConnectionError::MqttState(
+                StateError::AwaitPingResp | StateError::CollisionTimeout,
+            ) => Cause::NoPong,
+            ConnectionError::MqttState(StateError::ConnectionAborted)
+            | ConnectionError::RequestsDone => Cause::Closed,
+            ConnectionError::MqttState(StateError::Deserialization(
+                Bytes::InvalidConnectReturnCode(code)
+                | Bytes::InvalidReason(code)
+                | Bytes::InvalidSubscribeReasonCode(code),
+            )) => Cause::Answered(Reason(*code)),
+            ConnectionError::MqttState(StateError::OutgoingPacketTooLarge { .. }) => {
+                Cause::Answered(Reason::PACKET_TOO_LARGE)
             }
-            error => format!("{broker}: {error}"),
-        };
-        Fault::new(kind_of(error), text)
+            ConnectionError::Io(error)
+            | ConnectionError::MqttState(
+                StateError::Io(error) | StateError::Deserialization(Bytes::Io(error)),
+            ) => Cause::Io(error),
+            #[cfg(feature = "tls")]
+            ConnectionError::Tls(v5::TlsError::Io(error)) => Cause::Io(error),
+            #[cfg(feature = "tls")]
+            ConnectionError::Tls(error) => Cause::Tls(error.to_string()),
+            error => Cause::Other(error),
+        }
     }
 
-    pub(super) fn of_disconnect(code: DisconnectReasonCode) -> Self {
-        Fault::new(
-            kind_of_disconnect(code),
-            format!("the broker disconnected: {code:?}"),
-        )
+    pub fn of_v311(error: &'a v311::ConnectionError) -> Self {
+        use v311::{ConnectReturnCode, ConnectionError, StateError, mqttbytes::Error as Bytes};
+        if let Some(fault) = tls::fault(error) {
+            return Cause::Tls(fault);
+        }
+        match error {
+            ConnectionError::ConnectionRefused(code) => Cause::Refused(match code {
+                ConnectReturnCode::Success => Reason::SUCCESS,
+                ConnectReturnCode::RefusedProtocolVersion => Reason::UNSUPPORTED_PROTOCOL_VERSION,
+                ConnectReturnCode::BadClientId => Reason::CLIENT_ID_NOT_VALID,
+                ConnectReturnCode::ServiceUnavailable => Reason::SERVER_UNAVAILABLE,
+                ConnectReturnCode::BadUserNamePassword => Reason::BAD_USER_NAME_OR_PASSWORD,
+                ConnectReturnCode::NotAuthorized => Reason::NOT_AUTHORIZED,
+            }),
+            ConnectionError::NetworkTimeout | ConnectionError::FlushTimeout => Cause::NoAnswer,
+            ConnectionError::MqttState(
+                StateError::AwaitPingResp | StateError::CollisionTimeout,
+            ) => Cause::NoPong,
+            ConnectionError::MqttState(StateError::ConnectionAborted)
+            | ConnectionError::RequestsDone => Cause::Closed,
+            ConnectionError::MqttState(StateError::Deserialization(
+                Bytes::InvalidConnectReturnCode(code) | Bytes::InvalidSubscribeReasonCode(code),
+            )) => Cause::Answered(Reason(*code)),
+            ConnectionError::Io(error)
+            | ConnectionError::MqttState(
+                StateError::Io(error) | StateError::Deserialization(Bytes::Io(error)),
+            ) => Cause::Io(error),
+            #[cfg(feature = "tls")]
+            ConnectionError::Tls(v311::TlsError::Io(error)) => Cause::Io(error),
+            #[cfg(feature = "tls")]
+            ConnectionError::Tls(error) => Cause::Tls(error.to_string()),
+            error => Cause::Other(error),
+        }
     }
 }
 
-fn kind_of(error: &ConnectionError) -> FaultKind {
-    match error {
-        ConnectionError::ConnectionRefused(_)
-        | ConnectionError::MqttState(StateError::ConnFail { .. }) => FaultKind::Refused,
-        ConnectionError::Timeout(_)
-        | ConnectionError::MqttState(StateError::AwaitPingResp | StateError::CollisionTimeout) => {
-            FaultKind::Timeout
-        }
-        ConnectionError::Io(_) | ConnectionError::MqttState(StateError::Io(_)) => {
-            FaultKind::Unreachable
-        }
-        ConnectionError::MqttState(StateError::ConnectionAborted)
-        | ConnectionError::RequestsDone => FaultKind::Closed,
-        ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, .. }) => {
-            kind_of_disconnect(*reason_code)
-        }
-        #[cfg(feature = "tls")]
-        ConnectionError::Tls(rumqttc::TlsError::Io(_)) => FaultKind::Unreachable,
-        #[cfg(feature = "tls")]
-        ConnectionError::Tls(_) => FaultKind::Tls,
-        _ => FaultKind::Protocol,
-    }
-}
-
-fn kind_of_disconnect(code: DisconnectReasonCode) -> FaultKind {
+fn reason_of(code: v5::mqttbytes::v5::ConnectReturnCode) -> Reason {
+    use v5::mqttbytes::v5::ConnectReturnCode as Code;
     match code {
-        DisconnectReasonCode::SessionTakenOver => FaultKind::TakenOver,
-        DisconnectReasonCode::NotAuthorized => FaultKind::Refused,
-        _ => FaultKind::Closed,
+        Code::Success => Reason::SUCCESS,
+        Code::RefusedProtocolVersion | Code::UnsupportedProtocolVersion => {
+            Reason::UNSUPPORTED_PROTOCOL_VERSION
+        }
+        Code::BadClientId | Code::ClientIdentifierNotValid => Reason::CLIENT_ID_NOT_VALID,
+        Code::ServiceUnavailable | Code::ServerUnavailable => Reason::SERVER_UNAVAILABLE,
+        Code::UnspecifiedError => Reason::UNSPECIFIED,
+        Code::MalformedPacket => Reason::MALFORMED_PACKET,
+        Code::ProtocolError => Reason::PROTOCOL_ERROR,
+        Code::ImplementationSpecificError => Reason::IMPLEMENTATION_SPECIFIC,
+        Code::BadUserNamePassword => Reason::BAD_USER_NAME_OR_PASSWORD,
+        Code::NotAuthorized => Reason::NOT_AUTHORIZED,
+        Code::ServerBusy => Reason::SERVER_BUSY,
+        Code::Banned => Reason::BANNED,
+        Code::BadAuthenticationMethod => Reason::BAD_AUTHENTICATION_METHOD,
+        Code::TopicNameInvalid => Reason::TOPIC_NAME_INVALID,
+        Code::PacketTooLarge => Reason::PACKET_TOO_LARGE,
+        Code::QuotaExceeded => Reason::QUOTA_EXCEEDED,
+        Code::PayloadFormatInvalid => Reason::PAYLOAD_FORMAT_INVALID,
+        Code::RetainNotSupported => Reason::RETAIN_NOT_SUPPORTED,
+        Code::QoSNotSupported => Reason::QOS_NOT_SUPPORTED,
+        Code::UseAnotherServer => Reason::USE_ANOTHER_SERVER,
+        Code::ServerMoved => Reason::SERVER_MOVED,
+        Code::ConnectionRateExceeded => Reason::CONNECTION_RATE_EXCEEDED,
     }
 }
 
@@ -140,17 +276,32 @@ impl Error for Fault {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io;
+    use v5::{
+        ConnectionError, StateError,
+        mqttbytes::v5::{ConnectReturnCode, DisconnectReasonCode},
+    };
 
     fn fault(error: ConnectionError) -> Fault {
         let (broker, _) = BrokerUrl::parse("mqtt://u:hunter2@h").unwrap();
-        Fault::of_connection(&error, &broker, Duration::from_secs(4))
+        Fault::of(Cause::of_v5(&error), &broker, Duration::from_secs(4))
+    }
+
+    fn disconnected(reason_code: DisconnectReasonCode) -> ConnectionError {
+        StateError::ServerDisconnect {
+            reason_code,
+            reason_string: None,
+        }
+        .into()
     }
 
     #[test]
     fn the_kind_comes_from_what_happened() {
-        use ConnectReturnCode::{BadUserNamePassword, ServerBusy};
-        let refused = |code| ConnectionError::ConnectionRefused(code);
+        use ConnectReturnCode::{
+            BadUserNamePassword, QoSNotSupported, RetainNotSupported, ServerBusy,
+            UnsupportedProtocolVersion,
+        };
+        use v5::mqttbytes::Error::InvalidConnectReturnCode;
+        let refused = ConnectionError::ConnectionRefused;
         let lost = || io::Error::from(io::ErrorKind::ConnectionRefused);
         for (error, kind, part) in [
             (
@@ -158,14 +309,44 @@ mod tests {
                 FaultKind::Refused,
                 "the login",
             ),
-            (refused(ServerBusy), FaultKind::Refused, "ServerBusy"),
-            (lost().into(), FaultKind::Unreachable, "mqtt://h:1883: I/O"),
-            (StateError::Io(lost()).into(), FaultKind::Unreachable, "Io"),
+            (refused(ServerBusy), FaultKind::Refused, "busy"),
+            (
+                refused(RetainNotSupported),
+                FaultKind::Refused,
+                "allow retained messages",
+            ),
+            (refused(QoSNotSupported), FaultKind::Refused, "QoS 1"),
+            (
+                refused(UnsupportedProtocolVersion),
+                FaultKind::Version,
+                "version of MQTT",
+            ),
+            (lost().into(), FaultKind::Unreachable, "mqtt://h:1883: "),
+            (
+                StateError::Io(lost()).into(),
+                FaultKind::Unreachable,
+                "refused",
+            ),
+            (
+                io::Error::from(io::ErrorKind::ConnectionReset).into(),
+                FaultKind::Closed,
+                "reset",
+            ),
             (StateError::AwaitPingResp.into(), FaultKind::Timeout, "ping"),
             (
                 StateError::ConnectionAborted.into(),
                 FaultKind::Closed,
                 "closed",
+            ),
+            (
+                StateError::Deserialization(InvalidConnectReturnCode(149)).into(),
+                FaultKind::TooLarge,
+                "message_size_limit",
+            ),
+            (
+                StateError::Deserialization(InvalidConnectReturnCode(0xEE)).into(),
+                FaultKind::Refused,
+                "0xee",
             ),
             (
                 StateError::WrongPacket.into(),
@@ -182,14 +363,22 @@ mod tests {
 
     #[test]
     fn a_login_from_elsewhere_is_told_from_an_end() {
-        let kind = |code| Fault::of_disconnect(code).kind;
-        assert_eq!(
-            kind(DisconnectReasonCode::SessionTakenOver),
-            FaultKind::TakenOver
-        );
-        assert_eq!(
-            kind(DisconnectReasonCode::ServerShuttingDown),
-            FaultKind::Closed
-        );
+        let taken = fault(disconnected(DisconnectReasonCode::SessionTakenOver));
+        assert_eq!(taken.kind, FaultKind::TakenOver);
+        assert!(taken.text.contains("set client-id"), "{taken}");
+        let ended = fault(disconnected(DisconnectReasonCode::ServerShuttingDown));
+        assert_eq!(ended.kind, FaultKind::Closed);
+        assert!(ended.text.contains("shutting down"), "{ended}");
+    }
+
+    #[test]
+    fn both_versions_are_told_in_the_same_words() {
+        let (broker, _) = BrokerUrl::parse("mqtt://h").unwrap();
+        let old = v311::ConnectionError::ConnectionRefused(v311::ConnectReturnCode::NotAuthorized);
+        let old = Fault::of(Cause::of_v311(&old), &broker, Duration::from_secs(4));
+        let new = fault(ConnectionError::ConnectionRefused(
+            ConnectReturnCode::NotAuthorized,
+        ));
+        assert_eq!(old, new);
     }
 }

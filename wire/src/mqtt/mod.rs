@@ -3,6 +3,11 @@
 //! The MQTT session that robot and bridge keep.
 
 pub mod broker;
+mod config;
 pub mod fault;
+mod protocol;
+pub mod reason;
 pub mod session;
+mod state;
+mod task;
 mod transport;

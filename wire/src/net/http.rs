@@ -233,12 +233,12 @@ pub struct Answer {
 pub struct Client {
     url: Url,
     login: Login,
-    tls: Option<tls::Client>,
+    tls: Option<tls::Source>,
     agent: &'static str,
 }
 
 impl Client {
-    /// `trust` is read where the URL is https. `agent`: the name by which we introduce ourselves.
+    /// `trust` is read where the URL is https, and again when it has changed. `agent`: the name by which we introduce ourselves.
     /// Credentials in the URL come before `login`.
     pub fn new(
         url: Url,
@@ -247,7 +247,10 @@ impl Client {
         agent: &'static str,
     ) -> Result<Self, String> {
         Ok(Client {
-            tls: url.is_tls.then(|| trust.client()).transpose()?,
+            tls: url
+                .is_tls
+                .then(|| tls::Source::new(trust.clone()))
+                .transpose()?,
             url,
             login,
             agent,
@@ -288,7 +291,7 @@ impl Client {
         let sender = match &self.tls {
             None => speak(tcp).await?,
             Some(tls) => {
-                let stream = timeout(CONNECT_TIMEOUT, tls.connect(host, tcp))
+                let stream = timeout(CONNECT_TIMEOUT, tls.client()?.connect(host, tcp))
                     .await
                     .map_err(|_| "no answer to TLS")??;
                 speak(stream).await?

@@ -9,6 +9,7 @@
 #[cfg_attr(not(feature = "tls"), path = "tls/absent.rs")]
 mod client;
 mod files;
+mod source;
 #[cfg(feature = "tls")]
 mod verifier;
 
@@ -17,6 +18,7 @@ pub(crate) use client::fault;
 #[cfg(feature = "tls")]
 pub use client::{certificates, private_key};
 pub use files::{Checks, TlsFiles};
+pub use source::Source;
 
 impl TlsFiles {
     /// Reads the files (or the system's trust store) into a client.

@@ -78,11 +78,32 @@ impl Command {
             .map_err(|_| {
                 Refusal("payload is not UTF-8: send start, stop, keyframe or JSON".into())
             })?
-            .trim();
+            // Also what editors put ahead of a text, and C programs behind it.
+            .trim_matches(|c: char| c.is_whitespace() || matches!(c, '\u{feff}' | '\0'));
         if text.starts_with('{') {
             return Self::from_json(text);
         }
+        // The word alone as JSON.
+        if text.starts_with('"')
+            && let Ok(word) = serde_json::from_str::<String>(text)
+        {
+            return Self::from_word(word.trim(), None, None);
+        }
         Self::from_word(text, None, None)
+    }
+
+    /// When the sender of `payload` has sent it, by its own clock: the time since 1970. None: it
+    /// does not say.
+    pub fn sent(payload: &[u8]) -> Option<Duration> {
+        #[derive(serde::Deserialize)]
+        struct Sent {
+            sent: f64,
+        }
+        if payload.len() > MAX_PAYLOAD {
+            return None;
+        }
+        let Sent { sent } = serde_json::from_slice(payload).ok()?;
+        Duration::try_from_secs_f64(sent).ok()
     }
 
     fn from_json(text: &str) -> Result<Self, Refusal> {
@@ -93,7 +114,9 @@ impl Command {
             Some(Value::String(text)) => Ok(Some(text.as_str())),
             Some(_) => Err(Refusal(format!("{name:?} is not a string"))),
         };
-        let word = text("command")?.ok_or_else(|| Refusal("JSON without \"command\"".into()))?;
+        let word = text("command")?.ok_or_else(|| {
+            Refusal("JSON without \"command\": send for example {\"command\":\"start\"}".into())
+        })?;
         let id = text("id")?.map(check_id).transpose()?;
         let lease = match value.get("lease") {
             None | Some(Value::Null) => None,
@@ -120,12 +143,22 @@ impl Command {
     /// The payload that [`Command::parse`] reads as `self`: the plain word where it says
     /// everything, so that robots of the published system understand it too.
     pub fn to_payload(&self) -> String {
+        self.write(None)
+    }
+
+    /// As [`Command::to_payload`], with the time since 1970 at which it is `sent`, for a broker
+    /// that knows no message expiry: [`Command::sent`] reads it.
+    pub fn to_payload_sent(&self, sent: Duration) -> String {
+        self.write(Some(sent))
+    }
+
+    fn write(&self, sent: Option<Duration>) -> String {
         let (word, id, lease) = match self {
             Command::Start { id, lease } => ("start", id.as_deref(), *lease),
             Command::Stop { id } => ("stop", id.as_deref(), None),
             Command::Keyframe => ("keyframe", None, None),
         };
-        if id.is_none() && lease.is_none() {
+        if id.is_none() && lease.is_none() && sent.is_none() {
             return word.to_owned();
         }
         let mut object = serde_json::Map::new();
@@ -135,6 +168,9 @@ impl Command {
         }
         if let Some(lease) = lease {
             object.insert("lease".into(), seconds(lease));
+        }
+        if let Some(sent) = sent {
+            object.insert("sent".into(), sent.as_secs_f64().into());
         }
         Value::Object(object).to_string()
     }
@@ -186,7 +222,7 @@ fn seconds(duration: Duration) -> Value {
 }
 
 /// A foreign text for a log line: escaped, and cut where it is long.
-fn quote(text: &str) -> String {
+pub fn quote(text: &str) -> String {
     const SHOWN: usize = 32;
     if text.chars().count() <= SHOWN {
         format!("{text:?}")
@@ -216,6 +252,40 @@ mod tests {
             assert_eq!(Command::parse(word.as_bytes()), Ok(Command::stop()));
         }
         assert_eq!(Command::parse(b"keyframe"), Ok(Command::Keyframe));
+        // As editors, C programs and JSON libraries write it.
+        for word in [
+            "\u{feff}start",
+            "start\0",
+            "\u{feff} start\r\n\0",
+            "\"start\"",
+            "\" Start \"",
+        ] {
+            assert_eq!(
+                Command::parse(word.as_bytes()),
+                Ok(Command::start()),
+                "{word:?}"
+            );
+        }
+        let json = "\u{feff}{\"command\":\"stop\"}\0";
+        assert_eq!(Command::parse(json.as_bytes()), Ok(Command::stop()));
+    }
+
+    #[test]
+    fn a_command_may_say_when_it_was_sent() {
+        let sent = Duration::from_millis(1_764_300_000_250);
+        for command in [Command::start(), start(Some("a"), Some(30))] {
+            let payload = command.to_payload_sent(sent);
+            assert_eq!(Command::parse(payload.as_bytes()), Ok(command));
+            assert_eq!(Command::sent(payload.as_bytes()), Some(sent));
+        }
+        for silent in [
+            "start",
+            r#"{"command":"start"}"#,
+            r#"{"sent":"x"}"#,
+            r#"{"sent":-1}"#,
+        ] {
+            assert_eq!(Command::sent(silent.as_bytes()), None, "{silent}");
+        }
     }
 
     #[test]
@@ -256,7 +326,8 @@ mod tests {
             (b"open the door", "open the door"),
             (&long, "4097 bytes"),
             (b"{", "JSON"),
-            (br#"{"id":"a"}"#, "without \"command\""),
+            (br#"{"id":"a"}"#, "{\"command\":\"start\"}"),
+            (b"\"start", "\\\"start"),
             (br#"{"command":1}"#, "not a string"),
             (br#"{"command":"start","lease":"x"}"#, "number of seconds"),
             (br#"{"command":"start","lease":-1}"#, "-1"),

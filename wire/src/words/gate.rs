@@ -10,6 +10,8 @@ use super::{command::Command, state::Cause};
 
 /// Holders that are counted; a `start` beyond them is refused.
 pub const MAX_HOLDERS: usize = 1000;
+/// A session with the broker that lasts this long is one to rely on.
+const HOLDS: Duration = Duration::from_secs(10);
 /// Holder of a `start` without id that came by MQTT.
 pub const ANYBODY: &str = "*";
 /// Holder of a local `start` without id, and of `drop=false`.
@@ -74,6 +76,8 @@ pub struct Lease {
 pub struct Gate {
     holders: BTreeMap<String, Holder>,
     offline_since: Option<Duration>,
+    /// When the broker was last back, and since when it had been away.
+    back: Option<(Duration, Duration)>,
 }
 
 impl Gate {
@@ -108,7 +112,7 @@ impl Gate {
         let holder = |(id, until)| (id, Holder { origin, until });
         Gate {
             holders: leases.into_iter().take(MAX_HOLDERS).map(holder).collect(),
-            offline_since: None,
+            ..Gate::default()
         }
     }
 
@@ -123,6 +127,10 @@ impl Gate {
         let was_open = self.is_open();
         let who = match command {
             Command::Start { id, lease } => {
+                if origin == Origin::Mqtt {
+                    // So it was there for long enough.
+                    self.back = None;
+                }
                 let id = id.as_deref().unwrap_or(match origin {
                     Origin::Mqtt => ANYBODY,
                     Origin::Local => LOCAL,
@@ -182,12 +190,20 @@ impl Gate {
         self.outcome(was_open, cause, None)
     }
 
-    /// Tells whether the broker is in reach.
+    /// Tells whether the broker is in reach. One that is back only to go again at once has been
+    /// away all the time: nobody can rely on a stop that way, least of all where another client
+    /// takes the session each time.
     pub fn link(&mut self, up: bool, now: Duration) {
         if up {
-            self.offline_since = None;
-        } else {
-            self.offline_since.get_or_insert(now);
+            if let Some(since) = self.offline_since.take() {
+                self.back = Some((now, since));
+            }
+        } else if self.offline_since.is_none() {
+            let since = match self.back {
+                Some((at, since)) if now.saturating_sub(at) < HOLDS => since,
+                _ => now,
+            };
+            self.offline_since = Some(since);
         }
     }
 
@@ -378,6 +394,26 @@ mod tests {
     }
 
     #[test]
+    fn a_broker_that_is_back_only_to_go_again_has_been_away_all_the_time() {
+        let mut gate = Gate::default();
+        apply(&mut gate, &start("a", 0), 0);
+        for second in [10, 12, 14] {
+            gate.link(false, at(second));
+            gate.link(true, at(second + 1));
+        }
+        assert_eq!(gate.next_deadline(at(120)), None, "it is there");
+        gate.link(false, at(20));
+        assert_eq!(gate.next_deadline(at(120)), Some(at(130)));
+        gate.link(true, at(30));
+        gate.link(false, at(40));
+        assert_eq!(gate.next_deadline(at(120)), Some(at(160)), "it was there");
+        gate.link(true, at(41));
+        apply(&mut gate, &start("a", 0), 42);
+        gate.link(false, at(43));
+        assert_eq!(gate.next_deadline(at(120)), Some(at(163)), "and heard");
+    }
+
+    #[test]
     fn the_default_lease_holds_for_a_start_without_one() {
         let mut gate = Gate::default();
         gate.apply(&Command::start(), Origin::Mqtt, at(20), at(5));
@@ -455,9 +491,24 @@ mod properties {
     struct Model {
         asked: Vec<(String, Origin, Option<u64>)>,
         offline_since: Option<u64>,
+        back: Option<(u64, u64)>,
     }
 
     impl Model {
+        fn link(&mut self, up: bool, now: u64) {
+            match (up, self.offline_since) {
+                (true, Some(since)) => {
+                    self.back = Some((now, since));
+                    self.offline_since = None;
+                }
+                (false, None) => {
+                    let as_before = self.back.filter(|(at, _)| now < at + 10);
+                    self.offline_since = Some(as_before.map_or(now, |(_, since)| since));
+                }
+                _ => {}
+            }
+        }
+
         fn obey(&mut self, command: &Command, origin: Origin, default_lease: u64, now: u64) {
             match command {
                 Command::Start { id, lease } => {
@@ -466,6 +517,9 @@ mod properties {
                     } else {
                         "*"
                     };
+                    if origin == Origin::Mqtt {
+                        self.back = None;
+                    }
                     let id = id.clone().unwrap_or_else(|| nobody.to_owned());
                     let lease = lease.map_or(default_lease, |lease| lease.as_secs());
                     self.asked.retain(|(other, ..)| *other != id);
@@ -534,8 +588,7 @@ mod properties {
                         outcome
                     }
                     Step::Link(up) => {
-                        model.offline_since =
-                            if *up { None } else { model.offline_since.or(Some(now)) };
+                        model.link(*up, now);
                         gate.link(*up, seconds(now));
                         Outcome::Same
                     }

@@ -12,8 +12,6 @@ use super::gate::ANYBODY;
 /// Seconds without a poll, beyond the last one's own waiting time, after which a robot counts as
 /// offline.
 pub const GRACE: u64 = 15;
-/// Longest state that a robot may report, in bytes.
-pub const MAX_STATE: usize = 4096;
 /// Longest `wait` in seconds: proxies give up a request after a minute.
 pub const MAX_WAIT: f64 = 60.0;
 /// Where a state is reported by PUT, behind the path that is polled.

@@ -142,10 +142,69 @@ pub struct RobotState {
     pub more: serde_json::Map<String, Value>,
 }
 
-/// Where a valve tells how many viewers there are, of which it lists only some.
+/// Bytes of the longest state that is published, or handed to a bridge: a quarter of what the
+/// kit's broker takes, and less than any broker takes by default.
+pub const MAX_STATE: usize = 4096;
+
+/// Viewers that there are, also where not all are listed.
 pub const VIEWER_COUNT: &str = "viewer_count";
 
+/// Lengths to which texts are cut, one after the other.
+const CUTS: [usize; 3] = [256, 64, 0];
+const LONGEST_TEXT: usize = 512;
+
 impl RobotState {
+    /// The payload of the state topic, within `limit` bytes where that can be done. Of a longer
+    /// state fewer viewers are listed ([`VIEWER_COUNT`] stays), then texts are cut, and in the end
+    /// all but the state itself is left out.
+    pub fn to_payload(&self, limit: usize) -> Vec<u8> {
+        let write = |state: &RobotState| serde_json::to_vec(state).unwrap_or_default();
+        let whole = write(self);
+        if whole.len() <= limit {
+            return whole;
+        }
+        let mut state = self.clone();
+        state.cut_texts(LONGEST_TEXT);
+        let mut excess = write(&state).len().saturating_sub(limit);
+        while excess > 0
+            && let Some(viewer) = state.viewers.pop()
+        {
+            // With the comma.
+            let bytes = serde_json::to_string(&viewer).map_or(0, |text| text.len() + 1);
+            excess = excess.saturating_sub(bytes);
+        }
+        for cut in CUTS {
+            if write(&state).len() <= limit {
+                break;
+            }
+            state.cut_texts(cut);
+        }
+        if write(&state).len() > limit {
+            state.more.retain(|name, _| name == VIEWER_COUNT);
+            state.publish = None;
+        }
+        write(&state)
+    }
+
+    /// Cuts what is said by others to `length` bytes each.
+    fn cut_texts(&mut self, length: usize) {
+        let reason = self.publish.as_mut().map(|publish| &mut publish.reason);
+        let texts = [&mut self.last_error, &mut self.last_command_id];
+        for text in texts.into_iter().chain(reason) {
+            if text.as_ref().is_some_and(|text| text.len() > length) {
+                *text = text
+                    .take()
+                    .map(|text| cut(text, length))
+                    .filter(|text| !text.is_empty());
+            }
+        }
+        for value in self.more.values_mut() {
+            if let Value::String(text) = value {
+                *text = cut(std::mem::take(text), length);
+            }
+        }
+    }
+
     /// The state that stays on the broker after a clean end.
     pub fn into_ended(mut self) -> Self {
         if let Some(count) = self.more.get_mut(VIEWER_COUNT) {
@@ -159,6 +218,22 @@ impl RobotState {
             ..self
         }
     }
+}
+
+/// The beginning of `text`, of at most `length` bytes.
+fn cut(mut text: String, length: usize) -> String {
+    const MARK: &str = "…";
+    if text.len() > length {
+        let mut end = length.saturating_sub(MARK.len());
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        if length >= MARK.len() {
+            text.push_str(MARK);
+        }
+    }
+    text
 }
 
 /// Of several streams that are told as one, the state that is furthest from well; of equals, the
@@ -237,6 +312,43 @@ mod tests {
             ..RobotState::default()
         };
         assert_eq!(ended, expected);
+    }
+
+    #[test]
+    fn a_state_is_as_short_as_the_broker_wants_it_and_counts_who_is_not_listed() {
+        let viewers: Vec<String> = (0..64)
+            .map(|n| format!("{n}{}", "\"".repeat(120)))
+            .collect();
+        let mut state = RobotState {
+            state: StreamState::Live,
+            since: "2026-11-27T12:00:00Z".into(),
+            viewers,
+            last_error: Some("ä".repeat(5000)),
+            last_command_id: Some("id".repeat(64)),
+            publish: Some(PublishState {
+                reason: Some("x".repeat(5000)),
+                ..PublishState::default()
+            }),
+            ..RobotState::default()
+        };
+        state.more.insert(VIEWER_COUNT.into(), 64.into());
+        state
+            .more
+            .insert("last_command".into(), "y".repeat(4096).into());
+        for limit in [MAX_STATE, 3000, 1000, 500, 300] {
+            let payload = state.to_payload(limit);
+            assert!(payload.len() <= limit, "{} of {limit}", payload.len());
+            let read: RobotState = serde_json::from_slice(&payload).unwrap();
+            assert_eq!(read.state, StreamState::Live);
+            assert_eq!(read.more[VIEWER_COUNT], 64);
+            assert!(read.viewers.iter().zip(&state.viewers).all(|(a, b)| a == b));
+            assert_eq!(read.viewers.is_empty(), limit < 3000, "{limit}");
+        }
+        let short = RobotState::default();
+        assert_eq!(
+            short.to_payload(MAX_STATE),
+            serde_json::to_vec(&short).unwrap()
+        );
     }
 
     #[test]
@@ -330,6 +442,14 @@ mod properties {
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_state_that_is_shortened_is_still_one(state in robot_state(), limit in 0..2000usize) {
+            let written = state.to_payload(limit);
+            let read = serde_json::from_slice::<RobotState>(&written).unwrap();
+            prop_assert_eq!(&read.state, &state.state);
+            prop_assert!(written.len() <= serde_json::to_vec(&state).unwrap().len());
+        }
 
         #[test]
         fn a_state_is_read_as_it_was_written(state in robot_state()) {

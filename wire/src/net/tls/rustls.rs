@@ -76,6 +76,11 @@ impl Client {
             })
     }
 
+    #[cfg(test)]
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     pub(crate) fn to_mqtt(&self) -> TlsConfiguration {
         TlsConfiguration::Rustls(self.0.clone())
     }
