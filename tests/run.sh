@@ -72,6 +72,9 @@ stage_tests() {
     if [ -z "${MEDIAMTX:-}" ] && ! command -v mediamtx >/dev/null; then
         echo "== NOTE: no MediaMTX here (neither \$MEDIAMTX nor in PATH): the tests against it do not run" >&2
     fi
+    if [ -z "${NODE_MEDIA_SERVER:-}" ] || [ -z "${LALSERVER:-}" ]; then
+        echo "== NOTE: \$NODE_MEDIA_SERVER or \$LALSERVER is not set (scripts/install-servers.sh): the tests against them do not run" >&2
+    fi
     echo "== tests"
     # They wait more than they compute: for servers, leases and time-outs.
     export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((3 * $(nproc)))}

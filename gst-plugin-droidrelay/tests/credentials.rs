@@ -80,7 +80,10 @@ fn what_is_set_is_what_the_server_asks_about() {
                 "query",
                 BTreeSet::from([("user", &user), ("pass", &password)]),
             ),
-            ("token", BTreeSet::from([("token", &password)])),
+            (
+                "token",
+                BTreeSet::from([("user", &user), ("token", &password)]),
+            ),
         ] {
             sink.set_property_from_str("credential-mode", mode);
             sink.set_property("user", &user);

@@ -262,7 +262,7 @@ fn bad_settings_fail_at_ready_with_the_value_and_the_remedy() {
         ("videotestsrc ! mqttvalve topic=$SYS/b ! fakesink", "$SYS/b"),
         ("videotestsrc ! x264enc ! rtmpauthsink", "location"),
         (
-            "videotestsrc ! x264enc ! rtmpauthsink location=rtmp://h/live",
+            "videotestsrc ! x264enc ! rtmpauthsink location=rtmp://h/",
             "app/stream",
         ),
         (

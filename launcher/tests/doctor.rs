@@ -156,6 +156,16 @@ fn each_fault_has_its_line_with_the_remedy_and_its_exit_code() {
             "check the port",
         ),
         (
+            good.replace(
+                &format!("rtmp://127.0.0.1:{}", testbed.relay.rtmp_port()),
+                // Nobody listens there.
+                "rtmps://127.1.2.3",
+            ),
+            69,
+            "server rtmps://127.1.2.3:1936: TCP: cannot connect",
+            "the port right?",
+        ),
+        (
             good.replace("password-file=", "password-file=/nonexistent"),
             78,
             "cannot open secret file /nonexistent",

@@ -52,12 +52,13 @@ mod user_control {
 /// Where to publish and how.
 #[derive(Clone, Debug)]
 pub struct Params {
-    pub app: String,
-    /// `rtmp://host[:port]/app`, without any credential.
-    pub tc_url: String,
+    /// With its query, which may hold credentials.
+    pub app: Secret,
+    /// `rtmp://host[:port]/app`, with that query too.
+    pub tc_url: Secret,
     /// Stream name as sent, with its query and so with the credentials.
     pub stream: Secret,
-    /// Stands as a query behind the application's name, for servers that want a login there.
+    /// Is added to the application's query, for servers that want a login there.
     pub login: Option<Secret>,
     /// Send every command behind the handshake without waiting for answers. `false` is
     /// the textbook order: each step waits for the answer to the one before.
@@ -549,16 +550,25 @@ impl Publisher {
     fn without_secrets(&self, text: &str) -> String {
         // Cutting comes last, so that no beginning of a secret is left at the end.
         let mut text = on_one_line(text);
-        let stream = self.params.stream.expose();
-        let query = stream.split_once('?').map_or("", |(_, query)| query);
+        let query_of = |name: &Secret| {
+            let query = name.expose().split_once('?');
+            query.map_or(String::new(), |(_, query)| query.to_owned())
+        };
+        let queries = [&self.params.stream, &self.params.app].map(query_of);
         let login = self.params.login.as_ref().map_or("", Secret::expose);
-        let pairs = |query| str::split(query, '&').filter_map(|pair| pair.split_once('='));
-        let values = pairs(query)
+        let pairs = |query| {
+            let parameters = str::split(query, '&');
+            parameters.map(|pair| pair.split_once('=').unwrap_or(("", pair)))
+        };
+        let values = queries
+            .iter()
+            .flat_map(|query| pairs(query))
             .filter(|(name, _)| *name != "user")
             // The rest of a login is public.
             .chain(pairs(login).filter(|(name, _)| *name == "response"))
             .map(|(_, value)| value);
-        for secret in [query, login].into_iter().chain(values) {
+        let whole = queries.iter().map(String::as_str).chain([login]);
+        for secret in whole.chain(values) {
             let decoded = percent_decode(secret).unwrap_or_default();
             for form in [on_one_line(secret), on_one_line(&decoded)] {
                 if !form.is_empty() {
@@ -573,9 +583,12 @@ impl Publisher {
         self.connect_sent = true;
         self.writer.set_chunk_size(&mut self.output, CHUNK_SIZE);
         self.send_window(WINDOW);
-        let with_login = |text: &str| match &self.params.login {
-            Some(login) => Value::String(format!("{text}?{}", login.expose())),
-            None => text.into(),
+        let with_login = |text: &Secret| match (&self.params.login, text.expose()) {
+            (None, text) => text.into(),
+            (Some(login), text) => {
+                let between = if text.contains('?') { '&' } else { '?' };
+                Value::String(format!("{text}{between}{}", login.expose()))
+            }
         };
         let mut members = vec![
             ("app".into(), with_login(&self.params.app)),

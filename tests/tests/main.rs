@@ -13,6 +13,7 @@ mod looking;
 mod map;
 mod media;
 mod never_deaf;
+mod other_servers;
 mod page;
 mod pipelines;
 mod poll;

@@ -3,11 +3,15 @@
 //! Publishing by TLS: in where the server is who it says, else refused with the reason named,
 //! unless just that fault is not to be checked.
 
-use std::net::TcpStream;
+use std::{
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    thread,
+};
 
 use droidrelay_testkit::{
     certs::{Authority, Identity, Validity},
     journal::DEADLINE,
+    net::{netns::isolated, proxy::Proxy},
     robot::{Robot, Runner},
     secrets::write_private,
     servers::relay::{self, Event, Kind, Relay},
@@ -35,12 +39,16 @@ impl Scene {
 
     /// Opened; publishes to `localhost` by TLS.
     fn robot(&self, trusted: &str, more: &str) -> Robot {
+        let secure = self.testbed.relay.secure_publish_url("localhost");
+        self.robot_at(&secure, trusted, more)
+    }
+
+    fn robot_at(&self, secure: &str, trusted: &str, more: &str) -> Robot {
         let testbed = &self.testbed;
         let ca_file = write_private(self.folder.path(), "ca.pem", trusted).unwrap();
-        let secure = testbed.relay.secure_publish_url("localhost");
         let line = testbed
             .line(TEST_PICTURE)
-            .replace(&testbed.relay.publish_url(), &secure);
+            .replace(&testbed.relay.publish_url(), secure);
         let line = format!("{line} ca-file={} {more}", ca_file.display());
         let strict = [("G_DEBUG", "fatal-criticals")];
         let robot = testbed
@@ -101,6 +109,53 @@ fn a_server_that_is_trusted_is_published_to() {
     each_relay(|kind| {
         let identity = authority.server(HERE, Validity::Now).unwrap();
         Scene::shows(kind, identity).is_published_to(&authority.pem(), "");
+    });
+}
+
+/// A server without RTMP: it closes each connection.
+fn closes_at(port: u16) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+    thread::spawn(move || listener.incoming().for_each(drop));
+}
+
+#[test]
+fn without_a_port_that_of_https_is_taken_and_then_the_other_one() {
+    isolated(|_| {
+        let authority = Authority::new().unwrap();
+        let trusted = authority.pem();
+        let identity = authority.server(HERE, Validity::Now).unwrap();
+        let scene = Scene::shows(Kind::Nginx, identity);
+        let rtmps = scene.testbed.relay.rtmps_port();
+        let robot = || scene.robot_at("rtmps://localhost/live/stream", &trusted, "timeout=2");
+
+        // Nothing at either: the reason names both.
+        let first = robot();
+        let waited = scene.testbed.observer.wait_state(0, StreamState::Backoff);
+        let (_, state) = waited.unwrap_or_else(|err| panic!("{err:#}\n{}", first.text()));
+        let said = state.publish.unwrap().reason.unwrap();
+        for port in ["rtmps://localhost:443/", "rtmps://localhost:1936/"] {
+            assert!(said.contains(port), "{said}");
+        }
+
+        // Then at the second one, with nothing or something else at the first.
+        let second = Proxy::start_at(1936, rtmps).unwrap();
+        scene.testbed.wait_relay(0, Event::Published);
+        drop(first);
+        scene.testbed.wait_relay(0, Event::Unpublished);
+        closes_at(443);
+        let mark = scene.testbed.relay.events().mark();
+        let again = robot();
+        scene.testbed.wait_relay(mark, Event::Published);
+        drop((again, second));
+    });
+    isolated(|_| {
+        let authority = Authority::new().unwrap();
+        let identity = authority.server(HERE, Validity::Now).unwrap();
+        let scene = Scene::shows(Kind::Nginx, identity);
+        let _first = Proxy::start_at(443, scene.testbed.relay.rtmps_port()).unwrap();
+        closes_at(1936);
+        let _robot = scene.robot_at("rtmps://localhost/live/stream", &authority.pem(), "");
+        scene.testbed.wait_relay(0, Event::Published);
     });
 }
 

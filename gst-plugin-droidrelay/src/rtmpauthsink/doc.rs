@@ -88,22 +88,37 @@ pub const DOC: &[(&str, &str)] = &[
     credential-mode says how they reach the server:
     query  behind the stream name, ?user=USER&pass=PASSWORD (MediaMTX; nginx-rtmp, whose
            on_publish callback gets them, but no more than 255 bytes of name and query).
-    token  behind the stream name, ?token=PASSWORD.
+    token  behind the stream name, ?token=PASSWORD, with user=USER where user is set.
     rtmp   the server rejects a connection with a challenge, and the next one answers it: the
            login of Adobe's and Limelight's servers (authmod=adobe, authmod=llnw), which other
            servers have too. Only an MD5 digest of the password is sent; that protects it less
            than rtmps does. The first session takes three connections, later ones two.
     none   none.
+    A query in the location reaches the server as it was written, in each mode; what is added
+    takes the place of a parameter of the same name. With credential-mode=rtmp, user= and pass=
+    of the query are the login where user and password are not set.
     In query and token every byte but A-Z a-z 0-9 - . _ ~ is percent-encoded, so any UTF-8
     text works. password-file, a regular file, is read at each try, so a new password needs no restart.
     Credentials appear in no readable property, message, log or dot file, nor in a server's texts
-    that repeat them. They are removed from a location that contains them; on a command line
+    that repeat them. A location reads back without userinfo and without those parameters of its
+    query that may be secret: with user, pass, pw, token, secret, key, auth, sign, hash or cred
+    in their name, with a value of more than 16 characters, or without one. On a command line
     every user of the machine sees them all the same.",
+    ),
+    (
+        "Locations",
+        "
+    rtmp(s)://[USER:PASSWORD@]HOST[:PORT]/APP/STREAM[?QUERY]. The last part of the path is the
+    stream, the rest the application: .../live/_definst_/stream, .../v2/pub/stream.
+    With one part only, the location names an application alone (.../camera1, with a query that
+    goes with it); a slash in its query begins the stream (.../live?vhost=v/stream,
+    .../live?KEY/stream). A stream may have an @ in its name.",
     ),
     (
         "TLS",
         "
-    For rtmps, by default port 1936. The server's certificate must be signed by a CA that
+    For rtmps. Without a port in the location, 443 is tried, and where nothing speaks RTMP there,
+    1936 (MediaMTX's); what has worked comes first from then on. The server's certificate must be signed by a CA that
     ca-file (else the system's trust store) holds, or be in ca-file itself; must be for the
     location's host; and must be valid by this machine's clock. The state's reason names the
     fault and the remedy; the sink retries by itself. tls-validation-flags names the enforced

@@ -5,7 +5,10 @@
 use std::{future::Future, io, sync::Arc, time::Duration};
 
 use droidrelay_wire::{
-    Backoff, PublishState, Secret, backoff::jitter, net::tls, words::state::PublishPhase,
+    Backoff, PublishState, Secret,
+    backoff::jitter,
+    net::{tls, url::UserInfo},
+    words::state::PublishPhase,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -18,14 +21,14 @@ use super::{
     meter::Meter,
     publisher::{Body, MediaPublisher},
     queue::{Frame, Next, Track},
-    servers::{Manner, Server},
+    servers::Trial,
     socket::{Gauge, NoConnection, Stream, connect},
     uplink::Uplink,
 };
 use droidrelay_rtmp::{
     Event, Params, Progress, RefusalKind,
     auth::{Demand, Method},
-    location::Location,
+    location::{CredentialMode, Location},
 };
 
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
@@ -58,8 +61,9 @@ const LOGIN_CONNECTIONS: u32 = 4;
 #[derive(Clone)]
 pub struct Target {
     pub location: Location,
-    /// Stream name with its credentials.
-    pub stream: Secret,
+    pub credentials: UserInfo,
+    /// How they get to the server.
+    pub credential_mode: CredentialMode,
     /// User and password, for servers that want them at connect, and not with the stream name.
     pub login: Option<(String, Secret)>,
     /// Set for `rtmps`.
@@ -89,12 +93,14 @@ enum End {
     Unwanted,
     /// Other headers are needed: at once again.
     Renew,
-    /// The server may not have understood: at once again, in this manner.
-    Otherwise(Manner),
+    /// The server may not have understood: at once again, in another manner.
+    Otherwise,
     /// The server wants a login: at once again, with it.
     Login(Demand),
     /// Another server is to be published to: at once.
     Redirected(String),
+    /// Nothing that speaks RTMP was reached.
+    Unreached(String),
     Failed(String),
     /// There is no network to try it on.
     Unreachable(String),
@@ -114,8 +120,6 @@ pub async fn run(publisher: Arc<MediaPublisher>, network: Arc<Notify>, owner: im
         was_lost: false,
         short_sessions: 0,
         is_cautious: false,
-        is_accepted: false,
-        lesson: None,
         login_method: None,
     };
     loop {
@@ -134,8 +138,8 @@ pub async fn run(publisher: Arc<MediaPublisher>, network: Arc<Notify>, owner: im
         match end {
             End::Unwanted => sessions.reset(),
             // Each try takes its own.
-            End::Renew | End::Otherwise(_) | End::Login(_) | End::Redirected(_) => {}
-            End::Failed(reason) => {
+            End::Renew | End::Otherwise | End::Login(_) | End::Redirected(_) => {}
+            End::Failed(reason) | End::Unreached(reason) => {
                 sessions.was_lost = true;
                 let wait = sessions.backoff.next(jitter());
                 sessions.wait(PublishPhase::Backoff, reason, wait).await;
@@ -171,10 +175,6 @@ struct SessionLoop<O> {
     /// The server failed in every manner: nothing is learnt of it, and it is not asked twice each
     /// time.
     is_cautious: bool,
-    /// The server has accepted this try.
-    is_accepted: bool,
-    /// What this try shows of a server, if it is accepted.
-    lesson: Option<(Server, Manner)>,
     /// How the server asked for a login the last time.
     login_method: Option<Method>,
     /// A location, and what its server has called itself.
@@ -261,37 +261,34 @@ impl<O: Owner> SessionLoop<O> {
 
     /// A session to its end, with a server that may take it in one manner only.
     async fn session_with(&mut self, target: &Arc<Target>) -> End {
-        let server = Server::of(&target.location);
-        let known = server.manner();
-        let first = Manner {
-            pipelined: known.pipelined && !self.is_cautious,
-            ..known
-        };
-        let mut manner = first;
-        self.is_accepted = false;
-        loop {
-            self.lesson = (manner != first).then(|| (server.clone(), manner));
-            match self.logged_in(target, manner).await {
-                End::Otherwise(other) => manner = other,
-                end => {
-                    self.is_cautious |= manner != first && !self.is_accepted;
-                    if !self.is_accepted {
-                        self.short_sessions = 0;
+        let mut trial = Trial::new(&target.location, self.is_cautious);
+        let end = loop {
+            let at_port = Target {
+                location: target.location.at_port(trial.port()),
+                ..(**target).clone()
+            };
+            match self.logged_in(&Arc::new(at_port), &mut trial).await {
+                End::Otherwise => {}
+                End::Unreached(reason) => {
+                    if let Err(reasons) = trial.unreached(reason) {
+                        break End::Failed(reasons);
                     }
-                    return end;
                 }
+                end => break end,
             }
+        };
+        self.is_cautious |= trial.is_undecided();
+        if !trial.is_accepted() {
+            self.short_sessions = 0;
         }
+        end
     }
 
     /// A session to its end, with the connections that a login takes.
-    async fn logged_in(&mut self, target: &Arc<Target>, manner: Manner) -> End {
+    async fn logged_in(&mut self, target: &Arc<Target>, trial: &mut Trial) -> End {
         let location = &target.location;
         let Some((user, password)) = &target.login else {
-            return match self
-                .connection(target, None, manner, manner.pipelined)
-                .await
-            {
+            return match self.connection(target, None, true, trial).await {
                 End::Login(demand) => End::Refused(format!(
                     "{location} asks for RTMP's own login (authmod={}): set credential-mode=rtmp, user and password-file",
                     demand.method().name()
@@ -304,8 +301,7 @@ impl<O: Owner> SessionLoop<O> {
         let mut answered = false;
         for _ in 0..LOGIN_CONNECTIONS {
             // Before the answer nothing but a demand is expected.
-            let pipelined = manner.pipelined && answered;
-            let demand = match self.connection(target, query, manner, pipelined).await {
+            let demand = match self.connection(target, query, answered, trial).await {
                 End::Login(demand) if !answered => demand,
                 End::Login(_) => break,
                 end => return end,
@@ -330,9 +326,10 @@ impl<O: Owner> SessionLoop<O> {
         &mut self,
         target: &Arc<Target>,
         login: Option<Secret>,
-        manner: Manner,
-        pipelined: bool,
+        may_pipeline: bool,
+        trial: &mut Trial,
     ) -> End {
+        let manner = trial.manner();
         let Some(bitrates) = unless_unwanted(&self.publisher, self.owner.bitrates()).await else {
             return End::Unwanted;
         };
@@ -340,28 +337,30 @@ impl<O: Owner> SessionLoop<O> {
         self.publisher.count(|stats| {
             stats.target_bitrate = control.as_ref().map(BitrateControl::target);
         });
+        let location = &target.location;
         let connecting = connect_again(target, &self.network);
         let (stream, gauge) = match unless_unwanted(&self.publisher, connecting).await {
             None => return End::Unwanted,
             Some(Err(NoConnection::Unreachable(reason))) => return End::Unreachable(reason),
-            Some(Err(NoConnection::Failed(reason))) => return End::Failed(reason),
+            Some(Err(NoConnection::Failed(reason))) => return End::Unreached(reason),
             Some(Ok(connected)) => connected,
         };
-        let location = target.location.to_string();
-        let version = self.version.take().filter(|(of, _)| *of == location);
+        let name = location.to_string();
+        let version = self.version.take().filter(|(of, _)| *of == name);
         self.publisher.restart_queue();
         // Filler for the handshake, which asks for no more than variety (section 5.2.3).
         let noise = [(); 64].map(|()| fastrand::u8(..));
+        let names = location.names(&target.credentials, target.credential_mode);
         let has_list = manner.four_cc_list && self.publisher.is_hevc();
         let mut connection = Connection {
             publisher: self.publisher.clone(),
             rtmp: droidrelay_rtmp::Publisher::new(
                 Params {
-                    app: target.location.app.clone(),
-                    tc_url: target.location.tc_url(),
-                    stream: target.stream.clone(),
+                    tc_url: location.tc_url(&names),
+                    app: names.app,
+                    stream: names.stream,
                     login,
-                    pipelined,
+                    pipelined: manner.pipelined && may_pipeline,
                     hevc: has_list,
                     pauses: !manner.pipelined,
                 },
@@ -382,9 +381,9 @@ impl<O: Owner> SessionLoop<O> {
             audio_bytes: 0,
         };
         let (mut reader, mut writer) = tokio::io::split(stream);
-        let end = connection.run(&mut reader, &mut writer, self).await;
+        let end = connection.run(&mut reader, &mut writer, self, trial).await;
         self.publisher.queue(|queue| queue.set_ahead([None; 2]));
-        self.version = connection.version().map(|version| (location, version));
+        self.version = connection.version().map(|version| (name, version));
         self.publisher.set_in_flight(false);
         match end {
             End::Unwanted | End::Renew => {
@@ -392,20 +391,19 @@ impl<O: Owner> SessionLoop<O> {
                 end
             }
             End::Failed(_) | End::Refused(_) => match connection.published_at {
-                Some(at) if at.elapsed() < STABLE => self.ended_at_once(&target.location, end),
+                Some(at) if at.elapsed() < STABLE => self.ended_at_once(location, end),
                 Some(_) => end,
-                None if !connection.rtmp.has_asked() => end,
-                None if manner.pipelined => End::Otherwise(Manner {
-                    pipelined: false,
-                    ..manner
-                }),
-                None if has_list && connection.rtmp.progress() == Progress::Connect => {
-                    End::Otherwise(Manner {
-                        four_cc_list: false,
-                        ..manner
-                    })
+                None if !connection.rtmp.has_asked() => match end {
+                    End::Failed(reason) => End::Unreached(reason),
+                    end => end,
+                },
+                None => {
+                    let at_connect = connection.rtmp.progress() == Progress::Connect;
+                    match trial.goes_on(has_list && at_connect) {
+                        true => End::Otherwise,
+                        false => end,
+                    }
                 }
-                None => end,
             },
             end => end,
         }
@@ -423,7 +421,8 @@ impl<O: Owner> SessionLoop<O> {
         }
     }
 
-    fn published(&mut self) {
+    fn published(&mut self, trial: &mut Trial) {
+        trial.accepted();
         self.publisher.set_published(true);
         self.publisher.count(|stats| {
             stats.sessions += 1;
@@ -431,10 +430,6 @@ impl<O: Owner> SessionLoop<O> {
         });
         self.was_lost = false;
         self.is_cautious = false;
-        self.is_accepted = true;
-        if let Some((server, manner)) = self.lesson.take() {
-            server.remember(manner);
-        }
         self.say(PublishPhase::Publishing, None, None);
     }
 
@@ -524,6 +519,7 @@ impl Connection {
         reader: &mut (impl AsyncRead + Unpin),
         writer: &mut (impl AsyncWrite + Unpin),
         sessions: &mut SessionLoop<O>,
+        trial: &mut Trial,
     ) -> End {
         let mut input = vec![0; 8 * 1024];
         let mut needs_flush = false;
@@ -596,7 +592,7 @@ impl Connection {
                             Event::Published => {
                                 self.published_at = Some(Instant::now());
                                 meter = Meter::new(begin.elapsed());
-                                sessions.published();
+                                sessions.published(trial);
                             }
                             Event::StreamIdMismatch => {
                                 return End::Failed(format!(

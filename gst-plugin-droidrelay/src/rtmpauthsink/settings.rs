@@ -115,7 +115,7 @@ impl Settings {
     pub fn specs() -> Vec<glib::ParamSpec> {
         let default = Settings::default();
         vec![
-            text_spec("location", "Location", "Where to publish: rtmp:// or rtmps://host[:port]/app/stream. Credentials in it (userinfo, user= and pass= in the query) are taken out at once; it reads back without them", READY),
+            text_spec("location", "Location", "Where to publish: rtmp:// or rtmps://host[:port]/app/stream. Userinfo is taken out at once; a query is sent as it was written. It reads back without userinfo and without query parameters that may be secret. Without stream: an application alone. rtmps without port: 443, else 1936", READY),
             text_spec("user", "User", "User name of the publisher. Unset: none, or the one from the location", READY),
             text_spec("password", "Password", "Password (or token) of the publisher; on a command line every user of the machine can read it, so prefer password-file", SECRET),
             text_spec("password-file", "Password File", "File whose first line is the password (or token) of the publisher; read anew for each session. Wins over password", READY),
@@ -271,10 +271,9 @@ impl Settings {
         let credentials = self.credentials.read()?;
         let mut login = None;
         if self.credential_mode == CredentialMode::Rtmp {
-            login = credentials
-                .username
-                .clone()
-                .zip(credentials.password.clone());
+            let in_query = location.login()?;
+            let user = credentials.username.clone().or(in_query.username);
+            login = user.zip(credentials.password.clone().or(in_query.password));
             if login.is_none() {
                 return Err(
                     "credential-mode=rtmp needs both: set user, and password-file or password"
@@ -283,7 +282,8 @@ impl Settings {
             }
         }
         Ok(Target {
-            stream: location.stream_name(&credentials, self.credential_mode),
+            credentials,
+            credential_mode: self.credential_mode,
             login,
             location: location.clone(),
             tls,

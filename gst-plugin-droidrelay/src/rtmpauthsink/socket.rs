@@ -144,7 +144,7 @@ fn is_unreachable(failure: &ConnectError) -> bool {
     })
 }
 
-/// Connects to the location's server within `patience`, with `tls` where it is given; the error
+/// Connects to the location's server, at its first port, within `patience`, with `tls` where it is given; the error
 /// says what did not answer.
 pub async fn connect(
     location: &Location,
@@ -154,14 +154,14 @@ pub async fn connect(
     let host = location.host.as_str();
     let seconds = patience.as_secs_f64();
     let deadline = Instant::now() + patience;
-    let addresses = look_up(host, location.port, patience).await?;
+    let addresses = look_up(host, location.ports()[0], patience).await?;
     let left = deadline.saturating_duration_since(Instant::now());
     let tcp = connect_tcp(&addresses, left)
         .await
         .map_err(|err| match err {
-            ConnectError::Timeout(_) => {
-                NoConnection::Failed(format!("{location} has not answered within {seconds} s"))
-            }
+            late @ ConnectError::Timeout { .. } => NoConnection::Failed(format!(
+                "{location} has not answered within {seconds} s: {late}"
+            )),
             failed => {
                 let reason = format!("cannot connect to {location}: {failed}");
                 if is_unreachable(&failed) {

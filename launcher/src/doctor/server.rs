@@ -242,12 +242,32 @@ pub async fn rtmp(sink: &gst::Element, report: &Report<'_>) -> Result<(), Failur
     })?;
     let (location, _) =
         Location::parse(&location).map_err(|fault| failed(exit::DATA, &what, fault, ""))?;
-    let (host, port) = (location.host.as_str(), location.port);
-    let scheme = if location.tls { "rtmps" } else { "rtmp" };
-    let what = format!("server {scheme}://{}", Authority(host, port));
     if let Some(file) = path(sink, "password-file") {
         read_secret(file, format_args!("{what}: password"))?;
     }
+    let mut ports = location.ports().into_iter().peekable();
+    while let Some(port) = ports.next() {
+        match (rtmp_at(sink, &location, port, report).await, ports.peek()) {
+            (Err(failure), Some(next)) => report.note(
+                failure.text,
+                format_args!("the location names no port, so that {next} is tried as well"),
+                "write the port into location",
+            ),
+            (reached, _) => return reached,
+        }
+    }
+    Ok(())
+}
+
+async fn rtmp_at(
+    sink: &gst::Element,
+    location: &Location,
+    port: u16,
+    report: &Report<'_>,
+) -> Result<(), Failure> {
+    let host = location.host.as_str();
+    let scheme = if location.tls { "rtmps" } else { "rtmp" };
+    let what = format!("server {scheme}://{}", Authority(host, port));
     let mut tcp = reach(&what, host, port, report).await?;
     if !location.tls {
         return greet(&what, &mut tcp, report).await;

@@ -377,6 +377,32 @@ fn a_demand_for_a_login_is_told_and_its_answer_stands_behind_the_application() {
 }
 
 #[test]
+fn the_applications_query_is_sent_with_a_login_behind_it_and_not_shown() {
+    let params = Params {
+        app: "live?vhost=v&hunter4".into(),
+        tc_url: "rtmp://h:1935/live?vhost=v&hunter4".into(),
+        login: Some("authmod=adobe&user=pub".into()),
+        ..publisher(true).params
+    };
+    let mut publisher = Publisher::new(params, &[]);
+    let mut server = Server::greet(&mut publisher);
+    let connect = &server.commands(&mut publisher)[0][2];
+    let query = "?vhost=v&hunter4&authmod=adobe&user=pub";
+    for (member, before) in [("app", "live"), ("tcUrl", "rtmp://h:1935/live")] {
+        let expected = format!("{before}{query}");
+        assert_eq!(connect.get(member).unwrap().as_str(), Some(&*expected));
+    }
+    server.status(
+        &mut publisher,
+        "error",
+        "NetStream.Publish.Failed",
+        "not with hunter4",
+    );
+    assert_eq!(refusal(&mut publisher).1, "not with …");
+    assert!(!format!("{publisher:?}").contains("hunter4"));
+}
+
+#[test]
 fn an_end_by_the_server_is_told_after_publishing_too() {
     let mut publisher = publisher(true);
     let mut server = Server::greet(&mut publisher);

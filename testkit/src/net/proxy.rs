@@ -40,7 +40,16 @@ impl Proxy {
 
     /// As [`Proxy::start`]; what is said takes `delay` on its way, in both directions.
     pub fn start_with_delay(to: u16, delay: Duration) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        Self::listen(0, to, delay)
+    }
+
+    /// As [`Proxy::start`], at a port of one's own, for a network of one's own.
+    pub fn start_at(port: u16, to: u16) -> Result<Self> {
+        Self::listen(port, to, Duration::ZERO)
+    }
+
+    fn listen(port: u16, to: u16, delay: Duration) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
         let port = listener.local_addr()?.port();
         let wires = Arc::new(Mutex::new(Wires::default()));
         let shared = wires.clone();

@@ -8,6 +8,7 @@ pub mod cloud;
 pub mod mosquitto;
 pub mod old_broker;
 pub mod other_broker;
+pub mod others;
 pub mod relay;
 pub mod rmqtt;
 pub mod silent;

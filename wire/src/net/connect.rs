@@ -2,12 +2,12 @@
 
 //! From a server's name to a TCP connection.
 
-use std::{fmt, io, net::SocketAddr, time::Duration};
+use std::{collections::VecDeque, fmt, io, net::SocketAddr, time::Duration};
 
 use tokio::{
     net::{TcpStream, lookup_host},
     task::JoinSet,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 /// An address that does not answer is given this long before the next one is tried beside it
@@ -39,8 +39,12 @@ pub async fn look_up(host: &str, port: u16, patience: Duration) -> Result<Vec<So
 pub enum ConnectError {
     /// Each of them failed.
     Failed(Vec<(SocketAddr, io::Error)>),
-    /// At least one has not answered within this time.
-    Timeout(Duration),
+    /// At least one has not answered in time.
+    Timeout {
+        patience: Duration,
+        silent: Vec<SocketAddr>,
+        failed: Vec<(SocketAddr, io::Error)>,
+    },
 }
 
 impl ConnectError {
@@ -52,8 +56,18 @@ impl ConnectError {
             ConnectError::Failed(failures) => {
                 !failures.is_empty() && failures.iter().all(unreachable)
             }
-            ConnectError::Timeout(_) => false,
+            ConnectError::Timeout { .. } => false,
         }
+    }
+}
+
+/// Addresses with what became of them.
+struct Failures<'a>(&'a [(SocketAddr, io::Error)]);
+
+impl fmt::Display for Failures<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let failures = self.0.iter().map(|(at, err)| format!("{at}: {err}"));
+        f.write_str(&failures.collect::<Vec<_>>().join(", "))
     }
 }
 
@@ -65,45 +79,89 @@ impl fmt::Display for ConnectError {
                     true => "this machine has no network",
                     false => "is the server running, and the port right?",
                 };
-                let failures = failures.iter().map(|(at, err)| format!("{at}: {err}"));
-                let failures = failures.collect::<Vec<_>>().join(", ");
-                write!(f, "{failures}; {remedy}")
+                write!(f, "{}; {remedy}", Failures(failures))
             }
-            ConnectError::Timeout(patience) => write!(
-                f,
-                "no answer within {} s; a firewall, or the network is down",
-                patience.as_secs_f64()
-            ),
+            ConnectError::Timeout {
+                patience,
+                silent,
+                failed,
+            } => {
+                let silent: Vec<_> = silent.iter().map(SocketAddr::to_string).collect();
+                write!(
+                    f,
+                    "no answer from {} within {} s",
+                    silent.join(", "),
+                    patience.as_secs_f64()
+                )?;
+                if !failed.is_empty() {
+                    write!(f, ", {}", Failures(failed))?;
+                }
+                f.write_str("; a firewall, or the network is down")
+            }
         }
     }
 }
 
 impl std::error::Error for ConnectError {}
 
-/// Tries the addresses in order, each a moment after the one before, and takes the first that
-/// answers. What is written does not wait for acknowledgements (`TCP_NODELAY`).
+/// The addresses in their order, but alternating between IPv6 and IPv4 (RFC 8305, section 4).
+fn interleaved(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
+    let Some(first) = addresses.first() else {
+        return VecDeque::new();
+    };
+    let (mut own, mut other): (VecDeque<SocketAddr>, VecDeque<SocketAddr>) = addresses
+        .iter()
+        .copied()
+        .partition(|address| address.is_ipv6() == first.is_ipv6());
+    let mut sorted = VecDeque::new();
+    while !own.is_empty() || !other.is_empty() {
+        sorted.extend(own.pop_front());
+        sorted.extend(other.pop_front());
+    }
+    sorted
+}
+
+/// Tries the addresses side by side (RFC 8305): each a moment after the one before, or as soon as
+/// that has failed, and takes the first that answers. What is written does not wait for
+/// acknowledgements (`TCP_NODELAY`).
 pub async fn connect(
     addresses: &[SocketAddr],
     patience: Duration,
 ) -> Result<TcpStream, ConnectError> {
     let deadline = Instant::now() + patience;
     let mut attempts = JoinSet::new();
-    for (n, address) in (0u32..).zip(addresses.iter().copied()) {
-        attempts.spawn(async move {
-            sleep(NEXT_ADDRESS * n).await;
-            let connected = TcpStream::connect(address).await;
-            connected
-                .and_then(|stream| stream.set_nodelay(true).map(|()| stream))
-                .map_err(|err| (address, err))
-        });
-    }
-    let mut failures = Vec::new();
+    let mut next = interleaved(addresses);
+    let mut silent = Vec::new();
+    let mut failed = Vec::new();
     loop {
-        match timeout_at(deadline, attempts.join_next()).await {
-            Err(_) => return Err(ConnectError::Timeout(patience)),
-            Ok(None) => return Err(ConnectError::Failed(failures)),
+        if let Some(address) = next.pop_front() {
+            silent.push(address);
+            attempts.spawn(async move {
+                let connected = TcpStream::connect(address).await;
+                connected
+                    .and_then(|stream| stream.set_nodelay(true).map(|()| stream))
+                    .map_err(|err| (address, err))
+            });
+        }
+        let wake = match next.is_empty() {
+            true => deadline,
+            false => deadline.min(Instant::now() + NEXT_ADDRESS),
+        };
+        match timeout_at(wake, attempts.join_next()).await {
+            Err(_) if wake < deadline => {}
+            Err(_) => {
+                return Err(ConnectError::Timeout {
+                    patience,
+                    silent,
+                    failed,
+                });
+            }
+            Ok(None) => return Err(ConnectError::Failed(failed)),
             Ok(Some(Ok(Ok(stream)))) => return Ok(stream),
-            Ok(Some(Ok(Err(failure)))) => failures.push(failure),
+            Ok(Some(Ok(Err((address, err))))) => {
+                silent.retain(|other| *other != address);
+                failed.push((address, err));
+            }
             // None is aborted, and none panics.
             Ok(Some(Err(_))) => {}
         }
@@ -150,6 +208,26 @@ mod tests {
             text.contains(&one.to_string()) && text.contains(&two.to_string()),
             "{text}"
         );
+    }
+
+    #[test]
+    fn many_addresses_that_refuse_cost_no_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut addresses: Vec<_> = (0..40).map(|_| closed()).collect();
+        addresses.push(listener.local_addr().unwrap());
+        // With a pause for each it would take ten.
+        runtime()
+            .block_on(connect(&addresses, Duration::from_secs(5)))
+            .unwrap();
+    }
+
+    #[test]
+    fn addresses_alternate_between_the_families() {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let [a, b, c, d] = ["[::1]:1", "[::2]:1", "1.1.1.1:1", "1.1.1.2:1"].map(address);
+        assert_eq!(interleaved(&[a, b, c, d]), [a, c, b, d]);
+        assert_eq!(interleaved(&[c, a, b]), [c, a, b]);
+        assert!(interleaved(&[]).is_empty());
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub struct Options {
 }
 
 /// An RTMP server answers C0 and C1 with its S0.
-pub(super) fn answers_rtmp(port: u16) -> bool {
+pub fn answers_rtmp(port: u16) -> bool {
     let mut hello = [0; 1537];
     hello[0] = 3;
     let mut answer = [0];

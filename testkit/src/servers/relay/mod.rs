@@ -16,7 +16,7 @@ use std::{
 use anyhow::Result;
 use tempfile::TempDir;
 
-pub use common::{Event, Options};
+pub use common::{Event, Options, answers_rtmp};
 pub use mediamtx::find as find_mediamtx;
 
 use common::Ports;
@@ -158,6 +158,10 @@ impl Relay {
     /// As [`Relay::publish_url`], with TLS, by the name `host`.
     pub fn secure_publish_url(&self, host: &str) -> String {
         format!("rtmps://{host}:{}/{PATH}", self.ports.rtmps)
+    }
+
+    pub fn rtmps_port(&self) -> u16 {
+        self.ports.rtmps
     }
 
     /// What it shows from its next start on.

@@ -1,0 +1,27 @@
+#!/bin/bash
+# SPDX-License-Identifier: MPL-2.0
+# Installs the RTMP servers that the tests try beside nginx-rtmp and MediaMTX: node-media-server
+# from npm, lal as a Go module. What is not there of npm and Go is said, and left out.
+#   export $(scripts/install-servers.sh FOLDER)     it prints the variables that the tests want
+set -euo pipefail
+folder=$(realpath -m "${1:?usage: $0 FOLDER}")
+mkdir -p "$folder/lal"
+if command -v npm >/dev/null; then
+    npm install --silent --no-audit --no-fund --prefix "$folder" node-media-server@4.4.3 >&2
+    echo "NODE_MEDIA_SERVER=$folder"
+else
+    echo "$0: no npm: node-media-server is left out (apt-get install npm)" >&2
+fi
+if command -v go >/dev/null; then
+    cat >"$folder/lal/go.mod" <<'MODULE'
+module servers
+
+go 1.18
+
+require github.com/q191201771/lal v0.37.4
+MODULE
+    (cd "$folder/lal" && go build -mod=mod -o "$folder/lalserver" github.com/q191201771/lal/app/lalserver) >&2
+    echo "LALSERVER=$folder/lalserver"
+else
+    echo "$0: no Go: lal is left out (apt-get install golang-go)" >&2
+fi
