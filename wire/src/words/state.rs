@@ -151,7 +151,7 @@ pub const VIEWER_COUNT: &str = "viewer_count";
 
 /// Lengths to which texts are cut, one after the other.
 const CUTS: [usize; 3] = [256, 64, 0];
-const LONGEST_TEXT: usize = 512;
+const LONGEST_TEXT: usize = 1024;
 
 impl RobotState {
     /// The payload of the state topic, within `limit` bytes where that can be done. Of a longer
@@ -342,7 +342,7 @@ mod tests {
             assert_eq!(read.state, StreamState::Live);
             assert_eq!(read.more[VIEWER_COUNT], 64);
             assert!(read.viewers.iter().zip(&state.viewers).all(|(a, b)| a == b));
-            assert_eq!(read.viewers.is_empty(), limit < 3000, "{limit}");
+            assert_eq!(read.viewers.is_empty(), limit < MAX_STATE, "{limit}");
         }
         let short = RobotState::default();
         assert_eq!(
