@@ -100,8 +100,8 @@ pub struct Fleet {
     broker: Mutex<Option<Capabilities>>,
     /// Names that no robot can have, which the log has named.
     misnamed: Mutex<HashSet<String>>,
-    /// When robots were last known to be online that are not any more, and robots that are back.
-    seen: Mutex<HashMap<String, Duration>>,
+    /// Robots that have been online, and when they went; and robots that are back.
+    seen: Mutex<HashMap<String, Option<Duration>>>,
     returned: Mutex<Vec<(String, Option<Duration>)>>,
     /// Robots that were taken away, and those of them whose topics are to be cleared.
     removed: Mutex<HashSet<String>>,
@@ -304,18 +304,19 @@ impl Fleet {
     /// A robot that speaks MQTT itself and comes back may have missed what was sent meanwhile: the
     /// broker has lost its session, or had none.
     fn note_return(&self, name: &str, availability: Availability, retained: bool) {
-        let was_online = self.view(name).availability.is_online();
-        match (was_online, availability.is_online()) {
-            (true, false) => {
-                let now = self.now().monotonic;
-                self.seen.lock().insert(name.to_owned(), now);
-            }
-            (false, true) if !retained => {
-                let seen = self.seen.lock().remove(name);
-                self.returned.lock().push((name.to_owned(), seen));
-                self.wanted.wake.notify_one();
-            }
-            _ => {}
+        let before = self.view(name).availability;
+        let is_online = availability.is_online();
+        if before.is_online() == is_online {
+            return;
+        }
+        let left = (!is_online).then(|| self.now().monotonic);
+        let was_seen = self.seen.lock().insert(name.to_owned(), left);
+        // Who was never here has not come back, and has missed nothing.
+        let is_known = was_seen.is_some() || before == Availability::Offline;
+        if is_online && is_known && !retained {
+            let returned = (name.to_owned(), was_seen.flatten());
+            self.returned.lock().push(returned);
+            self.wanted.wake.notify_one();
         }
     }
 

@@ -154,11 +154,11 @@ impl StampedCamera {
         Ok(camera)
     }
 
-    /// The beginning of a line that opens it.
+    /// The beginning of a line that opens it; `clocksync` makes it live, as a camera is.
     pub fn source(&self) -> String {
         let size = CAMERA_WIDTH * CAMERA_HEIGHT * 3 / 2;
         format!(
-            "filesrc location={} blocksize={size} ! rawvideoparse width={CAMERA_WIDTH} height={CAMERA_HEIGHT} format=i420 framerate={FRAMES_PER_SECOND}/1",
+            "filesrc location={} blocksize={size} ! rawvideoparse width={CAMERA_WIDTH} height={CAMERA_HEIGHT} format=i420 framerate={FRAMES_PER_SECOND}/1 ! clocksync",
             self.pipe.display()
         )
     }
