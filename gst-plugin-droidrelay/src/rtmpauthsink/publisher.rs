@@ -23,6 +23,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long media waits for the second track before it goes out alone, beyond what the elements
 /// of that track say that it is late.
 const TRACK_TIMEOUT: Duration = Duration::from_millis(500);
+/// The same where a valve has said that media of that track is wanted: it is on its way, behind a
+/// device and an encoder that start.
+const WANTED_TRACK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest latency of an encoder that a session waits for, in nanoseconds.
 const MOST_LATENCY: i64 = 30_000_000_000;
 /// A thread that waits for room looks again after this time at the latest.
@@ -616,12 +619,21 @@ impl Inner {
     }
 
     fn opening_deadline(&self) -> Option<Instant> {
-        let missing = Track::ALL
+        let is_missing =
+            |track: Track| self.expected[track as usize] && !self.queue.has_come(track);
+        let waits = Track::ALL
             .into_iter()
-            .filter(|track| self.expected[*track as usize] && !self.queue.has_come(*track));
-        let latency = missing.map(|track| self.queue.latency(track)).max();
-        let latency = latency.unwrap_or_default().clamp(0, MOST_LATENCY);
-        Some(self.first_media? + TRACK_TIMEOUT + Duration::from_nanos(latency as u64))
+            .filter(|track| is_missing(*track))
+            .map(|track| {
+                let latency = self.queue.latency(track).clamp(0, MOST_LATENCY);
+                let timeout = match self.valves[track as usize] {
+                    ValveState::Opening(_) | ValveState::Open(_) => WANTED_TRACK_TIMEOUT,
+                    ValveState::Unknown | ValveState::Closed(_) => TRACK_TIMEOUT,
+                };
+                timeout + Duration::from_nanos(latency as u64)
+            });
+        let wait = waits.max().unwrap_or(TRACK_TIMEOUT);
+        Some(self.first_media? + wait)
     }
 
     /// The next session waits for all tracks again.
@@ -794,6 +806,22 @@ mod tests {
         push(&publisher, 0, true);
         assert!(publisher.opening_deadline().unwrap() < deadline);
         assert_eq!(publisher.waits_for_other(Track::Audio), None);
+    }
+
+    #[test]
+    fn a_session_waits_longer_for_a_track_whose_valve_is_open() {
+        let publisher = running();
+        publisher.expect(Track::Audio, true);
+        for track in Track::ALL {
+            publisher.valve(track, SessionEvent::Wanted(1));
+        }
+        publisher.valve(Track::Video, SessionEvent::Begins(1, gst::ClockTime::ZERO));
+        let began = Instant::now();
+        push(&publisher, 0, true);
+        let deadline = publisher.opening_deadline().unwrap();
+        assert!(deadline >= began + WANTED_TRACK_TIMEOUT);
+        publisher.valve(Track::Audio, SessionEvent::Unwanted(1));
+        assert!(publisher.opening_deadline().unwrap() < deadline);
     }
 
     #[test]
