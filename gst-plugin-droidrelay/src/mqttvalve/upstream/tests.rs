@@ -211,8 +211,9 @@ fn an_element_that_is_not_as_promised_is_brought_there() {
             let other = gst::ElementFactory::make("fakesrc").name("camera");
             let other = other.property("is-live", true).build().unwrap();
             line.pipeline.add(&other).unwrap();
-            other.set_state(gst::State::Playing).unwrap();
+            // Linked first: what plays without a peer ends by an error.
             other.link(&filter).unwrap();
+            other.set_state(gst::State::Playing).unwrap();
         }),
         ("another base time", |line| {
             line.element("camera")
