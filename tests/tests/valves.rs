@@ -14,7 +14,7 @@ use droidrelay_testkit::{
         many_valves::{ManyValves, Topics},
     },
     servers::{
-        mosquitto::{self, Mosquitto},
+        mosquitto::{self, Mosquitto, TOPIC},
         relay::{Event, Kind},
     },
     testbed::{ENCODER, TEST_PICTURE, TINY_PICTURE, Testbed},
@@ -54,6 +54,11 @@ fn sound_and_picture_open_together_and_stay_in_step(relay: Kind) {
          ! {valve} name=sound ! queue ! voaacenc ! aacparse ! out.audio"
     );
     let mut robot = testbed.robot(Runner::GstLaunch, &line).unwrap();
+    // That it is online and idle is said by the first valve that is.
+    testbed
+        .broker
+        .wait_subscribers(2, |filter| filter == TOPIC)
+        .unwrap();
     for session in 1..=3 {
         let (seen, events) = (
             testbed.observer.seen().mark(),

@@ -318,8 +318,8 @@ impl Mosquitto {
         Ok(())
     }
 
-    /// Waits until `count` clients have subscribed to what `wanted` holds of, since the broker
-    /// was last started.
+    /// Waits until `count` clients, bridges and observers aside, have subscribed to what `wanted`
+    /// holds of, since the broker was last started.
     pub fn wait_subscribers(&self, count: usize, wanted: impl Fn(&str) -> bool) -> Result<()> {
         let mut clients = HashSet::new();
         let mut read = 0;
@@ -332,6 +332,7 @@ impl Mosquitto {
                     (words.next(), words.next(), words.next(), words.next())
                     && wanted(filter)
                     && !client.starts_with("operator")
+                    && !client.starts_with("droidrelay-bridge")
                 {
                     clients.insert(client.to_owned());
                 }
