@@ -552,9 +552,10 @@ fn odd_payloads(setup: &Setup) -> Result<Found> {
         system.send(payload)?;
     }
     if system.is_ours() {
-        // The first one the broker keeps: the robot has told it what it takes.
-        system.wait_where(mark, "two refused commands", |state| {
-            state.refused_commands == 2
+        // The first one the broker keeps: the robot has told it what it takes. The last one is no
+        // command: it clears what was retained.
+        system.wait_where(mark, "one refused command", |state| {
+            state.refused_commands == 1
         })?;
         system.never(mark, Event::Published, Duration::ZERO)?;
         system.send("START ")?;
