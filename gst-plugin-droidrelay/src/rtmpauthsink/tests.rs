@@ -82,6 +82,12 @@ impl Line {
         Line { pipeline, sink }
     }
 
+    /// Through READY, so that another session begins.
+    fn play_anew(&self) {
+        self.pipeline.set_state(gst::State::Ready).unwrap();
+        self.play();
+    }
+
     fn play(&self) {
         self.pipeline.set_state(gst::State::Playing).unwrap();
     }
@@ -167,8 +173,7 @@ fn each_kind_of_challenge_is_answered() {
 
         // The next session knows the way.
         let mark = server.seen().mark();
-        line.pipeline.set_state(gst::State::Ready).unwrap();
-        line.pipeline.set_state(gst::State::Playing).unwrap();
+        line.play_anew();
         let again = |seen: &Seen| *seen == publish;
         server.seen().wait(mark, "a second session", again).unwrap();
         assert_eq!(asked(&server, mark), [introduced, answered]);
@@ -490,8 +495,7 @@ fn a_server_that_takes_no_pipelined_commands_is_published_to_at_once_and_remembe
         assert!(server.seen().all().contains(&Seen::Hasty), "{quirk:?}");
 
         let mark = server.seen().mark();
-        line.pipeline.set_state(gst::State::Ready).unwrap();
-        line.pipeline.set_state(gst::State::Playing).unwrap();
+        line.play_anew();
         // Video of the session before may still be on its way.
         server
             .seen()
@@ -519,8 +523,7 @@ fn a_server_that_refuses_in_every_manner_is_asked_once_for_each_try_and_is_not_s
 
     let mark = server.seen().mark();
     server.set_quirk(Some(Quirk::LosesHaste(Step::Publish)));
-    line.pipeline.set_state(gst::State::Ready).unwrap();
-    line.pipeline.set_state(gst::State::Playing).unwrap();
+    line.play_anew();
     let hasty = |seen: &Seen| *seen == Seen::Hasty;
     server.seen().wait(mark, "pipelined again", hasty).unwrap();
 }
@@ -535,8 +538,7 @@ fn h265_is_published_to_a_server_that_does_not_know_its_announcement() {
         server.seen().wait(0, "video", video).unwrap();
         line.wait(State::Publishing);
         let mark = server.seen().mark();
-        line.pipeline.set_state(gst::State::Ready).unwrap();
-        line.pipeline.set_state(gst::State::Playing).unwrap();
+        line.play_anew();
         // Video of the session before may still be on its way.
         server
             .seen()
