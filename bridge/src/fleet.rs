@@ -37,7 +37,7 @@ use crate::{
     robots::{Directory, Robot, Word},
     share::{ShareLink, Shares},
     view::{Availability, RobotView},
-    wanted::{ConnectionAge, Delivery, LeaseTable},
+    wanted::{ConnectionAge, Delivery, Heard, LeaseTable},
     watch::Watch,
     watcher::Watcher,
     webhook::Webhooks,
@@ -333,6 +333,10 @@ impl Fleet {
             };
             state = Some(Arc::new(told));
         }
+        if let Some(state) = state.as_ref().filter(|_| !message.retained) {
+            let more = !state.lists_all_viewers();
+            self.wanted.seen_obeyed(name, &state.viewers, more);
+        }
         let word = state.as_ref().map(|state| state.state.as_str());
         debug!(robot = name, state = word);
         self.change_view(name, |view| view.send_modify(|view| view.state = state));
@@ -368,7 +372,11 @@ impl Fleet {
             Ok(command) => {
                 let availability = self.view(name).availability;
                 let (age, now) = (self.connection_age(), self.now());
-                self.wanted.obey(name, &command, availability, age, now);
+                let heard = Heard {
+                    command: &command,
+                    expiry: message.expiry,
+                };
+                self.wanted.obey(name, &heard, availability, age, now);
             }
             Err(refusal) => debug!(robot = name, "not a command: {refusal}"),
         }
@@ -612,6 +620,7 @@ mod tests {
             payload: payload.into(),
             retained: true,
             may_be_old: false,
+            expiry: None,
             correlation: None,
         }));
     }

@@ -77,6 +77,13 @@ struct Inner {
     missed: HashMap<String, Missed>,
 }
 
+/// A command on a robot's command topic.
+pub struct Heard<'a> {
+    pub command: &'a Command,
+    /// How long the broker keeps it for a robot that is away; `None` without end.
+    pub expiry: Option<Duration>,
+}
+
 /// Commands that a robot may not have got: it was away, or about to be.
 #[derive(Default)]
 struct Missed {
@@ -84,8 +91,25 @@ struct Missed {
     all: bool,
     ids: BTreeSet<String>,
     at: Duration,
-    /// When starts were sent that found it away.
-    starts: BTreeMap<String, Duration>,
+    /// Starts that it has not been seen to obey.
+    starts: BTreeMap<String, UnseenStart>,
+}
+
+/// A start that the robot may still get, or never.
+struct UnseenStart {
+    sent: Duration,
+    /// When the broker forgets it; without end where its sender has not said.
+    expires: Option<Duration>,
+    /// It found the robot away.
+    was_away: bool,
+}
+
+impl UnseenStart {
+    /// Whether nobody wants it any more: one that found the robot away is good for `longest`.
+    fn is_over(&self, longest: Duration, now: Duration) -> bool {
+        let longest = self.was_away.then(|| self.sent + longest);
+        (self.expires.into_iter().chain(longest)).any(|end| end < now)
+    }
 }
 
 impl Missed {
@@ -93,8 +117,9 @@ impl Missed {
         !self.all && self.ids.is_empty() && self.starts.is_empty()
     }
 
-    fn add(&mut self, command: &Command, availability: Availability, now: Duration) {
-        match command {
+    /// `is_held`: the robot has been seen to obey an earlier start of the same id, which lasts.
+    fn add(&mut self, command: &Heard, is_held: bool, availability: Availability, now: Duration) {
+        match command.command {
             Command::Stop { id: None } => {
                 *self = Missed {
                     all: true,
@@ -113,10 +138,16 @@ impl Missed {
             Command::Start { id, .. } => {
                 let id = id.as_deref().unwrap_or(ANYBODY);
                 self.ids.remove(id);
-                if availability == Availability::Online {
-                    self.starts.remove(id);
-                } else if self.starts.len() < MAX_MISSED {
-                    self.starts.insert(id.to_owned(), now);
+                let was_away = availability != Availability::Online;
+                let is_unseen = was_away || !is_held || self.starts.contains_key(id);
+                if is_unseen && self.starts.len() < MAX_MISSED {
+                    let expires = command.expiry.map(|expiry| now + expiry);
+                    let start = UnseenStart {
+                        sent: now,
+                        expires,
+                        was_away,
+                    };
+                    self.starts.insert(id.to_owned(), start);
                 }
             }
             Command::Keyframe => {}
@@ -277,18 +308,30 @@ impl LeaseTable {
     pub fn obey(
         &self,
         name: &str,
-        command: &Command,
+        heard: &Heard,
         availability: Availability,
         age: ConnectionAge,
         now: Now,
     ) {
         if age == ConnectionAge::Young {
             let decided = &mut self.inner.lock().decided;
-            decided.entry(name.to_owned()).or_default().add(command);
+            decided
+                .entry(name.to_owned())
+                .or_default()
+                .add(heard.command);
         }
+        let command = heard.command;
         let mut inner = self.inner.lock();
+        let is_held = match command {
+            Command::Start { id, .. } => {
+                let id = id.as_deref().unwrap_or(ANYBODY);
+                let entry = inner.robots.get(name);
+                entry.is_some_and(|entry| entry.gate.leases().any(|(held, _)| held == id))
+            }
+            _ => false,
+        };
         let missed = inner.missed.entry(name.to_owned()).or_default();
-        missed.add(command, availability, now.monotonic);
+        missed.add(heard, is_held, availability, now.monotonic);
         if missed.is_empty() {
             inner.missed.remove(name);
         }
@@ -306,9 +349,21 @@ impl LeaseTable {
         });
     }
 
+    /// The robot says that these hold its stream open, and `more` who are not listed.
+    pub fn seen_obeyed(&self, name: &str, viewers: &[String], more: bool) {
+        let mut inner = self.inner.lock();
+        if let Some(missed) = inner.missed.get_mut(name) {
+            missed.starts.retain(|id, _| !more && !viewers.contains(id));
+            if missed.is_empty() {
+                inner.missed.remove(name);
+            }
+        }
+    }
+
     /// The robot is back, having been seen last at `seen`: what is to be said to it anew. A stop
     /// that it may have missed counts until then; a start while its lease lasts, but not one that
-    /// has found it away and is older than `start_expiry`.
+    /// it has not been seen to obey and that the broker has forgotten by now, or that has found it
+    /// away and is older than `start_expiry`.
     pub fn repeat(
         &self,
         name: &str,
@@ -325,8 +380,8 @@ impl LeaseTable {
         }
         let leases = self.look(name, Entry::leases).unwrap_or_default();
         for (id, until) in leases {
-            let sent = missed.starts.get(&id);
-            if sent.is_some_and(|sent| *sent + start_expiry < now.monotonic) {
+            let unseen = missed.starts.get(&id);
+            if unseen.is_some_and(|start| start.is_over(start_expiry, now.monotonic)) {
                 continue;
             }
             let lease = until.map(|until| until.saturating_sub(now.monotonic));

@@ -86,6 +86,7 @@ impl Bench {
             payload: payload.into(),
             retained: true,
             may_be_old: false,
+            expiry: None,
             correlation: None,
         }));
     }
@@ -373,6 +374,7 @@ async fn a_robot_that_polls_is_not_answered_before_all_that_is_retained_is_known
             payload: Vec::new(),
             retained,
             may_be_old: false,
+            expiry: None,
             correlation: Some(correlation.to_vec()),
         }));
     };

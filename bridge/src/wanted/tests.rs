@@ -26,8 +26,15 @@ fn start(id: &str, lease: u64) -> Command {
     }
 }
 
+fn heard(command: &Command) -> Heard<'_> {
+    Heard {
+        command,
+        expiry: None,
+    }
+}
+
 fn obey(board: &LeaseTable, command: &Command, now: u64) {
-    board.obey("r1", command, Online, Settled, at(now));
+    board.obey("r1", &heard(command), Online, Settled, at(now));
 }
 
 fn ids(answer: &Answer) -> Vec<Option<&str>> {
@@ -120,13 +127,13 @@ fn what_another_bridge_says_of_a_robot_that_polls_there_is_believed_for_a_while(
 #[test]
 fn a_start_for_a_robot_that_stays_offline_is_over_after_two_minutes() {
     let board = board("a");
-    board.obey("r1", &Command::start(), Offline, Settled, at(1000));
+    board.obey("r1", &heard(&Command::start()), Offline, Settled, at(1000));
     assert!(board.expire(at(1119)).is_empty());
     assert!(board.is_open("r1"));
     board.expire(at(1120));
     assert!(!board.is_open("r1"));
     // One that comes back in time still finds it.
-    board.obey("r1", &Command::start(), Offline, Settled, at(2000));
+    board.obey("r1", &heard(&Command::start()), Offline, Settled, at(2000));
     board.polled("r1", Duration::ZERO, at(2100));
     board.expire(at(2114));
     assert!(board.is_open("r1"));
@@ -171,7 +178,7 @@ fn a_note_that_was_written_before_a_command_changes_nothing_of_it() {
         id: Some("stopped".into()),
     };
     for command in [start("phone", 30), stop] {
-        two.obey("r1", &command, Online, Young, at(1));
+        two.obey("r1", &heard(&command), Online, Young, at(1));
     }
     let ids = || {
         let leases = two.answer("r1", at(1)).wanted.leases.into_iter();
@@ -181,7 +188,7 @@ fn a_note_that_was_written_before_a_command_changes_nothing_of_it() {
     };
     two.read(&name, &note, Live, Young, at(1));
     assert_eq!(ids(), ["missed", "phone"]);
-    two.obey("r1", &Command::stop(), Online, Young, at(1));
+    two.obey("r1", &heard(&Command::stop()), Online, Young, at(1));
     two.read(&name, &note, Live, Young, at(1));
     assert!(ids().is_empty());
     two.connected();
@@ -287,7 +294,29 @@ fn a_robot_that_comes_back_is_told_what_it_may_have_missed_and_no_more() {
     // A start that found it away is good for a while only.
     for (now, told) in [(40, vec![start("d", 590)]), (41, vec![])] {
         let board = board("a");
-        board.obey("r1", &start("d", 620), Offline, Settled, at(10));
+        board.obey("r1", &heard(&start("d", 620)), Offline, Settled, at(10));
         assert_eq!(repeat(&board, Some(5), now), told, "at {now}");
+    }
+    // One that its sender has given less time is over with it, though it was not yet known that
+    // the robot had gone; not where the robot was seen to obey it.
+    let brief = Heard {
+        command: &start("e", 600),
+        expiry: Some(Duration::from_secs(3)),
+    };
+    for (seen_by, now, told) in [
+        (None, 12, vec![start("e", 598)]),
+        (None, 15, vec![]),
+        (Some(("e", false)), 15, vec![start("e", 595)]),
+        (Some(("other", false)), 15, vec![]),
+        (Some(("other", true)), 15, vec![start("e", 595)]),
+    ] {
+        let board = board("a");
+        board.obey("r1", &brief, Online, Settled, at(10));
+        if let Some((viewer, more)) = seen_by {
+            board.seen_obeyed("r1", &[viewer.into()], more);
+            // Nor does a renewal take it back.
+            board.obey("r1", &brief, Online, Settled, at(10));
+        }
+        assert_eq!(repeat(&board, Some(12), now), told, "{seen_by:?} at {now}");
     }
 }

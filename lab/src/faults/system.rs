@@ -293,7 +293,11 @@ impl System {
     pub fn never(&self, mark: Mark, event: Event, patience: Duration) -> Result<()> {
         let seen = self.testbed.relay.events();
         let seen = seen.try_wait(mark.events, patience, |seen| *seen == event);
-        ensure!(seen.is_none(), "{event:?}, which must not be");
+        ensure!(
+            seen.is_none(),
+            "{event:?}, which must not be\n{}",
+            self.text()
+        );
         Ok(())
     }
 

@@ -76,6 +76,9 @@ pub struct Message {
     /// It may have waited at the broker, which does not know how long it is to be kept
     /// (MQTT 3.1.1).
     pub may_be_old: bool,
+    /// How long the broker would still have kept it for a receiver (MQTT 5, 3.3.2.3.3); `None`
+    /// without end.
+    pub expiry: Option<Duration>,
     /// What the sender knows this message by (MQTT 5, 3.3.2.3.6).
     pub correlation: Option<Vec<u8>>,
 }

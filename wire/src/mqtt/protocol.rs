@@ -303,6 +303,7 @@ pub(super) struct Publish {
     pub packet_id: u16,
     pub duplicate: bool,
     pub retained: bool,
+    pub expiry: Option<Duration>,
     pub correlation: Option<Vec<u8>>,
     packet: PublishPacket,
 }
@@ -321,6 +322,9 @@ impl From<packet::Publish> for Publish {
             packet_id: publish.pkid,
             duplicate: publish.dup,
             retained: publish.retain,
+            expiry: properties
+                .and_then(|properties| properties.message_expiry_interval)
+                .map(|seconds| Duration::from_secs(seconds.into())),
             correlation: properties
                 .and_then(|properties| properties.correlation_data.as_ref())
                 .map(|data| data.to_vec()),
@@ -337,6 +341,7 @@ impl From<v311::Publish> for Publish {
             packet_id: publish.pkid,
             duplicate: publish.dup,
             retained: publish.retain,
+            expiry: None,
             correlation: None,
             packet: PublishPacket::V311(publish),
         }

@@ -459,6 +459,7 @@ impl Up {
             topic,
             payload,
             retained,
+            expiry,
             correlation,
             ..
         } = publish;
@@ -469,6 +470,7 @@ impl Up {
             may_be_old: self.capabilities.version == Version::V311
                 && self.session_present
                 && self.since.elapsed() < MAY_BE_OLD,
+            expiry: *expiry,
             correlation: correlation.clone(),
         }
     }

@@ -154,6 +154,12 @@ const CUTS: [usize; 3] = [256, 64, 0];
 const LONGEST_TEXT: usize = 1024;
 
 impl RobotState {
+    /// Whether all who hold the stream open are listed.
+    pub fn lists_all_viewers(&self) -> bool {
+        let count = self.more.get(VIEWER_COUNT).and_then(Value::as_u64);
+        count.is_none_or(|count| count <= self.viewers.len() as u64)
+    }
+
     /// The payload of the state topic, within `limit` bytes where that can be done. Of a longer
     /// state fewer viewers are listed ([`VIEWER_COUNT`] stays), then texts are cut, and in the end
     /// all but the state itself is left out.
