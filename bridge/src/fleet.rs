@@ -363,8 +363,9 @@ impl Fleet {
     }
 
     fn hear_command(&self, name: &str, message: &Message) {
-        // As at a valve: what is retained was sent at a time that nobody knows.
-        if message.retained {
+        // As at a valve: what the broker has kept was sent at a time that nobody knows. MQTT 5
+        // gives none of it here: a mark says that it is kept from now on.
+        if message.retained && !self.speaks_mqtt_5() {
             return;
         }
         self.unheard.store(0, Ordering::Relaxed);
@@ -375,6 +376,7 @@ impl Fleet {
                 let heard = Heard {
                     command: &command,
                     expiry: message.expiry,
+                    is_kept: message.retained,
                 };
                 self.wanted.obey(name, &heard, availability, age, now);
             }

@@ -234,8 +234,19 @@ impl Directory {
         Some((name, check_name(name).err()?))
     }
 
-    /// Filters that cover every topic of every robot, none of them twice.
+    /// Filters that cover every topic of every robot but that of its commands, none of them twice.
     pub fn subscriptions(&self) -> Vec<String> {
+        let topics = self.commands().into_iter();
+        let beside = |topic: String| {
+            all_topics(&topic)
+                .into_iter()
+                .filter(move |it| *it != topic)
+        };
+        topics.flat_map(beside).collect()
+    }
+
+    /// Filters that cover every robot's command topic.
+    pub fn commands(&self) -> Vec<String> {
         let template = self.template.as_ref().map(|(topic, _)| topic);
         let covered =
             |topic: &str| template.is_some_and(|template| template.name_of(topic).is_some());
@@ -244,7 +255,6 @@ impl Directory {
             .map(|robot| robot.topic.clone())
             .filter(|topic| !covered(topic))
             .chain(template.map(|template| template.topic("+")))
-            .flat_map(|topic| all_topics(&topic))
             .collect()
     }
 }
@@ -354,14 +364,13 @@ mod tests {
                 "robot/stream/availability",
                 "robot/stream/wanted",
                 "robot/stream/shares",
-                "robot/stream",
                 "robots/+/stream/state",
                 "robots/+/stream/availability",
                 "robots/+/stream/wanted",
                 "robots/+/stream/shares",
-                "robots/+/stream"
             ]
         );
+        assert_eq!(directory().commands(), ["robot/stream", "robots/+/stream"]);
     }
 
     #[test]

@@ -75,6 +75,8 @@ struct Inner {
     decided: HashMap<String, Decided>,
     /// What robots may have missed.
     missed: HashMap<String, Missed>,
+    /// Who holds a robot by a start that the broker keeps.
+    kept: HashMap<String, BTreeSet<String>>,
 }
 
 /// A command on a robot's command topic.
@@ -82,6 +84,9 @@ pub struct Heard<'a> {
     pub command: &'a Command,
     /// How long the broker keeps it for a robot that is away; `None` without end.
     pub expiry: Option<Duration>,
+    /// The broker keeps it for all who come, as the topic's value. A robot that comes gets it from
+    /// there, and refuses it; from here it would be a new command.
+    pub is_kept: bool,
 }
 
 /// Commands that a robot may not have got: it was away, or about to be.
@@ -233,6 +238,31 @@ impl Entry {
     }
 }
 
+impl Inner {
+    /// Notes who holds the robot by a start that the broker keeps, and who does not any more.
+    fn note_kept(&mut self, name: &str, heard: &Heard) {
+        let kept = self.kept.entry(name.to_owned()).or_default();
+        match heard.command {
+            Command::Start { id, .. } => {
+                let id = id.as_deref().unwrap_or(ANYBODY);
+                if !heard.is_kept {
+                    kept.remove(id);
+                } else if kept.len() < MAX_MISSED {
+                    kept.insert(id.to_owned());
+                }
+            }
+            Command::Stop { id: None } => kept.clear(),
+            Command::Stop { id: Some(id) } => {
+                kept.remove(id);
+            }
+            Command::Keyframe => {}
+        }
+        if kept.is_empty() {
+            self.kept.remove(name);
+        }
+    }
+}
+
 impl LeaseTable {
     /// `id` names this bridge in notes. Versions are like times (`wall`, since 1970), so that
     /// those of another life of this bridge do not come again.
@@ -335,6 +365,7 @@ impl LeaseTable {
         if missed.is_empty() {
             inner.missed.remove(name);
         }
+        inner.note_kept(name, heard);
         drop(inner);
         self.update(name, |entry, _| {
             let outcome = entry
@@ -363,7 +394,7 @@ impl LeaseTable {
     /// The robot is back, having been seen last at `seen`: what is to be said to it anew. A stop
     /// that it may have missed counts until then; a start while its lease lasts, but not one that
     /// it has not been seen to obey and that the broker has forgotten by now, or that has found it
-    /// away and is older than `start_expiry`.
+    /// away and is older than `start_expiry`; nor one that the broker keeps.
     pub fn repeat(
         &self,
         name: &str,
@@ -371,7 +402,10 @@ impl LeaseTable {
         start_expiry: Duration,
         now: Now,
     ) -> Vec<Command> {
-        let missed = self.inner.lock().missed.remove(name).unwrap_or_default();
+        let mut inner = self.inner.lock();
+        let missed = inner.missed.remove(name).unwrap_or_default();
+        let kept = inner.kept.get(name).cloned().unwrap_or_default();
+        drop(inner);
         let mut commands = Vec::new();
         if seen.is_none_or(|seen| missed.at + NOTICED_LATE >= seen) {
             let id = |id: &String| (id != ANYBODY).then(|| id.clone());
@@ -379,7 +413,7 @@ impl LeaseTable {
             commands.extend(missed.ids.iter().map(|it| Command::Stop { id: id(it) }));
         }
         let leases = self.look(name, Entry::leases).unwrap_or_default();
-        for (id, until) in leases {
+        for (id, until) in leases.into_iter().filter(|(id, _)| !kept.contains(id)) {
             let unseen = missed.starts.get(&id);
             if unseen.is_some_and(|start| start.is_over(start_expiry, now.monotonic)) {
                 continue;

@@ -420,3 +420,37 @@ fn a_robot_whose_session_the_broker_has_lost_gets_the_stop_when_it_comes_back() 
     assert!((100.0..=600.0).contains(&left), "{again}");
     robot.nothing_more();
 }
+
+#[test]
+fn a_start_that_the_broker_keeps_is_not_told_again_when_the_robot_comes_back() {
+    let broker = Mosquitto::start();
+    let bridge = Bridge::start(broker.port);
+    let other = Robot::new(broker.port, "r2");
+    let robot = Robot::new(broker.port, "r1");
+    bridge.get_until("/robots/r1", |_, json| json["online"] == true);
+    other.keep_command("r1", r#"{"command":"start","id":"a"}"#);
+    // It hears it as everybody does who is there.
+    assert!(robot.next().payload.contains("\"a\""));
+    for _ in 0..2 {
+        robot.say("availability", "offline");
+        bridge.get_until("/robots/r1", |_, json| json["online"] == false);
+        robot.say("availability", "online");
+        bridge.get_until("/robots/r1", |_, json| json["online"] == true);
+        // What the bridge says now would come ahead of this one.
+        assert_eq!(
+            bridge.post("/robots/r1/stream/start?viewer=b&lease=600").0,
+            200
+        );
+        loop {
+            let told: Value = serde_json::from_str(&robot.next().payload).unwrap();
+            if told["id"] == "b" && told["command"] == "start" {
+                break;
+            }
+            // The stop of before, which it may have missed.
+            assert_eq!(told, json!({ "command": "stop", "id": "b" }));
+        }
+        assert_eq!(bridge.post("/robots/r1/stream/stop?viewer=b").0, 200);
+        robot.next();
+    }
+    robot.nothing_more();
+}

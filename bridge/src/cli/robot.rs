@@ -249,6 +249,7 @@ pub async fn clear(name: &str, config: &Path) -> Result<String, String> {
         // The bridge's own, which runs, has that one.
         client_id: format!("droidrelay-bridge-{}", hex(&random::<8>()?)),
         subscriptions: vec![wanted_topic(&robot.topic)],
+        live: Vec::new(),
         ..config.mqtt
     };
     let session = Session::spawn(&Handle::current(), mqtt, move |event| {

@@ -199,9 +199,7 @@ impl File {
             mediamtx: self.mediamtx.check(folder)?,
             start_expiry: self.mqtt.start_expiry,
             ack_timeout: self.mqtt.ack_timeout,
-            mqtt: self
-                .mqtt
-                .check(folder, variable, directory.subscriptions())?,
+            mqtt: self.mqtt.check(folder, variable, &directory)?,
             users: users(self.users, &directory)?,
             directory,
             watch: self.watch,
@@ -312,7 +310,7 @@ impl Mqtt {
         self,
         folder: &Path,
         variable: impl Fn(&str) -> Option<String>,
-        subscriptions: Vec<String>,
+        directory: &Directory,
     ) -> Result<session::Config, Refusal> {
         let resolve = |file: &Spanned<PathBuf>| folder.join(file.get_ref());
         let Broker { url, userinfo } = self.broker.get_ref();
@@ -374,7 +372,8 @@ impl Mqtt {
             // What tens of thousands of robots have retained comes at once.
             receive_maximum: u16::MAX,
             will: None,
-            subscriptions,
+            subscriptions: directory.subscriptions(),
+            live: directory.commands(),
         })
     }
 }

@@ -30,6 +30,7 @@ fn heard(command: &Command) -> Heard<'_> {
     Heard {
         command,
         expiry: None,
+        is_kept: false,
     }
 }
 
@@ -302,6 +303,7 @@ fn a_robot_that_comes_back_is_told_what_it_may_have_missed_and_no_more() {
     let brief = Heard {
         command: &start("e", 600),
         expiry: Some(Duration::from_secs(3)),
+        is_kept: false,
     };
     for (seen_by, now, told) in [
         (None, 12, vec![start("e", 598)]),
@@ -318,5 +320,33 @@ fn a_robot_that_comes_back_is_told_what_it_may_have_missed_and_no_more() {
             board.obey("r1", &brief, Online, Settled, at(10));
         }
         assert_eq!(repeat(&board, Some(12), now), told, "{seen_by:?} at {now}");
+    }
+}
+
+#[test]
+fn a_start_that_the_broker_keeps_is_not_told_again() {
+    const EXPIRY: Duration = Duration::from_secs(30);
+    fn kept(command: &Command) -> Heard<'_> {
+        Heard {
+            is_kept: true,
+            ..heard(command)
+        }
+    }
+    let back =
+        |board: &LeaseTable, now| board.repeat("r1", Some(at(now).monotonic), EXPIRY, at(now));
+    for availability in [Online, Offline] {
+        let board = board("a");
+        board.obey("r1", &kept(&start("a", 600)), availability, Settled, at(0));
+        board.obey("r1", &heard(&start("b", 600)), availability, Settled, at(0));
+        assert!(board.is_open("r1"), "it counts all the same");
+        assert_eq!(back(&board, 1), [start("b", 599)]);
+        board.seen_obeyed("r1", &["a".into(), "b".into()], false);
+        assert_eq!(back(&board, 2), [start("b", 598)], "each time");
+        // Said anew by somebody who does not let it be kept, it is like others; a stop ends that.
+        board.obey("r1", &heard(&start("a", 600)), Online, Settled, at(2));
+        assert_eq!(back(&board, 2), [start("a", 600), start("b", 598)]);
+        board.obey("r1", &kept(&start("a", 600)), Online, Settled, at(2));
+        obey(&board, &Command::stop(), 3);
+        assert_eq!(back(&board, 4), [Command::stop()]);
     }
 }

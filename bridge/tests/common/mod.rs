@@ -300,6 +300,15 @@ impl Robot {
         self.acknowledged.recv_timeout(DEADLINE).expect("PUBACK");
     }
 
+    /// Leaves a command with the broker for all who come.
+    pub fn keep_command(&self, name: &str, payload: &str) {
+        let topic = format!("robots/{name}/stream");
+        self.client
+            .publish(topic, QoS::AtLeastOnce, true, payload.to_owned())
+            .unwrap();
+        self.acknowledged.recv_timeout(DEADLINE).expect("PUBACK");
+    }
+
     pub fn next(&self) -> Heard {
         self.heard.recv_timeout(DEADLINE).expect("a command")
     }

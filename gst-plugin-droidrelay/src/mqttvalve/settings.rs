@@ -266,6 +266,7 @@ impl Settings {
             receive_maximum: session::RECEIVE_MAXIMUM,
             will: Some((topics.availability, OFFLINE.into())),
             subscriptions: vec![topics.command],
+            live: Vec::new(),
         };
         Ok(Some((config, client_id)))
     }

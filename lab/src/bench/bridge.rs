@@ -393,6 +393,7 @@ fn session(
         receive_maximum: u16::MAX,
         will: None,
         subscriptions,
+        live: Vec::new(),
     };
     let session = Session::spawn(handle, config, on_event);
     poll(DEADLINE, || session.is_up().then_some(())).context("no broker")?;

@@ -11,13 +11,14 @@ use std::{
 
 use droidrelay_rtmp::location::Location;
 use droidrelay_wire::{
-    BrokerUrl, FaultKind, PublishPhase, Secret, exit,
+    BrokerUrl, FaultKind, PublishPhase, RobotState, Secret, exit,
     mqtt::session::{Capabilities, Config, Event, RECEIVE_MAXIMUM, Session},
     net::{
         connect::{connect, look_up},
         tls::{self, TlsFiles},
         url::Authority,
     },
+    words::topics::state_topic,
 };
 use gst::prelude::*;
 use tokio::{
@@ -38,6 +39,8 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// For a login, a handshake, an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// For a retained state, which comes right behind the subscription.
+const STATE_TIMEOUT: Duration = Duration::from_secs(1);
 /// For a publishing session, whose first try may be lost.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(20);
 /// C0 and C1 of RTMP: the version, and as many bytes as the specification wants.
@@ -153,19 +156,23 @@ pub async fn broker(
     };
     let who = username.clone().unwrap_or_else(|| "nobody".into());
     let topic = valve.property::<String>("topic");
-    let config = Config {
-        client_id: format!("droidrelay-doctor-{}", std::process::id()),
-        broker: url,
-        credentials: Box::new(move || Ok((username.clone(), password.clone()))),
-        tls,
-        keep_alive: Duration::from_secs(10),
-        session_expiry: Duration::ZERO,
-        resumes: false,
-        receive_maximum: RECEIVE_MAXIMUM,
-        will: None,
-        subscriptions: vec![topic.clone()],
+    let config = |topic: &str| {
+        let (username, password) = (username.clone(), password.clone());
+        Config {
+            client_id: format!("droidrelay-doctor-{}", std::process::id()),
+            broker: url.clone(),
+            credentials: Box::new(move || Ok((username.clone(), password.clone()))),
+            tls: tls.clone(),
+            keep_alive: Duration::from_secs(10),
+            session_expiry: Duration::ZERO,
+            resumes: false,
+            receive_maximum: RECEIVE_MAXIMUM,
+            will: None,
+            subscriptions: vec![topic.to_owned()],
+            live: Vec::new(),
+        }
     };
-    let capabilities = log_in(config, &format!("{what}: login as {who}")).await?;
+    let capabilities = log_in(config(&topic), &format!("{what}: login as {who}")).await?;
     report.ok(
         format_args!("{what}: login"),
         format_args!("as {who}, with MQTT {}", capabilities.version),
@@ -177,7 +184,29 @@ pub async fn broker(
         format_args!("{what}: commands"),
         format_args!("the broker lets {who} subscribe to {topic} (Mosquitto with an acl_file says so of any topic: to be sure, send a start)"),
     );
+    let state_topic = text(valve, "state-topic").unwrap_or_else(|| state_topic(&topic));
+    if let Some(fault) = last_fault(config(&state_topic)).await {
+        let saw = format!("the robot that has run there last told of this: {fault}");
+        report.warning(format_args!("{what}: state"), saw, "");
+    }
     Ok(())
+}
+
+/// What the retained state tells of a fault, where this login may read it.
+async fn last_fault(config: Config) -> Option<String> {
+    let (sender, mut states) = mpsc::unbounded_channel();
+    let session = Session::spawn(&Handle::current(), config, move |event| {
+        let state = match event {
+            Event::Message(message) => serde_json::from_slice::<RobotState>(&message.payload).ok(),
+            Event::Down(_) => None,
+            _ => return,
+        };
+        // Only the first one counts.
+        let _ = sender.send(state);
+    });
+    let state = timeout(STATE_TIMEOUT, states.recv()).await;
+    session.stop(Vec::new()).await;
+    state.ok()???.last_error
 }
 
 fn read_secret(file: PathBuf, what: impl Display) -> Result<Secret, Failure> {

@@ -31,6 +31,8 @@ struct Unit {
     group: String,
     more_groups: Vec<String>,
     environment: BTreeMap<String, String>,
+    /// What it says of itself while it runs.
+    status: String,
 }
 
 /// The service that `given` names, where it names one and no file.
@@ -136,6 +138,13 @@ fn look(name: &str, options: &[OsString], report: &Report) -> Result<u8, Failure
             "as root the doctor takes on the service's: sudo",
         );
     }
+    if !unit.status.is_empty() {
+        report.note(
+            &what,
+            format_args!("it runs, and says: {}", unit.status),
+            "",
+        );
+    }
     let status = command
         .status()
         .map_err(|err| missing(&what, format_args!("cannot be looked at: {err}"), ""))?;
@@ -156,6 +165,7 @@ impl Unit {
                 ]
                 .map(|(name, value)| (name.to_owned(), value)),
             ),
+            status: String::new(),
         };
         for (variable, credential) in [
             ("MQTT_PASSWORD_FILE", CREDENTIALS[0]),
@@ -167,7 +177,7 @@ impl Unit {
         let shown = Command::new("systemctl")
             .arg("show")
             .arg(format!("droidrelay@{name}.service"))
-            .arg("--property=LoadState,User,Group,SupplementaryGroups,Environment")
+            .arg("--property=LoadState,User,Group,SupplementaryGroups,Environment,StatusText")
             .output();
         if let Ok(shown) = shown
             && shown.status.success()
@@ -193,6 +203,7 @@ impl Unit {
         if let Some(group) = Some(property("Group")).filter(|group| !group.is_empty()) {
             group.clone_into(&mut self.group);
         }
+        property("StatusText").clone_into(&mut self.status);
         let groups = property("SupplementaryGroups").split_whitespace();
         self.more_groups = groups.map(Into::into).collect();
         let assigned = split(property("Environment"));
@@ -390,8 +401,9 @@ mod tests {
         assert_eq!(unit.user, "droidrelay");
         unit.update("LoadState=not-found\nUser=\nGroup=\nSupplementaryGroups=\nEnvironment=\n");
         assert_eq!(unit.more_groups, ["video", "render", "audio"]);
-        unit.update("LoadState=loaded\nUser=robot\nGroup=\nSupplementaryGroups=video dialout\nEnvironment=HOME=/srv \"CAMERA=v4l2src device=/dev/video2\"\n");
+        unit.update("LoadState=loaded\nUser=robot\nGroup=\nSupplementaryGroups=video dialout\nEnvironment=HOME=/srv \"CAMERA=v4l2src device=/dev/video2\"\nStatusText=idle, no MQTT session: x=y\n");
         assert_eq!(unit.user, "robot");
+        assert_eq!(unit.status, "idle, no MQTT session: x=y");
         assert_eq!(unit.group, "droidrelay");
         assert_eq!(unit.more_groups, ["video", "dialout"]);
         assert_eq!(unit.environment["HOME"], "/srv");

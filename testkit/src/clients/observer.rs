@@ -102,6 +102,7 @@ impl Observer {
             resumes: false,
             receive_maximum: RECEIVE_MAXIMUM,
             will: None,
+            live: Vec::new(),
             subscriptions: [
                 TOPIC.into(),
                 state_topic(TOPIC),

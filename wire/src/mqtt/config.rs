@@ -42,6 +42,10 @@ pub struct Config {
     pub will: Option<(String, String)>,
     /// Topic filters, QoS 1.
     pub subscriptions: Vec<String>,
+    /// Further ones, of which only what is published from now on is given: [`Message::retained`]
+    /// tells there that it was published to be retained. MQTT 3.1.1 cannot ask for that: there they
+    /// are like the others.
+    pub live: Vec<String>,
 }
 
 impl Config {

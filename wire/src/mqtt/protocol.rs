@@ -167,6 +167,8 @@ pub(super) enum RetainedAt {
     EachSubscription,
     NewSubscription,
     Never,
+    /// Never; and what is published is told as it was published: to be retained, or not.
+    Publication,
 }
 
 /// The queue has no room, or the connection is gone.
@@ -228,27 +230,27 @@ impl Client {
     /// Subscribes with QoS 1. MQTT 3.1.1 gives what is retained at each subscription.
     pub fn subscribe<'a>(
         &self,
-        filters: impl IntoIterator<Item = &'a str>,
-        retained: RetainedAt,
+        filters: impl IntoIterator<Item = (&'a str, RetainedAt)>,
     ) -> Result<(), Full> {
         self.ask(match self.version {
             Version::V5 => {
-                let retain_forward_rule = match retained {
-                    RetainedAt::EachSubscription => packet::RetainForwardRule::OnEverySubscribe,
-                    RetainedAt::NewSubscription => packet::RetainForwardRule::OnNewSubscribe,
-                    RetainedAt::Never => packet::RetainForwardRule::Never,
-                };
-                let filters = filters.into_iter().map(|path| packet::Filter {
+                let filters = filters.into_iter().map(|(path, retained)| packet::Filter {
                     path: path.to_owned(),
                     qos: v5::mqttbytes::QoS::AtLeastOnce,
                     nolocal: false,
-                    preserve_retain: false,
-                    retain_forward_rule: retain_forward_rule.clone(),
+                    preserve_retain: retained == RetainedAt::Publication,
+                    retain_forward_rule: match retained {
+                        RetainedAt::EachSubscription => packet::RetainForwardRule::OnEverySubscribe,
+                        RetainedAt::NewSubscription => packet::RetainForwardRule::OnNewSubscribe,
+                        RetainedAt::Never | RetainedAt::Publication => {
+                            packet::RetainForwardRule::Never
+                        }
+                    },
                 });
                 Request::V5(packet::Subscribe::new_many(filters, None).into())
             }
             Version::V311 => {
-                let filters = filters.into_iter().map(|path| {
+                let filters = filters.into_iter().map(|(path, _)| {
                     v311::SubscribeFilter::new(path.to_owned(), v311::QoS::AtLeastOnce)
                 });
                 Request::V311(v311::Subscribe::new_many(filters).into())

@@ -229,7 +229,7 @@ impl State {
         if let Some(client) = &self.client {
             // A full queue is that of a broker which does not answer: the next connection tries
             // again.
-            let _ = client.subscribe([filter], RetainedAt::Never);
+            let _ = client.subscribe([(filter, RetainedAt::Never)]);
         }
     }
 

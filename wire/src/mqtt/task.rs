@@ -275,7 +275,7 @@ impl<F: FnMut(Event) + Send> Task<F> {
         let fault = |cause| End::Fault(Fault::of(cause, &config.broker, ANSWER_TIMEOUT));
         let mut up = Up {
             capabilities: Capabilities::ALL,
-            subscribed: config.subscriptions.is_empty(),
+            subscribed: config.subscriptions.is_empty() && config.live.is_empty(),
             session_present: false,
             since: Instant::now(),
         };
@@ -360,8 +360,13 @@ impl<F: FnMut(Event) + Send> Task<F> {
                         true => RetainedAt::NewSubscription,
                         false => RetainedAt::EachSubscription,
                     };
-                    let filters = config.subscriptions.iter().map(String::as_str);
-                    if client.subscribe(filters, retained).is_err() {
+                    let usual = config
+                        .subscriptions
+                        .iter()
+                        .map(|it| (it.as_str(), retained));
+                    let live = config.live.iter();
+                    let live = live.map(|it| (it.as_str(), RetainedAt::Publication));
+                    if client.subscribe(usual.chain(live)).is_err() {
                         return End::Fault(Fault::new(
                             FaultKind::Overload,
                             "cannot subscribe: the request queue is full",
@@ -379,7 +384,7 @@ impl<F: FnMut(Event) + Send> Task<F> {
                         }
                         continue;
                     }
-                    let mut answers = config.subscriptions.iter().zip(reasons);
+                    let mut answers = config.subscriptions.iter().chain(&config.live).zip(reasons);
                     if let Some((topic, reason)) = answers.find(|(_, code)| !code.is_success()) {
                         let what = format!("the subscription to {topic:?}");
                         return End::Fault(Fault::refusal(&what, reason));
