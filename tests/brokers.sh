@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: MPL-2.0
-# Robots and bridges at other brokers than Mosquitto: aedes (npm; MQTT 3.1.1 only) and mochi-mqtt (Go; MQTT 5).
+# A robot at Mosquitto and at other brokers: aedes (npm), mochi-mqtt (Go), HiveMQ CE, Artemis and Moquette (Maven).
 #   tests/brokers.sh [--install]     --install: without running the tests
 # They are kept in target/brokers, where the tests look for them. One whose language is missing is left out, and said.
 set -euo pipefail
@@ -19,6 +19,16 @@ if command -v go >/dev/null; then
 else
     echo "LEFT OUT: mochi-mqtt needs Go 1.21 or newer" >&2
 fi
+for broker in hivemq artemis moquette; do
+    if command -v mvn >/dev/null && command -v javac >/dev/null; then
+        mkdir -p "$cache/$broker"
+        cp "testkit/brokers/$broker"/* "$cache/$broker"
+        mvn -B -q -f "$cache/$broker/pom.xml" dependency:copy-dependencies \
+            -DoutputDirectory="$cache/$broker/lib" -DincludeScope=runtime
+    else
+        echo "LEFT OUT: $broker needs Maven and a JDK of version 17 or newer" >&2
+    fi
+done
 [ "${1:-}" = --install ] && exit
-cargo build --locked -q -p gst-plugin-droidrelay -p droidrelay-bridge
-exec cargo test --locked -q -p droidrelay-tests --test end-to-end brokers:: -- --nocapture
+cargo build --locked -q --workspace
+exec cargo test --locked -q -p droidrelay-tests --test end-to-end brokers:: -- --nocapture --test-threads 1

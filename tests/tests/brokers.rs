@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MPL-2.0
 
 //! A robot at brokers by others: it is there, obeys, hears a stop that was sent while it was away,
-//! and is known to be gone when it is killed.
+//! and is known to be gone when it is killed. docs/4-reference/brokers.md says what was seen.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use droidrelay_testkit::{
     clients::observer::Observer,
@@ -11,7 +11,7 @@ use droidrelay_testkit::{
     robot::{Robot, Runner},
     secrets::Login,
     servers::{
-        mosquitto::TOPIC,
+        mosquitto::{Mosquitto, TOPIC},
         other_broker::{Kind, OtherBroker},
     },
     testbed::TINY_PICTURE,
@@ -21,65 +21,135 @@ use droidrelay_wire::{
     words::topics::{OFFLINE, ONLINE},
 };
 
-fn serves_a_robot(kind: Kind, version: &str) {
+/// From the robot's end to its being shown as offline. The will is delayed by a second.
+const GONE: Duration = Duration::from_secs(10);
+
+/// What a broker does with the last will of a robot.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Will {
+    /// Tells it, and keeps it for those who come later.
+    Kept,
+    /// Tells it, and keeps what was there before.
+    Told,
+}
+
+fn serves_a_robot(kind: Kind, version: &str, will: Will) {
     let Some(broker) = OtherBroker::start(kind).unwrap() else {
         return;
     };
-    let url = format!("mqtt://127.0.0.1:{}", broker.port());
     let somebody = Login::generate("somebody").unwrap();
-    let observer = Observer::start_at(&url, &somebody, &[]).unwrap();
-    let seen = observer.seen();
-    let link = Proxy::start(broker.port()).unwrap();
-    let line = format!(
-        "{TINY_PICTURE} ! mqttvalve broker=mqtt://127.0.0.1:{} topic={TOPIC} ! fakesink async=false",
-        link.port()
-    );
-    let debug = [("GST_DEBUG", "mqttvalve:4"), ("GST_DEBUG_NO_COLOR", "1")];
-    let mut robot = Robot::start_with(Runner::GstLaunch, &line, &debug).unwrap();
-    observer.wait_available(0, ONLINE).unwrap();
-    let connected = format!("with MQTT {version} and subscribed");
-    let wait_session = |mark| {
-        let wanted = |line: &String| line.contains(&connected);
-        robot.log().wait(mark, &connected, wanted).unwrap();
+    let place = Place {
+        name: &format!("{kind:?}"),
+        port: broker.port(),
+        somebody: &somebody,
     };
-    wait_session(0);
+    let valve = |port| format!("mqttvalve broker=mqtt://127.0.0.1:{port} topic={TOPIC}");
+    place.serves(valve, version, will);
+}
 
-    let mark = seen.mark();
-    observer.send("start").unwrap();
-    observer.wait_state(mark, StreamState::Live).unwrap();
-    let mark = seen.mark();
-    observer.send("stop").unwrap();
-    observer.wait_state(mark, StreamState::Idle).unwrap();
+/// A broker where `somebody` may do anything.
+struct Place<'a> {
+    name: &'a str,
+    port: u16,
+    somebody: &'a Login,
+}
 
-    // What was sent while it was away arrives: a stop, and a start that says how young it is.
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let start = format!("{{\"command\":\"start\",\"sent\":{}}}", now.as_secs());
-    for (command, state) in [(&*start, StreamState::Live), ("stop", StreamState::Idle)] {
+impl Place<'_> {
+    /// `valve` is one that connects by this port.
+    fn serves(&self, valve: impl Fn(u16) -> String, version: &str, will: Will) {
+        let Place {
+            name,
+            port,
+            somebody,
+        } = *self;
+        let url = format!("mqtt://127.0.0.1:{port}");
+        let observer = Observer::start_at(&url, somebody, &[]).unwrap();
+        let seen = observer.seen();
+        let link = Proxy::start(port).unwrap();
+        let line = format!(
+            "{TINY_PICTURE} ! {} ! fakesink async=false",
+            valve(link.port())
+        );
+        let debug = [("GST_DEBUG", "mqttvalve:4"), ("GST_DEBUG_NO_COLOR", "1")];
+        let mut robot = Robot::start_with(Runner::GstLaunch, &line, &debug).unwrap();
+        observer.wait_available(0, ONLINE).unwrap();
+        let connected = format!("with MQTT {version} and subscribed");
+        let wait_session = |mark| {
+            let wanted = |line: &String| line.contains(&connected);
+            robot.log().wait(mark, &connected, wanted).unwrap();
+        };
+        wait_session(0);
+
         let mark = seen.mark();
-        link.cut();
-        observer.wait_available(mark, OFFLINE).unwrap();
-        observer.send(command).unwrap();
-        let (mark, log) = (seen.mark(), robot.log().mark());
-        link.restore();
-        observer.wait_state(mark, state).unwrap();
-        wait_session(log);
-    }
+        observer.send("start").unwrap();
+        observer.wait_state(mark, StreamState::Live).unwrap();
+        let mark = seen.mark();
+        observer.send("stop").unwrap();
+        observer.wait_state(mark, StreamState::Idle).unwrap();
 
-    // Its last will, and who comes later sees it.
-    let mark = seen.mark();
-    robot.kill();
-    observer.wait_available(mark, OFFLINE).unwrap();
-    let late = Observer::start_at(&url, &somebody, &[]).unwrap();
-    late.wait_available(0, OFFLINE).unwrap();
-    late.wait_state(0, StreamState::Idle).unwrap();
+        // What was sent while it was away arrives: a stop, and a start that says how young it is.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let start = format!("{{\"command\":\"start\",\"sent\":{}}}", now.as_secs());
+        for (command, state) in [(&*start, StreamState::Live), ("stop", StreamState::Idle)] {
+            let mark = seen.mark();
+            link.cut();
+            observer.wait_available(mark, OFFLINE).unwrap();
+            observer.send(command).unwrap();
+            let (mark, log) = (seen.mark(), robot.log().mark());
+            link.restore();
+            observer.wait_state(mark, state).unwrap();
+            wait_session(log);
+        }
+
+        // Its last will, and who comes later sees it.
+        let mark = seen.mark();
+        let killed = Instant::now();
+        robot.kill();
+        let gone = observer.wait_available(mark, OFFLINE).unwrap() - killed;
+        eprintln!("{name}: MQTT {version}; a killed robot is offline after {gone:?}");
+        assert!(gone < GONE, "{gone:?}");
+        let late = Observer::start_at(&url, somebody, &[]).unwrap();
+        let kept = match will {
+            Will::Kept => OFFLINE,
+            Will::Told => ONLINE,
+        };
+        late.wait_available(0, kept).unwrap();
+        late.wait_state(0, StreamState::Idle).unwrap();
+    }
 }
 
 #[test]
 fn aedes_which_speaks_mqtt_3_1_1_only() {
-    serves_a_robot(Kind::Aedes, "3.1.1");
+    serves_a_robot(Kind::Aedes, "3.1.1", Will::Kept);
 }
 
 #[test]
 fn mochi_which_speaks_mqtt_5() {
-    serves_a_robot(Kind::Mochi, "5");
+    serves_a_robot(Kind::Mochi, "5", Will::Kept);
+}
+
+#[test]
+fn hivemq_which_speaks_mqtt_5() {
+    serves_a_robot(Kind::HiveMq, "5", Will::Kept);
+}
+
+#[test]
+fn artemis_which_holds_wills_back() {
+    serves_a_robot(Kind::Artemis, "5", Will::Kept);
+}
+
+#[test]
+fn moquette_which_speaks_mqtt_3_1_1_only() {
+    serves_a_robot(Kind::Moquette, "3.1.1", Will::Told);
+}
+
+#[test]
+fn mosquitto_as_the_kit_has_it() {
+    let broker = Mosquitto::start().unwrap();
+    let place = Place {
+        name: "Mosquitto",
+        port: broker.port(),
+        somebody: &broker.operator,
+    };
+    place.serves(|port| broker.valve_by(port), "5", Will::Kept);
 }

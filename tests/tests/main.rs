@@ -25,5 +25,6 @@ mod scaling;
 mod server_faults;
 mod session;
 mod tls;
+mod twins;
 mod valves;
 mod weak_uplink;

@@ -112,6 +112,35 @@ fn a_server_that_is_trusted_is_published_to() {
     });
 }
 
+#[test]
+fn a_ca_file_that_is_replaced_is_trusted_without_a_restart() {
+    each_relay(|kind| {
+        let (old, new) = (Authority::new().unwrap(), Authority::new().unwrap());
+        let identity = old.server(HERE, Validity::Now).unwrap();
+        let mut scene = Scene::shows(kind, identity);
+        let mark = scene.testbed.relay.events().mark();
+        let mut robot = scene.robot(&old.pem(), "");
+        scene.testbed.wait_relay(mark, Event::Published);
+        // The server begins anew, with another authority's certificate.
+        scene.testbed.relay.kill();
+        let identity = new.server(HERE, Validity::Now).unwrap();
+        scene.testbed.relay.set_identity(identity);
+        let seen = scene.testbed.observer.seen().mark();
+        scene.testbed.relay.restart().unwrap();
+        let refused = |state: &droidrelay_wire::RobotState| {
+            let reason = state.publish.as_ref().and_then(|it| it.reason.as_deref());
+            reason.is_some_and(|reason| reason.contains("certificate is not accepted"))
+        };
+        let told = scene.testbed.observer.wait_where(seen, "refused", refused);
+        told.unwrap_or_else(|err| panic!("{err:#}\n{}", robot.text()));
+        // The robot's file follows.
+        let mark = scene.testbed.relay.events().mark();
+        write_private(scene.folder.path(), "ca.pem", &new.pem()).unwrap();
+        scene.testbed.wait_relay(mark, Event::Published);
+        robot.end().unwrap();
+    });
+}
+
 /// A server without RTMP: it closes each connection.
 fn closes_at(port: u16) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();

@@ -109,7 +109,7 @@ impl Default for Settings {
 }
 
 /// Kept from session to session: the system's trust store takes its time to read.
-pub type TlsCache = Option<(TlsFiles, tls::Client)>;
+pub type TlsCache = Option<(TlsFiles, tls::Source)>;
 
 impl Settings {
     pub fn specs() -> Vec<glib::ParamSpec> {
@@ -235,7 +235,8 @@ impl Settings {
         (given(self.min_bitrate), given(self.max_bitrate))
     }
 
-    /// TLS as the files say; anew where `known` came from other ones.
+    /// TLS as the files say at this moment; read anew where they have changed, or `known` came from
+    /// other ones.
     fn tls(&self, known: &mut TlsCache) -> Result<tls::Client, String> {
         let files = TlsFiles {
             ca_file: self.ca_file.clone(),
@@ -243,11 +244,12 @@ impl Settings {
             ..TlsFiles::default()
         };
         match known {
-            Some((of, client)) if *of == files => Ok(client.clone()),
+            Some((of, source)) if *of == files => source.client(),
             _ => {
-                let client = files.client()?;
-                *known = Some((files, client.clone()));
-                Ok(client)
+                let source = tls::Source::new(files.clone())?;
+                let client = source.client();
+                *known = Some((files, source));
+                client
             }
         }
     }

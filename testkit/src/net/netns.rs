@@ -96,6 +96,30 @@ pub struct Namespace {
 
 impl Namespace {
     pub fn new(name: &str) -> Result<Self> {
+        Self::entered(name, enter)
+    }
+
+    /// A machine beside others in the current thread's network: installed from the same image, but
+    /// for its machine-id. It has no network adapter and no serial number.
+    pub fn machine(name: &str, machine_id: &'static str) -> Result<Self> {
+        Self::entered(name, move || {
+            // SAFETY: as in `enter`.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
+            make_mounts_private()?;
+            // Shows the devices of this network alone.
+            run("mount", "mount", &["-t", "sysfs", "sysfs", "/sys"])?;
+            let file = tempfile::NamedTempFile::new()?;
+            fs::write(file.path(), format!("{machine_id}\n"))?;
+            let network = Network(());
+            network.show(file.path(), "/etc/machine-id")?;
+            Ok(network)
+        })
+    }
+
+    fn entered(
+        name: &str,
+        enter: impl FnOnce() -> Result<Network> + Send + 'static,
+    ) -> Result<Self> {
         let (jobs, todo) = mpsc::channel::<Job>();
         let (entered, result) = mpsc::channel();
         let thread = thread::Builder::new()
@@ -152,11 +176,7 @@ fn enter() -> Result<Network> {
     // SAFETY: no file descriptor table is unshared, and this thread is new: nothing in it relies
     // on the namespaces or the working directory that it had.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }?;
-    mount_change(
-        "/",
-        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
-    )
-    .context("cannot make the mounts private")?;
+    make_mounts_private()?;
     run("ip", "iproute2", &["link", "set", "lo", "up"])?;
     let network = Network(());
     network.nft("add table inet faults")?;
@@ -164,6 +184,14 @@ fn enter() -> Result<Network> {
         "add chain {CHAIN} {{ type filter hook input priority 0; }}"
     ))?;
     Ok(network)
+}
+
+fn make_mounts_private() -> Result<()> {
+    mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )
+    .context("cannot make the mounts private")
 }
 
 impl Network {

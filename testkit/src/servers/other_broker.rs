@@ -5,7 +5,7 @@
 use std::{
     env,
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     thread,
 };
@@ -21,6 +21,12 @@ pub enum Kind {
     Aedes,
     /// MQTT 5, a Go module.
     Mochi,
+    /// HiveMQ CE: MQTT 5, from Maven.
+    HiveMq,
+    /// MQTT 5, from Maven. It holds a last will without a delay until the session expires.
+    Artemis,
+    /// MQTT 3.1.1 only, from Maven.
+    Moquette,
 }
 
 /// A broker at which anybody may do anything.
@@ -72,7 +78,21 @@ fn command(kind: Kind) -> Result<Option<Command>> {
             let program = folder.join("mochi/mochi");
             program.is_file().then(|| Command::new(program))
         }
+        Kind::HiveMq => java(&folder.join("hivemq")),
+        Kind::Artemis => java(&folder.join("artemis")),
+        Kind::Moquette => java(&folder.join("moquette")),
     })
+}
+
+fn java(folder: &Path) -> Option<Command> {
+    let libraries = folder.join("lib");
+    let java = program("java").filter(|_| libraries.is_dir())?;
+    let mut command = Command::new(java);
+    command
+        .arg("-cp")
+        .arg(libraries.join("*"))
+        .arg(folder.join("Broker.java"));
+    Some(command)
 }
 
 /// `target/brokers`: beside the folder of the profile that this program stands in.
