@@ -111,6 +111,8 @@ pub enum Quirk {
     Redirects(String),
     /// Rejects each connection, for a reason that is not the login.
     HasNoSuchApplication,
+    /// Refuses each publisher for its credentials, so long after `publish`.
+    DeniesAfter(Duration),
 }
 
 /// Within this time comes what does not wait for an answer.
@@ -447,6 +449,11 @@ impl Connection {
             "publish" => {
                 self.reach(Step::Publish)?;
                 self.seen.push(Seen::Publish(text(3).to_owned()));
+                if let Some(Quirk::DeniesAfter(delay)) = self.quirk() {
+                    thread::sleep(delay);
+                    let denied = status("error", "NetStream.Publish.Unauthorized", "wrong");
+                    return self.send("onStatus", 0.0, &[Value::Null, denied]);
+                }
                 let started = status("status", "NetStream.Publish.Start", "");
                 self.send("onStatus", 0.0, &[Value::Null, started])?;
                 let closes = [Quirk::ClosesOncePublished, Quirk::ClosesAndFails];
