@@ -114,13 +114,8 @@ fn a_camera_that_was_opened_before_the_pipeline_is_closed() {
     end(pipeline);
 }
 
-#[test]
-fn a_camera_that_is_linked_while_the_pipeline_plays_is_closed() {
-    let pipeline = launch("videotestsrc is-live=true name=camera ! fakesink name=first");
-    let (seen, _) = count(&pipeline, "first");
-    start(&pipeline);
-    until("frames", || seen.load(Ordering::SeqCst) > 2);
-    let camera = pipeline.by_name("camera").unwrap();
+/// Puts a valve between `camera` and a new sink `end`, in the place of the sink `first`.
+fn link_valve(pipeline: &gst::Pipeline, camera: &gst::Element) -> gst::Element {
     let (valve, sink) = (make("mqttvalve", "valve"), make("fakesink", "end"));
     sink.set_property("async", false);
     pipeline.add_many([&valve, &sink]).unwrap();
@@ -133,13 +128,24 @@ fn a_camera_that_is_linked_while_the_pipeline_plays_is_closed() {
     first.set_state(gst::State::Null).unwrap();
     pipeline.remove(&first).unwrap();
     camera.link(&valve).unwrap();
+    valve
+}
+
+#[test]
+fn a_camera_that_is_linked_while_the_pipeline_plays_is_closed() {
+    let pipeline = launch("videotestsrc is-live=true name=camera ! fakesink name=first");
+    let (seen, _) = count(&pipeline, "first");
+    start(&pipeline);
+    until("frames", || seen.load(Ordering::SeqCst) > 2);
+    let camera = pipeline.by_name("camera").unwrap();
+    let valve = link_valve(&pipeline, &camera);
     until("a closed camera", || is_held(&camera));
     assert!(says(&valve, r#""standby":"cold""#));
     let (passed, _) = count(&pipeline, "end");
     valve.set_property("drop", false);
     until("frames", || passed.load(Ordering::SeqCst) > 2);
     no_error(&pipeline);
-    drop((camera, valve, sink, first));
+    drop((camera, valve));
     end(pipeline);
 }
 
@@ -198,6 +204,14 @@ fn what_cannot_be_stopped_is_left_alone_and_named() {
             in_bin("videotestsrc is-live=true ! tee name=t ! queue ! fakesink t. ! queue"),
         ),
         ("not live", in_bin("videotestsrc ! identity sync=true")),
+        (
+            "pads as it runs",
+            in_bin("videotestsrc is-live=true ! x264enc tune=zerolatency ! decodebin ! queue"),
+        ),
+        (
+            "pads as it runs",
+            in_bin("rtspsrc location=rtsp://127.0.0.1:1/none ! rtph264depay"),
+        ),
         ("locked", locked),
         (
             "branches",
@@ -422,6 +436,103 @@ fn a_clock_that_stops_with_its_camera_is_not_offered() {
             .contains(gst::ElementFlags::PROVIDE_CLOCK)
     );
     drop(camera);
+    end(pipeline);
+}
+
+/// A live source with a clock, as a sound card's is.
+mod clocked {
+    use gst::subclass::prelude::*;
+    use gst_base::{prelude::*, subclass::prelude::*};
+
+    glib::wrapper! {
+        pub struct Clocked(ObjectSubclass<Source>)
+            @extends gst_base::PushSrc, gst_base::BaseSrc, gst::Element, gst::Object;
+    }
+
+    #[derive(Default)]
+    pub struct Source {
+        clock: std::sync::OnceLock<gst::Clock>,
+    }
+
+    #[glib::object_subclass]
+    impl ObjectSubclass for Source {
+        const NAME: &'static str = "TestClockedSource";
+        type Type = Clocked;
+        type ParentType = gst_base::PushSrc;
+    }
+
+    impl ObjectImpl for Source {
+        fn constructed(&self) {
+            self.parent_constructed();
+            self.obj().set_live(true);
+            let flag = gst::ElementFlags::PROVIDE_CLOCK;
+            self.obj().set_element_flags(flag);
+        }
+    }
+
+    impl GstObjectImpl for Source {}
+
+    impl ElementImpl for Source {
+        fn provide_clock(&self) -> Option<gst::Clock> {
+            let card = || {
+                let clock = glib::Object::builder::<gst::SystemClock>();
+                clock.property("name", "card").build().upcast()
+            };
+            Some(self.clock.get_or_init(card).clone())
+        }
+
+        fn pad_templates() -> &'static [gst::PadTemplate] {
+            static TEMPLATES: std::sync::OnceLock<Vec<gst::PadTemplate>> =
+                std::sync::OnceLock::new();
+            TEMPLATES.get_or_init(|| {
+                let (any, always) = (gst::Caps::new_any(), gst::PadPresence::Always);
+                let src = gst::PadDirection::Src;
+                vec![gst::PadTemplate::new("src", src, always, &any).unwrap()]
+            })
+        }
+    }
+
+    impl BaseSrcImpl for Source {}
+
+    impl PushSrcImpl for Source {
+        fn create(
+            &self,
+            _: Option<&mut gst::BufferRef>,
+        ) -> Result<gst_base::subclass::base_src::CreateSuccess, gst::FlowError> {
+            let buffer = gst::Buffer::with_size(1).unwrap();
+            Ok(gst_base::subclass::base_src::CreateSuccess::NewBuffer(
+                buffer,
+            ))
+        }
+    }
+}
+
+#[test]
+fn a_camera_whose_clock_the_pipeline_has_already_is_named_once() {
+    let pipeline = gst::Pipeline::new();
+    pipeline.add(&make("fakesink", "first")).unwrap();
+    let camera: clocked::Clocked = glib::Object::builder().property("name", "camera").build();
+    let camera = camera.upcast::<gst::Element>();
+    pipeline.add(&camera).unwrap();
+    camera.link(&pipeline.by_name("first").unwrap()).unwrap();
+    start(&pipeline);
+    until("the camera's clock", || {
+        pipeline.clock().is_some_and(|clock| clock.name() == "card")
+    });
+    let valve = link_valve(&pipeline, &camera);
+    until("a closed camera", || is_held(&camera));
+    let text = warning(&pipeline);
+    assert!(
+        text.contains("camera provides the pipeline's clock") && text.contains("CLOCK_LOST"),
+        "{text}"
+    );
+    for drop in [false, true] {
+        valve.set_property("drop", drop);
+        until("the camera", || is_held(&camera) == drop);
+    }
+    let warnings = [gst::MessageType::Warning];
+    assert!(pipeline.bus().unwrap().pop_filtered(&warnings).is_none());
+    drop((valve, camera));
     end(pipeline);
 }
 

@@ -6,6 +6,7 @@
 pub mod backoff;
 pub mod boot;
 pub mod exit;
+mod files;
 pub mod line;
 pub mod mqtt;
 pub mod net;

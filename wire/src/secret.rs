@@ -2,14 +2,11 @@
 
 //! A text that must appear nowhere: it does not print, and is wiped when dropped.
 
-use std::{
-    fmt, fs,
-    io::{self, Read},
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-};
+use std::{fmt, path::Path};
 
 use zeroize::Zeroizing;
+
+use crate::files::read_regular;
 
 /// Longest secret file that is read, in bytes.
 const MAX_FILE: u64 = 64 * 1024;
@@ -29,33 +26,18 @@ impl Secret {
     /// The error names the file and the remedy, never the content.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, String> {
         let path = path.as_ref();
-        let mut text = Zeroizing::new(String::new());
-        let file = fs::OpenOptions::new()
-            .read(true)
-            // A FIFO would be waited for.
-            .custom_flags(libc::O_NONBLOCK)
-            .open(path)
-            .map_err(|err| {
-                format!(
-                    "cannot open secret file {}: {err}; create it with the secret as its first line, readable by this process only",
-                    path.display()
-                )
-            })?;
-        if !file.metadata().is_ok_and(|data| data.is_file()) {
-            return Err(format!(
-                "secret file {} is not a regular file: write the secret into one, as its first line",
+        let bytes = read_regular(path, MAX_FILE).map_err(|err| {
+            format!(
+                "cannot read secret file {}: {err}; create it as a regular file with the secret as its first line, readable by this process only",
                 path.display()
-            ));
-        }
-        file.take(MAX_FILE)
-            .read_to_string(&mut text)
-            .map_err(|err| match err.kind() {
-                io::ErrorKind::InvalidData => format!(
-                    "secret file {} is not UTF-8: write it anew as UTF-8 text",
-                    path.display()
-                ),
-                _ => format!("cannot read secret file {}: {err}", path.display()),
-            })?;
+            )
+        })?;
+        let text = str::from_utf8(&bytes).map_err(|_| {
+            format!(
+                "secret file {} is not UTF-8: write it anew as UTF-8 text",
+                path.display()
+            )
+        })?;
         if text.starts_with('\u{feff}') {
             return Err(format!(
                 "secret file {} begins with a byte order mark (BOM), which would be part of the secret: save it as UTF-8 without one",
@@ -96,6 +78,7 @@ impl From<&str> for Secret {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn a_secret_does_not_print() {

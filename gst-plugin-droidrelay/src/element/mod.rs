@@ -4,6 +4,7 @@
 
 pub mod controls;
 pub mod credentials;
+pub mod files;
 pub mod io;
 pub mod keyunit;
 pub mod link;

@@ -38,6 +38,7 @@ use super::{
     upstream::{Inputs, Upstream},
 };
 use crate::element::{
+    files::within,
     io::Io,
     link,
     property::{filled, typed},
@@ -480,8 +481,10 @@ impl MqttValve {
         let settings = self.settings.lock().clone();
         let obj = self.obj();
         let failed = |error: String| gst::error_msg!(gst::ResourceError::Settings, ("{error}"));
-        let config = settings.check(&obj.name()).map_err(failed)?;
         let io = Io::acquire().map_err(|err| failed(format!("cannot start a thread: {err}")))?;
+        let (name, asked) = (obj.name(), settings.clone());
+        let checked = within(io.handle(), &settings.files(), move || asked.check(&name));
+        let config = checked.flatten().map_err(failed)?;
 
         {
             let mut control = self.control.lock();

@@ -209,6 +209,19 @@ impl Settings {
         }
     }
 
+    /// The files that [`Settings::check`] reads, for an error's text.
+    pub fn files(&self) -> String {
+        let files = [
+            &self.credentials.password_file,
+            &self.tls.ca_file,
+            &self.tls.cert_file,
+            &self.tls.key_file,
+        ];
+        let files = files.into_iter().flatten();
+        let files: Vec<String> = files.map(|path| path.display().to_string()).collect();
+        files.join(" or ")
+    }
+
     /// Checks everything that can be checked without the network. None: no broker is set. The
     /// client id is this valve's for as long as it is kept.
     pub fn check(&self, element: &str) -> Result<Option<(session::Config, ClientId)>, String> {

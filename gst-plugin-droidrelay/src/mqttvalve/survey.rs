@@ -138,6 +138,10 @@ impl Walk<'_> {
         self.add(&element, &inner, false);
         for child in bin.children() {
             if !self.survey.seen.contains(&child) {
+                // What it will feed is not linked to it yet.
+                if child.pad_template_list().iter().any(is_fleeting) {
+                    return self.cannot(fleeting(&child));
+                }
                 let (bin, child) = (bin.name(), child.name());
                 self.cannot(format!(
                     "{bin} holds {child}, which does not feed the valve"
@@ -221,10 +225,8 @@ impl Walk<'_> {
             Err(format!(
                 "{name} holds a sink, which would be stopped with it"
             ))
-        } else if template.is_some_and(|it| it.presence() == gst::PadPresence::Sometimes) {
-            Err(format!(
-                "{name} makes its pads as it runs: they would be gone after a restart"
-            ))
+        } else if template.as_ref().is_some_and(is_fleeting) {
+            Err(fleeting(element))
         } else {
             check_live(element)
         }
@@ -234,6 +236,17 @@ impl Walk<'_> {
 fn is_cold(valve: &gst::Element) -> bool {
     let standby = valve.property_value("standby");
     glib::EnumValue::from_value(&standby).is_some_and(|(_, value)| value.nick() == "cold")
+}
+
+/// Whether its pads come and go as their element runs.
+fn is_fleeting(template: &gst::PadTemplate) -> bool {
+    template.direction() == gst::PadDirection::Src
+        && template.presence() == gst::PadPresence::Sometimes
+}
+
+fn fleeting(element: &gst::Element) -> String {
+    let name = element.name();
+    format!("{name} makes its pads as it runs: they would be gone after a restart")
 }
 
 fn check_live(element: &gst::Element) -> Result<(), String> {

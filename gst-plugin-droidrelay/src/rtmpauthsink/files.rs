@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Reads the files that the settings name, away from the I/O thread and with a deadline: one on a
-//! network mount that is away hangs whoever reads it.
-
-use std::{sync::mpsc, time::Duration};
+//! Reads the files that the settings name, away from the I/O thread and with a deadline.
 
 use tokio::{runtime::Handle, task::JoinHandle, time::timeout};
 
@@ -11,18 +8,9 @@ use super::{
     session::Target,
     settings::{Settings, TlsCache},
 };
-
-/// How long reading them may take.
-const DEADLINE: Duration = Duration::from_secs(2);
+use crate::element::files::{DEADLINE, too_long, within};
 
 type Read = (Result<Target, String>, TlsCache);
-
-fn too_long(files: &str) -> String {
-    format!(
-        "{files} cannot be read within {} s: is it on a network mount that is away? Copy it to a local disk",
-        DEADLINE.as_secs()
-    )
-}
 
 fn read(settings: &Settings, mut tls: TlsCache) -> Read {
     (settings.target(&mut tls), tls)
@@ -30,13 +18,8 @@ fn read(settings: &Settings, mut tls: TlsCache) -> Read {
 
 /// Checks settings that nobody waits for yet; what was read of them is read faster the next time.
 pub fn check(io: &Handle, settings: Settings) -> Result<(Target, FilesReader), String> {
-    let (sender, done) = mpsc::channel();
     let files = settings.files();
-    io.spawn_blocking(move || {
-        // Who asked may have given up.
-        let _ = sender.send(read(&settings, TlsCache::default()));
-    });
-    let (target, tls) = done.recv_timeout(DEADLINE).map_err(|_| too_long(&files))?;
+    let (target, tls) = within(io, &files, move || read(&settings, TlsCache::default()))?;
     let reader = FilesReader { tls, reading: None };
     Ok((target?, reader))
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-use std::{error::Error, io, path::Path, sync::Arc};
+use std::{error::Error, fmt, io, path::Path, sync::Arc};
 
 use rumqttc::TlsConfiguration;
 use rustls::{
@@ -11,6 +11,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{files::TlsFiles, verifier::Verifier};
+use crate::files::read_regular;
+
+/// Largest PEM file that is read, in bytes: Debian's whole trust store has some 220,000.
+const MAX_FILE: u64 = 4 * 1024 * 1024;
 
 /// The usual reason for an answer that is none.
 const PLAIN: &str = "is that the port with TLS?";
@@ -169,9 +173,11 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String
 
 /// The certificates of a PEM file, at least one. The error begins with the file.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let certificates = CertificateDer::pem_file_iter(path)
-        .and_then(|found| found.collect::<Result<Vec<_>, _>>())
-        .map_err(|err| format!("{}: {err}", path.display()))?;
+    let named = |err: &dyn fmt::Display| format!("{}: {err}", path.display());
+    let bytes = read_regular(path, MAX_FILE).map_err(|err| named(&err))?;
+    let certificates = CertificateDer::pem_slice_iter(&bytes)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|err| named(&err))?;
     if certificates.is_empty() {
         return Err(format!("{}: it holds no certificate", path.display()));
     }
@@ -180,7 +186,9 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String>
 
 /// The first private key of a PEM file. The error begins with the file.
 pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    PrivateKeyDer::from_pem_file(path).map_err(|err| format!("{}: {err}", path.display()))
+    let named = |err: &dyn fmt::Display| format!("{}: {err}", path.display());
+    let bytes = read_regular(path, MAX_FILE).map_err(|err| named(&err))?;
+    PrivateKeyDer::from_pem_slice(&bytes).map_err(|err| named(&err))
 }
 
 #[cfg(test)]

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Reads files that settings name, where nobody waits for a disk: one on a network mount that is
+//! away hangs whoever reads it.
+
+use std::{sync::mpsc, time::Duration};
+
+use tokio::runtime::Handle;
+
+/// How long reading them may take.
+pub const DEADLINE: Duration = Duration::from_secs(2);
+
+/// For the `files`, named, that have not been read in time.
+pub fn too_long(files: &str) -> String {
+    format!(
+        "{files} cannot be read within {} s: is it on a network mount that is away? Copy it to a local disk",
+        DEADLINE.as_secs()
+    )
+}
+
+/// Waits for what `read` makes of `files`, on a thread of its own, as long as that may take.
+pub fn within<T: Send + 'static>(
+    io: &Handle,
+    files: &str,
+    read: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
+    let (sender, done) = mpsc::channel();
+    io.spawn_blocking(move || {
+        // Who asked may have given up.
+        let _ = sender.send(read());
+    });
+    done.recv_timeout(DEADLINE).map_err(|_| too_long(files))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::element::io::Io;
+
+    #[test]
+    fn whoever_asks_waits_no_longer_than_the_deadline() {
+        let io = Io::acquire().unwrap();
+        assert_eq!(within(io.handle(), "a", || 1), Ok(1));
+        let (release, held) = mpsc::channel::<()>();
+        let error = within(io.handle(), "/mnt/away/pass", move || held.recv()).unwrap_err();
+        assert!(error.contains("/mnt/away/pass"), "{error}");
+        drop(release);
+    }
+}
