@@ -479,6 +479,7 @@ fn a_server_that_takes_no_pipelined_commands_is_published_to_at_once_and_remembe
         Quirk::ClosesOnHaste(Step::Publish),
         Quirk::LosesHaste(Step::Connect),
         Quirk::LosesHaste(Step::CreateStream),
+        Quirk::CountsFrom(5),
     ] {
         let server = Server::quirky(quirk.clone());
         let line = Line::start(&format!("rtmpauthsink location={} timeout=1", server.url()));
