@@ -26,6 +26,7 @@ use crate::{
     file::{opening, pipeline, source::Source},
     help,
     log::Log,
+    memory::keep_little,
     remote::{metrics, net::Net, poll},
     run::{
         elements::Elements,
@@ -95,6 +96,7 @@ fn check(source: Source, log: &Log) -> Result<u8, Failure> {
 }
 
 fn run(options: Run, log: &Log) -> Result<u8, Failure> {
+    keep_little();
     let source = options.source;
     let loaded = source.load(log)?;
     let policy = Policy {

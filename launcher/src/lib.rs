@@ -15,5 +15,6 @@ pub mod file;
 mod help;
 mod log;
 mod mask;
+mod memory;
 mod remote;
 mod run;

@@ -44,10 +44,11 @@ const DOC: &[(&str, &str)] = &[
            time, then live. At most 64 MiB are kept.
     In all three, one second after a session the elements between the valve and rtmpauthsink
     go to READY and back, where there is nothing beside them: an encoder gives back its
-    pictures and threads. With cold, glibc's
-    allocator gives back free memory beyond 128 KiB (M_TRIM_THRESHOLD, of the whole process),
-    unless MALLOC_TRIM_THRESHOLD_ or GLIBC_TUNABLES says what it is to keep. The allocator takes
-    that setting back for nobody: an application that wants its own sets one of these two.",
+    pictures and threads. What is free is given
+    back to the system then (malloc_trim). glibc keeps some MB of it in each of its arenas, the
+    more the larger the pictures, unless MALLOC_TRIM_THRESHOLD_=131072 stands in the environment:
+    set it where gst-launch-1.0 or an application runs a robot for long. droidrelay run does so
+    by itself.",
     ),
     (
         "Neighbours",

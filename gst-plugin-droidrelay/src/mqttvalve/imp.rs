@@ -511,9 +511,6 @@ impl MqttValve {
         for warning in upstream.take_warnings() {
             self.warn(&warning);
         }
-        if upstream.is_ours() {
-            memory::keep_little();
-        }
         self.flow.set_keep(settings.keep(upstream.is_ours()));
         around.free_sinks(&self.flow.srcpad, self.flow.is_closed());
         let link = config.map(|config| {

@@ -50,25 +50,6 @@ pub fn trim() {
     }
 }
 
-/// Lets the allocator give back what is free at the end of each of its arenas, which
-/// [`trim`] does for the first one alone. By itself it keeps twice the largest block that was
-/// ever freed: megabytes of pictures in each, and a camera that fails begins anew in another one.
-/// It is the whole process's, so a threshold that was chosen for it stays.
-pub fn keep_little() {
-    #[cfg(target_env = "gnu")]
-    {
-        const KEPT: libc::c_int = 128 * 1024;
-        let tunables = std::env::var("GLIBC_TUNABLES").unwrap_or_default();
-        if std::env::var_os("MALLOC_TRIM_THRESHOLD_").is_some()
-            || tunables.contains("malloc.trim_threshold")
-        {
-            return;
-        }
-        // SAFETY: sets a number of the allocator's, in its own lock.
-        unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT) };
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -99,6 +99,8 @@ impl Robot {
                 let program = program_of("gst-launch-1.0", "gstreamer1.0-tools")?;
                 let mut command = plugins.command(program);
                 command.args(line.split_whitespace());
+                // As mqttvalve's documentation says.
+                command.env("MALLOC_TRIM_THRESHOLD_", "131072");
                 command
             }
             Runner::Droidrelay => {
