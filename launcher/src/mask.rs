@@ -13,11 +13,23 @@ const MASKED: &str = "***";
 /// A `password-file` names a file, which is none.
 pub fn is_secret_name(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
+    let mut words = name.split(['-', '_']);
+    (says_secret(&name) || words.any(|word| matches!(word, "pw" | "pwd"))) && !names_file(&name)
+}
+
+/// Whether a property holds a secret, by its name or by what its element says of it.
+pub fn is_secret_property(name: &str, description: &str) -> bool {
+    is_secret_name(name) || says_secret(&description.to_ascii_lowercase()) && !names_file(name)
+}
+
+fn says_secret(text: &str) -> bool {
     ["pass", "secret", "token"]
         .iter()
-        .any(|part| name.contains(part))
-        && !name.ends_with("-file")
-        && !name.ends_with("_file")
+        .any(|part| text.contains(part))
+}
+
+fn names_file(name: &str) -> bool {
+    name.ends_with("-file") || name.ends_with("_file")
 }
 
 /// The secrets of one launch file. It does not print.
@@ -94,11 +106,34 @@ mod tests {
         mask.hide_in_word("password=hunter2");
         mask.hide_in_word("password-file=/etc/pass");
         mask.hide_in_word("bypass=true");
+        mask.hide_in_word("user-pw=0pen");
+        mask.hide_in_word("power=full");
         mask.hide_in_word("location=rtmp://bob:s3cr@host/live/x?user=bob&pass=t%2F1&x=y");
         assert_eq!(
-            mask.apply("hunter2 /etc/pass true bob s3cr host t%2F1 y"),
-            "*** /etc/pass true bob *** host *** y"
+            mask.apply("hunter2 /etc/pass true 0pen full bob s3cr host t%2F1 y"),
+            "*** /etc/pass true *** full bob *** host *** y"
         );
+    }
+
+    #[test]
+    fn a_property_is_known_by_its_name_or_by_its_description() {
+        for (name, description, secret) in [
+            ("user-pw", "", true),
+            (
+                "proxy-pw",
+                "HTTP proxy URI user password for authentication",
+                true,
+            ),
+            ("key", "Passphrase of the private key", true),
+            ("password-file", "File with the password", false),
+            (
+                "user-id",
+                "RTSP location URI user id for authentication",
+                false,
+            ),
+        ] {
+            assert_eq!(is_secret_property(name, description), secret, "{name}");
+        }
     }
 
     #[test]

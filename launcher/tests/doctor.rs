@@ -168,7 +168,7 @@ fn each_fault_has_its_line_with_the_remedy_and_its_exit_code() {
         (
             good.replace("password-file=", "password-file=/nonexistent"),
             78,
-            "cannot open secret file /nonexistent",
+            "cannot read secret file /nonexistent",
             "create it",
         ),
         (

@@ -208,6 +208,23 @@ fn gstreamers_own_log_does_not_show_what_the_parser_reads() {
 }
 
 #[test]
+fn what_elements_call_a_password_is_masked_under_whatever_name() {
+    // `srtsink passphrase`, `rtspsrc user-pw` and `proxy-pw`, and a proxy with a login in it.
+    for secret in [
+        "rtspsrc user-pw=hunter2",
+        "rtspsrc proxy-pw=hunter2",
+        "rtspsrc proxy=me:hunter2@h",
+        "srtsrc passphrase=hunter2hunter2",
+    ] {
+        let (_, value) = secret.split_once('=').unwrap();
+        let (code, said) = check(&format!("{secret} ! fakesink sync={value}"));
+        assert_eq!(code, Some(65), "{said}");
+        assert!(!said.contains("hunter2"), "{said}");
+        assert!(said.contains("***"), "{said}");
+    }
+}
+
+#[test]
 fn a_value_of_a_secret_property_is_not_echoed() {
     let (code, said) = check("fakesrc ! fakesink password=hunter2 token=hunter3");
     assert_eq!(code, Some(65), "{said}");

@@ -2,6 +2,7 @@
 
 //! The end-to-end tests: one program, so that they are linked once and wait side by side.
 
+mod addresses;
 mod architecture;
 mod attack;
 mod brokers;

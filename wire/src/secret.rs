@@ -117,7 +117,7 @@ mod tests {
         assert!(
             Secret::from_file(&path)
                 .unwrap_err()
-                .contains("cannot open")
+                .contains("cannot read")
         );
     }
 }

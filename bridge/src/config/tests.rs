@@ -85,7 +85,7 @@ fn every_mistake_is_told_with_file_line_and_remedy() {
         (
             "[mqtt]\npassword-file = '/nonexistent'",
             "2:17:",
-            "cannot open secret file",
+            "cannot read secret file",
         ),
         ("[mqtt]\nca-file = 'ca.pem'", "2:11:", "mqtts://"),
         ("[robots]\ntopic = 'robots/x'", "2:9:", "{robot}"),

@@ -49,7 +49,7 @@ fn examine(source: Option<Source>, publish: bool, log: &Log) -> u8 {
     match read {
         Some((file, source)) => {
             line::elements(&file, &mut report);
-            if let Some(pipeline) = report.check(source.build(&file)) {
+            if let Some(pipeline) = report.check(source.build(&file, log)) {
                 line::pipeline(&file, &pipeline, publish, &mut report);
             }
         }

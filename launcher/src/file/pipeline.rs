@@ -5,6 +5,7 @@
 use gst::prelude::*;
 
 use super::launchfile::{Fault, LaunchFile, Place, Word, is_identifier};
+use crate::mask::{Mask, is_secret_name, is_secret_property};
 
 /// Builds what `gst-launch-1.0` would build.
 pub fn build(file: &LaunchFile) -> Result<gst::Pipeline, Fault> {
@@ -132,6 +133,29 @@ impl Part<'_> {
     }
 }
 
+/// What the file sets of properties that hold secrets, as their elements say.
+pub fn secrets(file: &LaunchFile) -> Mask {
+    let mut mask = Mask::default();
+    for part in parts(&file.words) {
+        let Some(class) = part.class() else { continue };
+        for (key, value) in part.properties.iter().filter_map(|word| word.property()) {
+            let Some(spec) = class.find_property(key) else {
+                continue;
+            };
+            let says = spec.blurb().unwrap_or_default();
+            // A URL's password is hidden without the rest of it.
+            if spec.value_type() == glib::Type::STRING
+                && !value.contains("://")
+                && is_secret_property(key, says)
+            {
+                mask.hide(value);
+                mask.hide(value.trim_matches(['"', '\'']));
+            }
+        }
+    }
+    mask
+}
+
 /// The part that GStreamer calls `name`: by property, else by factory and counter.
 fn part_named<'p, 'w>(parts: &'p [Part<'w>], name: &str) -> Option<&'p Part<'w>> {
     parts
@@ -246,7 +270,7 @@ impl Complaint<'_> {
             .and_then(|(part, _)| part.class()?.find_property(first))
             .map(|spec| format!(" takes a {}", spec.value_type().name()))
             .unwrap_or_default();
-        let shown = if crate::mask::is_secret_name(first) {
+        let shown = if is_secret_name(first) {
             "this value".into()
         } else {
             format!("\"{value}\"")

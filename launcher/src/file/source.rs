@@ -79,12 +79,14 @@ impl Source {
     pub fn load(&self, log: &Log) -> Result<(LaunchFile, gst::Pipeline), Failure> {
         let file = self.read(log)?;
         init()?;
-        let pipeline = self.build(&file)?;
+        let pipeline = self.build(&file, log)?;
         Ok((file, pipeline))
     }
 
-    /// Builds the pipeline of the file, which has been read.
-    pub fn build(&self, file: &LaunchFile) -> Result<gst::Pipeline, Failure> {
+    /// Builds the pipeline of the file, which has been read. What its elements call a secret is
+    /// hidden in `log` from now on.
+    pub fn build(&self, file: &LaunchFile, log: &Log) -> Result<gst::Pipeline, Failure> {
+        log.hide(&pipeline::secrets(file));
         pipeline::build(file).map_err(|fault| failure(&self.file, fault))
     }
 }

@@ -7,7 +7,7 @@ use std::{
     any::Any,
     fs,
     io::{self, Write},
-    net::{Ipv4Addr, UdpSocket},
+    net::{Ipv4Addr, Ipv6Addr, UdpSocket},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::Path,
     process::Command,
@@ -176,6 +176,25 @@ impl Network {
         };
         self.nft(&format!("add rule {CHAIN} ip daddr {FAR} {packets} drop"))?;
         self.nft(&format!("add rule {CHAIN} ip saddr {FAR} {packets} drop"))
+    }
+
+    /// Gives the network `name`, with `far6` ahead of [`FAR`]: so are names answered where a
+    /// server has both kinds of address. What is returned holds the names.
+    pub fn name_both(&self, name: &str, far6: Ipv6Addr) -> Result<TempDir> {
+        self.configure("ip", &format!("address add {far6}/128 dev lo nodad"))?;
+        let folder = tempfile::Builder::new().prefix("names-").tempdir()?;
+        let hosts = folder.path().join("hosts");
+        fs::write(
+            &hosts,
+            format!("127.0.0.1 localhost\n{far6} {name}\n{FAR} {name}\n"),
+        )?;
+        self.show(&hosts, "/etc/hosts")?;
+        Ok(folder)
+    }
+
+    /// From now on all packets to `address` are lost, without any answer.
+    pub fn lose_to(&self, address: Ipv6Addr) -> Result<()> {
+        self.nft(&format!("add rule {CHAIN} ip6 daddr {address} drop"))
     }
 
     /// From now on the packets of all connections that there are to `port` at [`FAR`] are lost,

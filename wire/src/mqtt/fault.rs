@@ -68,9 +68,8 @@ impl Fault {
         }
     }
 
-    /// The error in a user's words. rumqttc's errors hold no credentials; its options do and are
-    /// never printed.
-    pub(super) fn of(cause: Cause<'_>, broker: &BrokerUrl, connect_timeout: Duration) -> Self {
+    /// The error in a user's words. rumqttc's errors hold no credentials.
+    pub(super) fn of(cause: Cause, broker: &BrokerUrl, connect_timeout: Duration) -> Self {
         let reason = match cause {
             Cause::Refused(reason) | Cause::Disconnected(reason) | Cause::Answered(reason) => {
                 Some(reason)
@@ -139,7 +138,8 @@ fn kind_of(reason: Reason) -> FaultKind {
 }
 
 /// Why a connection ended, whichever version it spoke.
-pub(super) enum Cause<'a> {
+#[derive(Debug)]
+pub(super) enum Cause {
     /// By CONNACK.
     Refused(Reason),
     /// By DISCONNECT.
@@ -150,88 +150,67 @@ pub(super) enum Cause<'a> {
     NoAnswer,
     NoPong,
     Closed,
-    Io(&'a io::Error),
-    Other(&'a (dyn Error + 'static)),
+    Io(io::Error),
+    Other(String),
 }
 
-impl<'a> Cause<'a> {
-    pub fn of_v5(error: &'a v5::ConnectionError) -> Self {
-        use v5::{ConnectionError, StateError, mqttbytes::Error as Bytes};
-        let deepest: &(dyn Error + 'static) = match error {
-            // Its source, which it does not name.
-            ConnectionError::MqttState(StateError::Deserialization(cause)) => cause,
-            error => error,
-        };
-        if let Some(fault) = tls::fault(deepest) {
-            return Cause::Tls(fault);
+impl From<io::Error> for Cause {
+    fn from(error: io::Error) -> Self {
+        match tls::fault(&error) {
+            Some(fault) => Cause::Tls(fault),
+            None => Cause::Io(error),
         }
+    }
+}
+
+impl From<v5::StateError> for Cause {
+    fn from(error: v5::StateError) -> Self {
+        use v5::{StateError, mqttbytes::Error as Bytes};
         match error {
-            ConnectionError::ConnectionRefused(code)
-            | ConnectionError::MqttState(StateError::ConnFail { reason: code }) => {
-                Cause::Refused(reason_of(*code))
+            StateError::ConnFail { reason } => Cause::Refused(reason_of(reason)),
+            StateError::ServerDisconnect { reason_code, .. } => {
+                Cause::Disconnected(Reason(reason_code as u8))
             }
-            ConnectionError::Timeout(_) => Cause::NoAnswer,
-            ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, .. }) => {
-                Cause::Disconnected(Reason(*reason_code as u8))
-            }
-            ConnectionError::MqttState(
-                StateError::AwaitPingResp | StateError::CollisionTimeout,
-            ) => Cause::NoPong,
-            ConnectionError::MqttState(StateError::ConnectionAborted)
-            | ConnectionError::RequestsDone => Cause::Closed,
-            ConnectionError::MqttState(StateError::Deserialization(
+            StateError::AwaitPingResp | StateError::CollisionTimeout => Cause::NoPong,
+            StateError::ConnectionAborted => Cause::Closed,
+            StateError::Deserialization(
                 Bytes::InvalidConnectReturnCode(code)
                 | Bytes::InvalidReason(code)
                 | Bytes::InvalidSubscribeReasonCode(code),
-            )) => Cause::Answered(Reason(*code)),
-            ConnectionError::MqttState(StateError::OutgoingPacketTooLarge { .. }) => {
-                Cause::Answered(Reason::PACKET_TOO_LARGE)
-            }
-            ConnectionError::Io(error)
-            | ConnectionError::MqttState(
-                StateError::Io(error) | StateError::Deserialization(Bytes::Io(error)),
-            ) => Cause::Io(error),
-            #[cfg(feature = "tls")]
-            ConnectionError::Tls(v5::TlsError::Io(error)) => Cause::Io(error),
-            #[cfg(feature = "tls")]
-            ConnectionError::Tls(error) => Cause::Tls(error.to_string()),
-            error => Cause::Other(error),
+            ) => Cause::Answered(Reason(code)),
+            StateError::OutgoingPacketTooLarge { .. } => Cause::Answered(Reason::PACKET_TOO_LARGE),
+            StateError::Io(error) | StateError::Deserialization(Bytes::Io(error)) => error.into(),
+            error => Cause::Other(error.to_string()),
         }
     }
+}
 
-    pub fn of_v311(error: &'a v311::ConnectionError) -> Self {
-        use v311::{ConnectReturnCode, ConnectionError, StateError, mqttbytes::Error as Bytes};
-        if let Some(fault) = tls::fault(error) {
-            return Cause::Tls(fault);
-        }
+impl From<v311::StateError> for Cause {
+    fn from(error: v311::StateError) -> Self {
+        use v311::{StateError, mqttbytes::Error as Bytes};
         match error {
-            ConnectionError::ConnectionRefused(code) => Cause::Refused(match code {
-                ConnectReturnCode::Success => Reason::SUCCESS,
-                ConnectReturnCode::RefusedProtocolVersion => Reason::UNSUPPORTED_PROTOCOL_VERSION,
-                ConnectReturnCode::BadClientId => Reason::CLIENT_ID_NOT_VALID,
-                ConnectReturnCode::ServiceUnavailable => Reason::SERVER_UNAVAILABLE,
-                ConnectReturnCode::BadUserNamePassword => Reason::BAD_USER_NAME_OR_PASSWORD,
-                ConnectReturnCode::NotAuthorized => Reason::NOT_AUTHORIZED,
-            }),
-            ConnectionError::NetworkTimeout | ConnectionError::FlushTimeout => Cause::NoAnswer,
-            ConnectionError::MqttState(
-                StateError::AwaitPingResp | StateError::CollisionTimeout,
-            ) => Cause::NoPong,
-            ConnectionError::MqttState(StateError::ConnectionAborted)
-            | ConnectionError::RequestsDone => Cause::Closed,
-            ConnectionError::MqttState(StateError::Deserialization(
+            StateError::AwaitPingResp | StateError::CollisionTimeout => Cause::NoPong,
+            StateError::ConnectionAborted => Cause::Closed,
+            StateError::Deserialization(
                 Bytes::InvalidConnectReturnCode(code) | Bytes::InvalidSubscribeReasonCode(code),
-            )) => Cause::Answered(Reason(*code)),
-            ConnectionError::Io(error)
-            | ConnectionError::MqttState(
-                StateError::Io(error) | StateError::Deserialization(Bytes::Io(error)),
-            ) => Cause::Io(error),
-            #[cfg(feature = "tls")]
-            ConnectionError::Tls(v311::TlsError::Io(error)) => Cause::Io(error),
-            #[cfg(feature = "tls")]
-            ConnectionError::Tls(error) => Cause::Tls(error.to_string()),
-            error => Cause::Other(error),
+            ) => Cause::Answered(Reason(code)),
+            StateError::Io(error) | StateError::Deserialization(Bytes::Io(error)) => error.into(),
+            error => Cause::Other(error.to_string()),
         }
+    }
+}
+
+impl From<v311::ConnectReturnCode> for Cause {
+    fn from(code: v311::ConnectReturnCode) -> Self {
+        use v311::ConnectReturnCode;
+        Cause::Refused(match code {
+            ConnectReturnCode::Success => Reason::SUCCESS,
+            ConnectReturnCode::RefusedProtocolVersion => Reason::UNSUPPORTED_PROTOCOL_VERSION,
+            ConnectReturnCode::BadClientId => Reason::CLIENT_ID_NOT_VALID,
+            ConnectReturnCode::ServiceUnavailable => Reason::SERVER_UNAVAILABLE,
+            ConnectReturnCode::BadUserNamePassword => Reason::BAD_USER_NAME_OR_PASSWORD,
+            ConnectReturnCode::NotAuthorized => Reason::NOT_AUTHORIZED,
+        })
     }
 }
 
@@ -277,21 +256,20 @@ impl Error for Fault {}
 mod tests {
     use super::*;
     use v5::{
-        ConnectionError, StateError,
+        StateError,
         mqttbytes::v5::{ConnectReturnCode, DisconnectReasonCode},
     };
 
-    fn fault(error: ConnectionError) -> Fault {
+    fn fault(cause: impl Into<Cause>) -> Fault {
         let (broker, _) = BrokerUrl::parse("mqtt://u:hunter2@h").unwrap();
-        Fault::of(Cause::of_v5(&error), &broker, Duration::from_secs(4))
+        Fault::of(cause.into(), &broker, Duration::from_secs(4))
     }
 
-    fn disconnected(reason_code: DisconnectReasonCode) -> ConnectionError {
+    fn disconnected(reason_code: DisconnectReasonCode) -> StateError {
         StateError::ServerDisconnect {
             reason_code,
             reason_string: None,
         }
-        .into()
     }
 
     #[test]
@@ -301,7 +279,7 @@ mod tests {
             UnsupportedProtocolVersion,
         };
         use v5::mqttbytes::Error::InvalidConnectReturnCode;
-        let refused = ConnectionError::ConnectionRefused;
+        let refused = |reason| Cause::from(StateError::ConnFail { reason });
         let lost = || io::Error::from(io::ErrorKind::ConnectionRefused);
         for (error, kind, part) in [
             (
@@ -373,12 +351,10 @@ mod tests {
 
     #[test]
     fn both_versions_are_told_in_the_same_words() {
-        let (broker, _) = BrokerUrl::parse("mqtt://h").unwrap();
-        let old = v311::ConnectionError::ConnectionRefused(v311::ConnectReturnCode::NotAuthorized);
-        let old = Fault::of(Cause::of_v311(&old), &broker, Duration::from_secs(4));
-        let new = fault(ConnectionError::ConnectionRefused(
-            ConnectReturnCode::NotAuthorized,
-        ));
+        let old = fault(v311::ConnectReturnCode::NotAuthorized);
+        let new = fault(StateError::ConnFail {
+            reason: ConnectReturnCode::NotAuthorized,
+        });
         assert_eq!(old, new);
     }
 }

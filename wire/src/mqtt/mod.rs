@@ -4,6 +4,7 @@
 
 pub mod broker;
 mod config;
+mod connection;
 pub mod fault;
 mod protocol;
 pub mod reason;

@@ -5,24 +5,16 @@
 use std::{fmt, time::Duration};
 
 use rumqttc::{
-    self as v311, NetworkOptions, Outgoing,
+    self as v311, Outgoing,
     v5::{self, mqttbytes::v5 as packet},
 };
+use tokio::sync::mpsc;
 
-use super::{
-    broker::BrokerUrl,
-    fault::{Cause, Fault},
-    reason::Reason,
-    transport::transport,
-};
-use crate::{net::tls, secret::Secret};
+use super::reason::Reason;
+use crate::secret::Secret;
 
-/// Unacknowledged publishes; rumqttc reserves memory for this many.
-const INFLIGHT: u16 = 20;
 /// Announced to the broker, which then withholds larger packets instead of cutting us off.
-const MAX_PACKET: u32 = 32 * 1024;
-/// MQTT 3.1.1 cannot announce it: a larger packet in the broker's queue would end each connection.
-const MAX_PACKET_311: usize = 16 * 1024 * 1024;
+pub(super) const MAX_PACKET: u32 = 32 * 1024;
 /// How long a broker waits before it says the last will: a link that comes back at once was not
 /// away. Some brokers (Artemis) hold a will without a delay until the session expires.
 const WILL_DELAY: u32 = 1;
@@ -86,16 +78,13 @@ impl Capabilities {
 /// What a state may need, with its topic.
 const SMALL_PACKET: u32 = 10 * 1024;
 
-/// How one connection is opened.
+/// How a session begins on a connection.
 pub(super) struct Opening<'a> {
-    pub broker: &'a BrokerUrl,
     pub version: Version,
     pub client_id: &'a str,
-    pub username: Option<String>,
-    pub password: Option<Secret>,
-    pub tls: Option<tls::Client>,
+    pub username: Option<&'a str>,
+    pub password: Option<&'a Secret>,
     pub keep_alive: Duration,
-    pub connect_timeout: Duration,
     /// How long the broker keeps the session.
     pub session_expiry: Duration,
     pub clean_start: bool,
@@ -107,89 +96,68 @@ pub(super) struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    /// The connection begins with the first [`Connection::next`].
-    pub fn open(self) -> Result<(Client, Connection), String> {
-        let broker = self.broker;
-        let host = if broker.scheme.is_websocket() {
-            broker.to_string()
-        } else {
-            broker.host.clone()
+    fn keep_alive_seconds(&self) -> u16 {
+        u16::try_from(self.keep_alive.as_secs()).unwrap_or(u16::MAX)
+    }
+
+    fn login(&self) -> Option<(&str, &str)> {
+        (self.username.is_some() || self.password.is_some()).then(|| {
+            let password = self.password.map_or("", Secret::expose);
+            (self.username.unwrap_or_default(), password)
+        })
+    }
+
+    pub fn connect_v5(&self) -> packet::Packet {
+        let properties = packet::ConnectProperties {
+            session_expiry_interval: Some(
+                u32::try_from(self.session_expiry.as_secs()).unwrap_or(u32::MAX),
+            ),
+            receive_maximum: Some(self.receive_maximum.max(1)),
+            max_packet_size: Some(MAX_PACKET),
+            ..packet::ConnectProperties::new()
         };
-        let transport = transport(broker.scheme, self.tls.as_ref())?;
-        let login = (self.username.is_some() || self.password.is_some()).then(|| {
-            let password = self.password.as_ref().map_or("", Secret::expose);
-            (self.username.clone().unwrap_or_default(), password)
+        let connect = packet::Connect {
+            keep_alive: self.keep_alive_seconds(),
+            client_id: self.client_id.to_owned(),
+            clean_start: self.clean_start,
+            properties: Some(properties),
+        };
+        let will = self.will.map(|(topic, payload, retain)| {
+            let properties = packet::LastWillProperties {
+                delay_interval: Some(WILL_DELAY),
+                payload_format_indicator: None,
+                message_expiry_interval: None,
+                content_type: None,
+                response_topic: None,
+                correlation_data: None,
+                user_properties: Vec::new(),
+            };
+            packet::LastWill::new(
+                topic,
+                payload.as_bytes(),
+                v5::mqttbytes::QoS::AtLeastOnce,
+                retain,
+                Some(properties),
+            )
         });
-        let mut network = NetworkOptions::new();
-        network.set_tcp_nodelay(true);
-        network.set_connection_timeout(self.connect_timeout.as_secs());
-        // By itself rumqttc acknowledges many at once, ahead of the handler.
-        let manual_acks = !self.session_expiry.is_zero();
-        match self.version {
-            Version::V5 => {
-                let mut options = v5::MqttOptions::new(self.client_id, host, broker.port);
-                options
-                    .set_transport(transport)
-                    .set_network_options(network)
-                    .set_connection_timeout(self.connect_timeout.as_secs())
-                    .set_keep_alive(self.keep_alive)
-                    .set_outgoing_inflight_upper_limit(INFLIGHT)
-                    .set_max_packet_size(Some(MAX_PACKET))
-                    .set_session_expiry_interval(Some(
-                        u32::try_from(self.session_expiry.as_secs()).unwrap_or(u32::MAX),
-                    ))
-                    .set_clean_start(self.clean_start)
-                    .set_receive_maximum(Some(self.receive_maximum.max(1)))
-                    .set_manual_acks(manual_acks);
-                if let Some((user, password)) = login {
-                    options.set_credentials(user, password);
-                }
-                if let Some((topic, payload, retain)) = self.will {
-                    let properties = packet::LastWillProperties {
-                        delay_interval: Some(WILL_DELAY),
-                        payload_format_indicator: None,
-                        message_expiry_interval: None,
-                        content_type: None,
-                        response_topic: None,
-                        correlation_data: None,
-                        user_properties: Vec::new(),
-                    };
-                    options.set_last_will(packet::LastWill::new(
-                        topic,
-                        payload.as_bytes(),
-                        v5::mqttbytes::QoS::AtLeastOnce,
-                        retain,
-                        Some(properties),
-                    ));
-                }
-                let (client, events) = v5::AsyncClient::new(options, self.channel);
-                Ok((Client::V5(client), Connection::V5(Box::new(events))))
-            }
-            Version::V311 => {
-                let mut options = v311::MqttOptions::new(self.client_id, host, broker.port);
-                options
-                    .set_transport(transport)
-                    .set_keep_alive(self.keep_alive)
-                    .set_inflight(INFLIGHT)
-                    .set_max_packet_size(MAX_PACKET_311, MAX_PACKET_311)
-                    .set_clean_session(self.clean_start || self.session_expiry.is_zero())
-                    .set_manual_acks(manual_acks);
-                if let Some((user, password)) = login {
-                    options.set_credentials(user, password);
-                }
-                if let Some((topic, payload, retain)) = self.will {
-                    options.set_last_will(v311::LastWill::new(
-                        topic,
-                        payload.as_bytes(),
-                        v311::QoS::AtLeastOnce,
-                        retain,
-                    ));
-                }
-                let (client, mut events) = v311::AsyncClient::new(options, self.channel);
-                events.set_network_options(network);
-                Ok((Client::V311(client), Connection::V311(Box::new(events))))
-            }
-        }
+        let login = self.login().map(|(user, password)| packet::Login {
+            username: user.to_owned(),
+            password: password.to_owned(),
+        });
+        packet::Packet::Connect(connect, will, login)
+    }
+
+    pub fn connect_v311(&self) -> v311::Packet {
+        let mut connect = v311::Connect::new(self.client_id);
+        connect.keep_alive = self.keep_alive_seconds();
+        connect.clean_session = self.clean_start || self.session_expiry.is_zero();
+        connect.last_will = self.will.map(|(topic, payload, retain)| {
+            v311::LastWill::new(topic, payload.as_bytes(), v311::QoS::AtLeastOnce, retain)
+        });
+        connect.login = self
+            .login()
+            .map(|(user, password)| v311::Login::new(user, password));
+        v311::Packet::Connect(connect)
     }
 }
 
@@ -204,14 +172,29 @@ pub(super) enum RetainedAt {
 /// The queue has no room, or the connection is gone.
 pub(super) struct Full;
 
+/// What a connection is asked to send.
+pub(super) enum Request {
+    V5(v5::Request),
+    V311(v311::Request),
+}
+
 /// Hands requests to the connection; never waits.
 #[derive(Clone)]
-pub(super) enum Client {
-    V5(v5::AsyncClient),
-    V311(v311::AsyncClient),
+pub(super) struct Client {
+    version: Version,
+    requests: mpsc::Sender<Request>,
 }
 
 impl Client {
+    pub fn new(version: Version, room: usize) -> (Self, mpsc::Receiver<Request>) {
+        let (requests, asked) = mpsc::channel(room);
+        (Client { version, requests }, asked)
+    }
+
+    fn ask(&self, request: Request) -> Result<(), Full> {
+        self.requests.try_send(request).map_err(|_| Full)
+    }
+
     /// Publishes with QoS 1.
     pub fn publish(
         &self,
@@ -221,8 +204,8 @@ impl Client {
         expiry: Option<Duration>,
         correlation: Option<Vec<u8>>,
     ) -> Result<(), Full> {
-        match self {
-            Client::V5(client) => {
+        self.ask(match self.version {
+            Version::V5 => {
                 let properties = packet::PublishProperties {
                     message_expiry_interval: expiry
                         .map(|expiry| u32::try_from(expiry.as_secs().max(1)).unwrap_or(u32::MAX)),
@@ -230,14 +213,16 @@ impl Client {
                     ..packet::PublishProperties::default()
                 };
                 let qos = v5::mqttbytes::QoS::AtLeastOnce;
-                client
-                    .try_publish_with_properties(topic, qos, retain, payload, properties)
-                    .map_err(|_| Full)
+                let mut publish = packet::Publish::new(topic, qos, payload, Some(properties));
+                publish.retain = retain;
+                Request::V5(v5::Request::Publish(publish))
             }
-            Client::V311(client) => client
-                .try_publish(topic, v311::QoS::AtLeastOnce, retain, payload)
-                .map_err(|_| Full),
-        }
+            Version::V311 => {
+                let mut publish = v311::Publish::new(topic, v311::QoS::AtLeastOnce, payload);
+                publish.retain = retain;
+                Request::V311(v311::Request::Publish(publish))
+            }
+        })
     }
 
     /// Subscribes with QoS 1. MQTT 3.1.1 gives what is retained at each subscription.
@@ -246,8 +231,8 @@ impl Client {
         filters: impl IntoIterator<Item = &'a str>,
         retained: RetainedAt,
     ) -> Result<(), Full> {
-        match self {
-            Client::V5(client) => {
+        self.ask(match self.version {
+            Version::V5 => {
                 let retain_forward_rule = match retained {
                     RetainedAt::EachSubscription => packet::RetainForwardRule::OnEverySubscribe,
                     RetainedAt::NewSubscription => packet::RetainForwardRule::OnNewSubscribe,
@@ -260,39 +245,46 @@ impl Client {
                     preserve_retain: false,
                     retain_forward_rule: retain_forward_rule.clone(),
                 });
-                client.try_subscribe_many(filters).map_err(|_| Full)
+                Request::V5(packet::Subscribe::new_many(filters, None).into())
             }
-            Client::V311(client) => {
+            Version::V311 => {
                 let filters = filters.into_iter().map(|path| {
                     v311::SubscribeFilter::new(path.to_owned(), v311::QoS::AtLeastOnce)
                 });
-                client.try_subscribe_many(filters).map_err(|_| Full)
+                Request::V311(v311::Subscribe::new_many(filters).into())
             }
-        }
+        })
     }
 
     pub fn unsubscribe(&self, filter: &str) {
         // What still comes goes nowhere, and the next connection does without.
-        match self {
-            Client::V5(client) => drop(client.try_unsubscribe(filter)),
-            Client::V311(client) => drop(client.try_unsubscribe(filter)),
-        }
+        let _ = self.ask(match self.version {
+            Version::V5 => Request::V5(v5::Request::Unsubscribe(packet::Unsubscribe::new(
+                filter, None,
+            ))),
+            Version::V311 => {
+                Request::V311(v311::Request::Unsubscribe(v311::Unsubscribe::new(filter)))
+            }
+        });
     }
 
     pub fn disconnect(&self) -> Result<(), Full> {
-        match self {
-            Client::V5(client) => client.try_disconnect().map_err(|_| Full),
-            Client::V311(client) => client.try_disconnect().map_err(|_| Full),
-        }
+        self.ask(match self.version {
+            Version::V5 => Request::V5(v5::Request::Disconnect),
+            Version::V311 => Request::V311(v311::Request::Disconnect(v311::Disconnect)),
+        })
     }
 
     pub fn acknowledge(&self, publish: &Publish) {
-        // There is room for all of them.
-        match (self, &publish.packet) {
-            (Client::V5(client), PublishPacket::V5(packet)) => drop(client.try_ack(packet)),
-            (Client::V311(client), PublishPacket::V311(packet)) => drop(client.try_ack(packet)),
-            _ => {}
+        if publish.packet_id == 0 {
+            return;
         }
+        let id = publish.packet_id;
+        // There is room for all of them.
+        let _ = self.ask(match self.version {
+            Version::V5 => Request::V5(v5::Request::PubAck(packet::PubAck::new(id, None))),
+            Version::V311 => Request::V311(v311::Request::PubAck(v311::PubAck::new(id))),
+        });
     }
 }
 
@@ -305,12 +297,6 @@ pub(super) struct Publish {
     pub retained: bool,
     pub expiry: Option<Duration>,
     pub correlation: Option<Vec<u8>>,
-    packet: PublishPacket,
-}
-
-enum PublishPacket {
-    V5(packet::Publish),
-    V311(v311::Publish),
 }
 
 impl From<packet::Publish> for Publish {
@@ -328,7 +314,6 @@ impl From<packet::Publish> for Publish {
             correlation: properties
                 .and_then(|properties| properties.correlation_data.as_ref())
                 .map(|data| data.to_vec()),
-            packet: PublishPacket::V5(publish),
         }
     }
 }
@@ -336,14 +321,13 @@ impl From<packet::Publish> for Publish {
 impl From<v311::Publish> for Publish {
     fn from(publish: v311::Publish) -> Self {
         Publish {
-            topic: publish.topic.clone(),
+            topic: publish.topic,
             payload: publish.payload.to_vec(),
             packet_id: publish.pkid,
             duplicate: publish.dup,
             retained: publish.retain,
             expiry: None,
             correlation: None,
-            packet: PublishPacket::V311(publish),
         }
     }
 }
@@ -375,75 +359,25 @@ impl Step {
         !matches!(self, Step::Numbered(_) | Step::Pinged | Step::Sent)
     }
 
+    pub fn of_v5(event: v5::Event) -> Self {
+        match event {
+            v5::Event::Incoming(packet) => step_of(packet),
+            v5::Event::Outgoing(outgoing) => Step::sent(&outgoing),
+        }
+    }
+
+    pub fn of_v311(event: v311::Event) -> Self {
+        match event {
+            v311::Event::Incoming(packet) => step_of_311(packet),
+            v311::Event::Outgoing(outgoing) => Step::sent(&outgoing),
+        }
+    }
+
     fn sent(outgoing: &Outgoing) -> Self {
         match outgoing {
             Outgoing::PingReq => Step::Pinged,
             Outgoing::Publish(id) => Step::Numbered(*id),
             _ => Step::Sent,
-        }
-    }
-}
-
-/// One connection to the broker: gone at the first fault.
-pub(super) enum Connection {
-    V5(Box<v5::EventLoop>),
-    V311(Box<v311::EventLoop>),
-}
-
-impl Connection {
-    pub fn version(&self) -> Version {
-        match self {
-            Connection::V5(_) => Version::V5,
-            Connection::V311(_) => Version::V311,
-        }
-    }
-
-    /// The next step. Once connected, dropping this loses nothing.
-    pub async fn next(
-        &mut self,
-        broker: &BrokerUrl,
-        connect_timeout: Duration,
-    ) -> Result<Step, Fault> {
-        match self {
-            Connection::V5(events) => match events.poll().await {
-                Ok(v5::Event::Incoming(packet)) => Ok(step_of(packet)),
-                Ok(v5::Event::Outgoing(outgoing)) => Ok(Step::sent(&outgoing)),
-                Err(error) => Err(Fault::of(Cause::of_v5(&error), broker, connect_timeout)),
-            },
-            Connection::V311(events) => match events.poll().await {
-                Ok(v311::Event::Incoming(packet)) => Ok(step_of_311(packet)),
-                Ok(v311::Event::Outgoing(outgoing)) => Ok(Step::sent(&outgoing)),
-                Err(error) => Err(Fault::of(Cause::of_v311(&error), broker, connect_timeout)),
-            },
-        }
-    }
-
-    pub fn ping(&mut self) {
-        match self {
-            Connection::V5(events) => events.pending.push_back(v5::Request::PingReq),
-            Connection::V311(events) => {
-                events
-                    .pending
-                    .push_back(v311::Request::PingReq(v311::PingReq));
-            }
-        }
-    }
-
-    /// The keep-alive that holds for this connection, which may be the broker's. From now on
-    /// rumqttc sends no ping by itself, but for its first one.
-    pub fn take_keep_alive(&mut self) -> Duration {
-        const LONGEST: Duration = Duration::from_secs(u16::MAX as u64);
-        match self {
-            Connection::V5(events) => {
-                let keep_alive = events.options.keep_alive();
-                events.options.set_keep_alive(LONGEST);
-                keep_alive
-            }
-            Connection::V311(events) => {
-                let keep_alive = events.mqtt_options.keep_alive();
-                events.mqtt_options.set_keep_alive(LONGEST);
-                keep_alive
-            }
         }
     }
 }

@@ -5,6 +5,7 @@
 use std::{
     collections::VecDeque,
     hash::{DefaultHasher, Hash, Hasher},
+    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
@@ -19,14 +20,16 @@ use tokio::{
 use super::{
     broker::BrokerUrl,
     config::{Config, Event, MIN_KEEP_ALIVE, Message, RECEIVE_MAXIMUM},
-    fault::{Fault, FaultKind},
-    protocol::{Capabilities, Client, Connection, Opening, Publish, RetainedAt, Step, Version},
+    connection::Connection,
+    fault::{Cause, Fault, FaultKind},
+    protocol::{Capabilities, Client, Opening, Publish, RetainedAt, Step, Version},
     reason::Reason,
     state::{Last, STABLE, State},
+    transport,
 };
 use crate::{
     backoff::{Backoff, jitter},
-    net::{connect::look_up, tls},
+    net::tls,
     secret::Secret,
 };
 
@@ -37,8 +40,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// SYNs are dropped it is as good: TCP repeats them after 1, 3 and 7 s.
 const SLOW_CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 const SLOW_TRY: u32 = 8;
-/// For the broker's name, before connecting. The name server keeps what it finds later.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
 /// For the files with password and certificates.
 const FILES_TIMEOUT: Duration = Duration::from_secs(3);
 /// For SUBACK and PINGRESP: how long a broker that has to answer may be silent.
@@ -74,6 +75,8 @@ pub(super) struct Task<F> {
     at_once: bool,
     /// The broker has refused a last will that is retained.
     no_retain: bool,
+    /// Where the broker answered last.
+    address: Option<SocketAddr>,
 }
 
 /// Which version of MQTT the broker speaks, as far as that is known.
@@ -119,6 +122,7 @@ impl<F: FnMut(Event) + Send> Task<F> {
             speaks: Speaks::Unknown,
             at_once: false,
             no_retain: false,
+            address: None,
         }
     }
 
@@ -226,40 +230,38 @@ impl<F: FnMut(Event) + Send> Task<F> {
         let is_probe = self.speaks == Speaks::NotNow;
         let will = config.will.as_ref().filter(|_| !is_probe);
         let opening = Opening {
-            broker: &config.broker,
             version,
             // Brokers may take the user's name for it anyway: a probe leaves the session as it is.
             client_id: &config.client_id,
-            username: files.username.clone(),
-            password: files.password.clone(),
-            tls: files.tls.clone(),
+            username: files.username.as_deref(),
+            password: files.password.as_ref(),
             keep_alive: config.keep_alive.max(MIN_KEEP_ALIVE),
-            connect_timeout,
             session_expiry: config.session_expiry,
             clean_start: self.clean_start && !is_probe,
             receive_maximum: config.receive_maximum,
             will: will.map(|(topic, payload)| (topic.as_str(), payload.as_str(), !self.no_retain)),
             channel: usize::from(config.receive_maximum) + CHANNEL,
         };
-        let (client, mut connection) = match opening.open() {
-            Ok(opened) => opened,
-            Err(text) => {
-                let fault = Fault::new(FaultKind::Setup, text);
-                return Some((End::Fault(fault), false));
-            }
+        let greeted = tokio::select! {
+            biased;
+            _ = &mut *stopped => return None,
+            greeted = greet(&opening, &config.broker, files.tls.as_ref(), &mut self.address, connect_timeout) => greeted,
         };
-        let mut greeted = false;
+        let (client, mut connection) = match greeted {
+            Ok(greeted) => greeted,
+            Err(fault) => return Some((End::Fault(fault), false)),
+        };
         let end = tokio::select! {
             biased;
             last = &mut *stopped => {
                 if let Ok(last) = last {
-                    close(&client, &mut connection, &config, &self.state, last).await;
+                    close(&client, &mut connection, &self.state, last).await;
                 }
                 return None;
             }
-            end = self.drive(&client, &mut connection, connect_timeout, &mut greeted) => end,
+            end = self.drive(&client, &mut connection) => end,
         };
-        Some((end, greeted))
+        Some((end, true))
     }
 
     /// Runs one connection to its end.
@@ -268,20 +270,9 @@ impl<F: FnMut(Event) + Send> Task<F> {
     /// session lives is kept for it. They are forgotten by a connection of its own, because
     /// Mosquitto 2.0 does not store a session that began with a clean start: after a restart of
     /// the broker it would not know of commands sent before we are back.
-    async fn drive(
-        &mut self,
-        client: &Client,
-        connection: &mut Connection,
-        connect_timeout: Duration,
-        greeted: &mut bool,
-    ) -> End {
+    async fn drive(&mut self, client: &Client, connection: &mut Connection) -> End {
         let config = self.config.clone();
-        let BrokerUrl { host, port, .. } = &config.broker;
-        // Whether the name has an address, told apart from whether that one answers. What is found
-        // is not used: rumqttc asks again, with the name that TLS and WebSocket need.
-        if let Err(text) = look_up(host, *port, LOOKUP_TIMEOUT).await {
-            return End::Fault(Fault::new(FaultKind::Unreachable, text));
-        }
+        let fault = |cause| End::Fault(Fault::of(cause, &config.broker, ANSWER_TIMEOUT));
         let mut up = Up {
             capabilities: Capabilities::ALL,
             subscribed: config.subscriptions.is_empty(),
@@ -291,14 +282,13 @@ impl<F: FnMut(Event) + Send> Task<F> {
         let mut ping_pause = Duration::ZERO;
         let began = Instant::now();
         let mut say_again = began + LATE_WILL;
-        // While it connects, rumqttc's own time-out comes first.
+        // Its answer is there: it is the first step.
         let mut patience = Patience {
             owed: Some("the connection"),
-            until: Instant::now() + SLOW_CONNECT_TIMEOUT * 2,
+            until: Instant::now() + ANSWER_TIMEOUT,
         };
         loop {
-            let next = connection.next(&config.broker, connect_timeout);
-            let step = match timeout_at(patience.until, next).await {
+            let step = match timeout_at(patience.until, connection.next()).await {
                 Err(_) => match patience.owed {
                     Some(what) => {
                         let text = format!(
@@ -309,13 +299,15 @@ impl<F: FnMut(Event) + Send> Task<F> {
                         return End::Fault(Fault::new(FaultKind::Timeout, text));
                     }
                     None => {
-                        // Dropping next() loses nothing once it is connected.
-                        connection.ping();
+                        // Dropping next() loses nothing.
+                        if let Err(cause) = connection.ping() {
+                            return fault(cause);
+                        }
                         patience.owe("a ping");
                         continue;
                     }
                 },
-                Ok(Err(fault)) => return End::Fault(fault),
+                Ok(Err(cause)) => return fault(cause),
                 Ok(Ok(step)) => step,
             };
             if step.came() {
@@ -327,11 +319,10 @@ impl<F: FnMut(Event) + Send> Task<F> {
                     capabilities,
                     at_most_once,
                 } => {
-                    *greeted = true;
                     if self.speaks == Speaks::NotNow {
                         self.speaks = Speaks::Answers311;
                         self.at_once = true;
-                        disconnect(client, connection, &config.broker).await;
+                        disconnect(client, connection).await;
                         let text = "it speaks MQTT 3.1.1";
                         return End::Fault(Fault::new(FaultKind::Version, text));
                     }
@@ -349,15 +340,14 @@ impl<F: FnMut(Event) + Send> Task<F> {
                     up.capabilities = capabilities;
                     up.capabilities.retain &= !self.no_retain;
                     up.since = Instant::now();
-                    // Twice as often as the broker expects it. rumqttc would ping once in the whole
-                    // time and wait for the answer as long again.
-                    ping_pause = match connection.take_keep_alive() {
+                    // Twice as often as the broker expects it.
+                    ping_pause = match connection.keep_alive() {
                         Duration::ZERO => config.keep_alive,
                         // The broker may have named another one than ours.
                         keep_alive => keep_alive,
                     } / 2;
                     if std::mem::take(&mut self.clean_start) && config.is_kept() {
-                        disconnect(client, connection, &config.broker).await;
+                        disconnect(client, connection).await;
                         return End::Forgotten;
                     }
                     if up.subscribed {
@@ -500,6 +490,22 @@ impl Delivered {
     }
 }
 
+/// A connection that the broker has accepted, or why there is none.
+async fn greet(
+    opening: &Opening<'_>,
+    broker: &BrokerUrl,
+    tls: Option<&tls::Client>,
+    address: &mut Option<SocketAddr>,
+    patience: Duration,
+) -> Result<(Client, Connection), Fault> {
+    let (stream, deadline) = transport::open(broker, tls, address, patience).await?;
+    match timeout_at(deadline, Connection::greet(stream, opening)).await {
+        Ok(Ok(greeted)) => Ok(greeted),
+        Ok(Err(cause)) => Err(Fault::of(cause, broker, patience)),
+        Err(_) => Err(Fault::of(Cause::NoAnswer, broker, patience)),
+    }
+}
+
 fn connect_timeout(tries: u32) -> Duration {
     if tries.is_multiple_of(SLOW_TRY) {
         SLOW_CONNECT_TIMEOUT
@@ -557,13 +563,7 @@ async fn files(config: &Arc<Config>) -> Result<Files, String> {
 }
 
 /// Publishes `last` and disconnects.
-async fn close(
-    client: &Client,
-    connection: &mut Connection,
-    config: &Config,
-    state: &Mutex<State>,
-    last: Last,
-) {
+async fn close(client: &Client, connection: &mut Connection, state: &Mutex<State>, last: Last) {
     if state.lock().client.take().is_none() {
         return;
     }
@@ -575,18 +575,18 @@ async fn close(
             break;
         }
     }
-    disconnect(client, connection, &config.broker).await;
+    disconnect(client, connection).await;
 }
 
 /// Disconnects, and reads until the broker closes: closing with unread input would reset the
 /// connection and set off the last will.
-async fn disconnect(client: &Client, connection: &mut Connection, broker: &BrokerUrl) {
+async fn disconnect(client: &Client, connection: &mut Connection) {
     if client.disconnect().is_err() {
         return;
     }
     // The deadline is the only other end: the broker answers DISCONNECT by closing.
     let _ = timeout(CLOSE_TIMEOUT, async {
-        while connection.next(broker, CLOSE_TIMEOUT).await.is_ok() {}
+        while connection.next().await.is_ok() {}
     })
     .await;
 }

@@ -2,7 +2,6 @@
 
 use std::{error::Error, fmt, io, path::Path, sync::Arc};
 
-use rumqttc::TlsConfiguration;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
@@ -83,10 +82,6 @@ impl Client {
     #[cfg(test)]
     pub(super) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
-    }
-
-    pub(crate) fn to_mqtt(&self) -> TlsConfiguration {
-        TlsConfiguration::Rustls(self.0.clone())
     }
 }
 
