@@ -111,6 +111,10 @@ pub enum Quirk {
     Redirects(String),
     /// Rejects each connection, for a reason that is not the login.
     HasNoSuchApplication,
+    /// Its first stream has this id, and a `publish` of another stream is lost.
+    CountsFrom(u32),
+    /// Refuses each publisher for its credentials, so long after `publish`.
+    DeniesAfter(Duration),
 }
 
 /// Within this time comes what does not wait for an answer.
@@ -278,6 +282,13 @@ impl Connection {
         quirk.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    fn first_stream(&self) -> u32 {
+        match self.quirk() {
+            Some(Quirk::CountsFrom(first)) => first,
+            _ => 1,
+        }
+    }
+
     fn read_c2(&mut self, c2: &mut [u8]) -> io::Result<()> {
         self.stream.read_exact(c2)?;
         if self.quirk() == Some(Quirk::EatsWithC2) && self.is_hasty()? {
@@ -393,13 +404,15 @@ impl Connection {
                 let frame = Seen::Frame(TagKind::Audio, message.timestamp);
                 self.seen.push(frame);
             }
-            message_type::COMMAND_AMF0 => self.command(&amf0::decode(&message.body))?,
+            message_type::COMMAND_AMF0 => {
+                self.command(message.stream_id, &amf0::decode(&message.body))?
+            }
             _ => {}
         }
         Ok(())
     }
 
-    fn command(&mut self, values: &[Value]) -> io::Result<()> {
+    fn command(&mut self, stream_id: u32, values: &[Value]) -> io::Result<()> {
         let text = |at: usize| values.get(at).and_then(Value::as_str).unwrap_or_default();
         let id = values.get(1).and_then(Value::as_number).unwrap_or_default();
         match text(0) {
@@ -441,12 +454,19 @@ impl Connection {
             }
             "createStream" => {
                 self.reach(Step::CreateStream)?;
-                self.send("_result", id, &[Value::Null, Value::Number(1.0)])?;
+                let first = Value::Number(self.first_stream().into());
+                self.send("_result", id, &[Value::Null, first])?;
             }
             "deleteStream" => self.seen.push(Seen::Ended),
+            "publish" if stream_id != self.first_stream() => self.seen.push(Seen::Hasty),
             "publish" => {
                 self.reach(Step::Publish)?;
                 self.seen.push(Seen::Publish(text(3).to_owned()));
+                if let Some(Quirk::DeniesAfter(delay)) = self.quirk() {
+                    thread::sleep(delay);
+                    let denied = status("error", "NetStream.Publish.Unauthorized", "wrong");
+                    return self.send("onStatus", 0.0, &[Value::Null, denied]);
+                }
                 let started = status("status", "NetStream.Publish.Start", "");
                 self.send("onStatus", 0.0, &[Value::Null, started])?;
                 let closes = [Quirk::ClosesOncePublished, Quirk::ClosesAndFails];

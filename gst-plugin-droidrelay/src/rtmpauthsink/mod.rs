@@ -12,6 +12,7 @@ mod doc;
 mod encoder;
 mod files;
 mod imp;
+mod lane;
 mod meter;
 mod news;
 mod publisher;

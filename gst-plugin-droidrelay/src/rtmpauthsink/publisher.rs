@@ -3,7 +3,10 @@
 //! What the streaming threads, the application and the session's task share: media that
 //! waits, whether a session is wanted, and what became of it.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use droidrelay_wire::{PublishState, words::state::PublishPhase};
 use parking_lot::{Condvar, Mutex};
@@ -32,15 +35,16 @@ const MOST_LATENCY: i64 = 30_000_000_000;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A message body: what the format puts in front, or all of it, and the payload without a copy.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub struct Body {
     pub prefix: Vec<u8>,
-    pub payload: Option<gst::MappedBuffer<gst::buffer::Readable>>,
+    pub payload: Option<Arc<gst::MappedBuffer<gst::buffer::Readable>>>,
 }
 
 impl Body {
     pub fn parts(&self) -> [&[u8]; 2] {
-        [&self.prefix, self.payload.as_deref().unwrap_or_default()]
+        let payload = self.payload.as_ref().map(|payload| payload.as_slice());
+        [&self.prefix, payload.unwrap_or_default()]
     }
 
     pub fn size(&self) -> usize {
@@ -555,7 +559,13 @@ impl MediaPublisher {
 
     /// The server has accepted the session, or it ended.
     pub fn set_published(&self, published: bool) {
-        self.inner.lock().published_at = published.then(Instant::now);
+        let mut inner = self.inner.lock();
+        inner.published_at = published.then(Instant::now);
+        if published {
+            inner.queue.accepted();
+        }
+        drop(inner);
+        self.room.notify_all();
     }
 
     /// Stores the state; false where nothing changed.

@@ -5,7 +5,8 @@
 
 use std::collections::VecDeque;
 
-use super::skew::Skew;
+pub use super::lane::{Frame, Track};
+use super::lane::{Lane, Queued};
 
 /// A track whose time goes back further than this begins anew; less is an encoder's reordering.
 const JUMP: i64 = 500_000_000;
@@ -13,112 +14,6 @@ const JUMP: i64 = 500_000_000;
 const GRACE: i64 = 2_000_000_000;
 /// Most bytes that wait, whatever the times say.
 const MAX_BYTES: usize = 32 * 1024 * 1024;
-
-/// Which of the session's two tracks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Track {
-    Video,
-    Audio,
-}
-
-impl Track {
-    pub const ALL: [Track; 2] = [Track::Video, Track::Audio];
-
-    pub fn other(self) -> Track {
-        match self {
-            Track::Video => Track::Audio,
-            Track::Audio => Track::Video,
-        }
-    }
-}
-
-/// One access unit on its way to the server.
-#[derive(Debug)]
-pub struct Frame<B> {
-    pub track: Track,
-    /// Decoding time as running time, in nanoseconds.
-    pub time: i64,
-    pub key: bool,
-    /// Bytes of it.
-    pub size: usize,
-    pub body: B,
-}
-
-#[derive(Debug)]
-struct Queued<B> {
-    frame: Frame<B>,
-    epoch: u64,
-    /// Frames that came before it.
-    number: u64,
-}
-
-/// One track's frames, and what is known of its time.
-#[derive(Debug)]
-struct Lane<B> {
-    frames: VecDeque<Queued<B>>,
-    bytes: usize,
-    /// Epoch and time of the last frame that came, taken or not.
-    newest: Option<(u64, i64)>,
-    /// From when what has left the queue waits on its way; None where it has arrived.
-    ahead: Option<i64>,
-    skew: Skew,
-    /// It can wait: it is not of a live source.
-    patient: bool,
-    /// No frame will come.
-    ended: bool,
-    /// The next frame begins a new time.
-    flushed: bool,
-    /// The next frame needs other headers than the session has told.
-    renewed: bool,
-    /// Its last time before the current epoch, where it has not begun that yet.
-    left_at: Option<i64>,
-}
-
-impl<B> Default for Lane<B> {
-    fn default() -> Self {
-        Lane {
-            frames: VecDeque::new(),
-            bytes: 0,
-            newest: None,
-            ahead: None,
-            skew: Skew::default(),
-            patient: false,
-            ended: false,
-            flushed: false,
-            renewed: false,
-            left_at: None,
-        }
-    }
-}
-
-impl<B> Lane<B> {
-    fn front(&self) -> Option<&Queued<B>> {
-        self.frames.front()
-    }
-
-    fn newest_time(&self) -> i64 {
-        self.newest.map_or(0, |(_, time)| time)
-    }
-
-    fn push(&mut self, queued: Queued<B>) {
-        self.bytes += queued.frame.size;
-        self.frames.push_back(queued);
-    }
-
-    fn pop(&mut self) -> Option<Frame<B>> {
-        let frame = self.frames.pop_front()?.frame;
-        self.bytes -= frame.size;
-        Some(frame)
-    }
-
-    /// Drops the frames that are not to be kept; how many.
-    fn retain(&mut self, keep: impl Fn(&Queued<B>) -> bool) -> u64 {
-        let before = self.frames.len();
-        self.frames.retain(keep);
-        self.bytes = self.frames.iter().map(|queued| queued.frame.size).sum();
-        (before - self.frames.len()) as u64
-    }
-}
 
 /// What comes next.
 #[derive(Debug)]
@@ -158,13 +53,15 @@ pub struct Queue<B> {
     history: i64,
     history_end: Option<i64>,
     numbers: u64,
+    /// The server has accepted the session.
+    accepted: bool,
     /// Frames dropped since the beginning.
     pub dropped: u64,
     /// Those of them that were dropped while the session flowed.
     pub lost: u64,
 }
 
-impl<B> Queue<B> {
+impl<B: Clone> Queue<B> {
     /// `max_latency` in nanoseconds of media.
     pub fn new(max_latency: i64) -> Self {
         Queue {
@@ -182,6 +79,7 @@ impl<B> Queue<B> {
             history: 0,
             history_end: None,
             numbers: 0,
+            accepted: false,
             dropped: 0,
             lost: 0,
         }
@@ -257,7 +155,13 @@ impl<B> Queue<B> {
             return Next::Renew;
         }
         self.flowing = true;
-        lane.pop().map_or(Next::Nothing, Next::Frame)
+        lane.pop(self.accepted).map_or(Next::Nothing, Next::Frame)
+    }
+
+    /// The server has accepted the session: what has left the queue is its own.
+    pub fn accepted(&mut self) {
+        self.accepted = true;
+        self.lanes.iter_mut().for_each(Lane::accept);
     }
 
     /// Whether a session can begin: with a key frame, or with audio where there is no video.
@@ -335,11 +239,12 @@ impl<B> Queue<B> {
         self.lanes.iter().all(|lane| lane.frames.is_empty())
     }
 
-    /// Whether nothing of `track` waits.
+    /// Whether nothing of `track` waits, or may have to be sent once more.
     pub fn is_drained(&self, track: Track) -> bool {
         // Audio whose key frame does not come goes nowhere.
         let is_held = track == Track::Audio && self.holds_audio();
-        is_held || self.lane(track).frames.is_empty()
+        let lane = self.lane(track);
+        is_held || (lane.frames.is_empty() && lane.unaccepted.is_empty())
     }
 
     /// What has left the queue waits on its way from these times on.
@@ -376,6 +281,7 @@ impl<B> Queue<B> {
 
     /// Drops all; the next frame must be a key frame.
     pub fn clear(&mut self) {
+        self.lanes.iter_mut().for_each(Lane::accept);
         self.retain(|_| false);
         self.needs_key = true;
         self.old_runs = false;
@@ -405,6 +311,7 @@ impl<B> Queue<B> {
     pub fn flush(&mut self, track: Track, anew: bool) {
         self.lanes[track as usize].flushed |= anew;
         // Nobody wants it.
+        self.lanes[track as usize].accept();
         self.lanes[track as usize].retain(|_| false);
         if track == Track::Video {
             self.needs_key = true;
@@ -414,6 +321,7 @@ impl<B> Queue<B> {
 
     /// What comes next of `track` needs other headers.
     pub fn renew(&mut self, track: Track) {
+        self.lanes[track as usize].accept();
         if self.is_open() {
             self.lanes[track as usize].renewed = true;
         } else {
@@ -426,12 +334,18 @@ impl<B> Queue<B> {
     }
 
     /// Makes the queue begin where a new session can: at its newest key frame, or, where `all` is
-    /// to be sent or media from before the opening waits, at its oldest.
+    /// to be sent or media from before the opening waits, at its oldest. What the last session has
+    /// had without having been accepted waits again.
     pub fn restart(&mut self, all: bool) {
+        self.accepted = false;
         self.open = None;
         self.flowing = false;
         self.set_ahead([None; 2]);
-        let (epoch, all) = (self.epoch, all || self.in_history());
+        let epoch = self.epoch;
+        for lane in &mut self.lanes {
+            lane.take_back(epoch);
+        }
+        let all = all || self.in_history();
         self.retain(|queued| queued.epoch == epoch);
         self.old_runs = false;
         if self.needs_key && self.has_video {

@@ -47,6 +47,9 @@ const STABLE: Duration = Duration::from_secs(1);
 const SHORT_SESSIONS: u32 = 3;
 /// Between C2 and `connect`, for servers that lose what they read together with C2.
 const AFTER_HANDSHAKE: Duration = Duration::from_millis(250);
+/// Time for a server's decision about the publisher, where `timeout` is shorter: some servers delay
+/// the answer to wrong credentials on purpose (MediaMTX by up to 4 s), and it would never come.
+const DECISION: Duration = Duration::from_secs(5);
 /// Time for the last commands of a session that ends.
 const GOODBYE: Duration = Duration::from_millis(50);
 /// How often to look whether the last of a stream that ends has arrived.
@@ -105,6 +108,8 @@ enum End {
     /// There is no network to try it on.
     Unreachable(String),
     Refused(String),
+    /// The server has understood and says no: another manner changes nothing.
+    Denied(String),
 }
 
 /// Runs until the publisher has ended; `network` notifies where that has changed for the better.
@@ -148,7 +153,7 @@ pub async fn run(publisher: Arc<MediaPublisher>, network: Arc<Notify>, owner: im
                 let wait = UNREACHABLE.mul_f64(1.0 - 0.2 * jitter());
                 sessions.wait(PublishPhase::Backoff, reason, wait).await;
             }
-            End::Refused(reason) => {
+            End::Refused(reason) | End::Denied(reason) => {
                 sessions.was_lost = true;
                 let wait = sessions.refused_backoff.next(jitter());
                 sessions.wait(PublishPhase::Refused, reason, wait).await;
@@ -553,7 +558,7 @@ impl Connection {
                 writing || needs_flush || self.gauge.acknowledged() < self.gauge.written();
             let is_awaited = self.is_open && self.publisher.set_in_flight(arrives);
             let waiting = self.published_at.is_none() || writing || needs_flush;
-            let stalled = progress + self.target.timeout;
+            let stalled = progress + self.patience();
             let wake = [
                 waiting.then_some(stalled),
                 connect_at.filter(|_| self.rtmp.awaits_connect()),
@@ -639,9 +644,13 @@ impl Connection {
                 () = sleep_until(wake.unwrap_or(progress)), if wake.is_some() => {
                     if waiting && Instant::now() >= stalled {
                         return End::Failed(format!(
-                            "{} has been silent for {} s",
+                            "{} has been silent for {} s{}",
                             self.target.location,
-                            self.target.timeout.as_secs_f64()
+                            self.patience().as_secs_f64(),
+                            match self.rtmp.progress() {
+                                Progress::Publish => " instead of accepting the publisher",
+                                _ => "",
+                            }
                         ));
                     }
                 }
@@ -749,6 +758,14 @@ impl Connection {
         self.publisher.count(|stats| stats.frames += 1);
     }
 
+    /// How long the server may be silent.
+    fn patience(&self) -> Duration {
+        match self.rtmp.progress() {
+            Progress::Publish => self.target.timeout.max(DECISION),
+            _ => self.target.timeout,
+        }
+    }
+
     /// The server closed the connection; what that means depends on how far it had come.
     fn closed(&self, error: Option<&io::Error>) -> End {
         let location = &self.target.location;
@@ -771,16 +788,17 @@ impl Connection {
         let location = &self.target.location;
         let answer = format!("({code}: {description})");
         match kind {
-            RefusalKind::Credentials => End::Refused(format!(
+            RefusalKind::Credentials => End::Denied(format!(
                 "{location} refuses the credentials: check user and password (or password-file) {answer}"
             )),
-            RefusalKind::Application => End::Refused(format!(
+            RefusalKind::Application => End::Denied(format!(
                 "{location} refuses the connection: check the location's application ({}), user and password (or password-file) {answer}",
                 self.target.location.app
             )),
-            RefusalKind::PathTaken => End::Refused(format!(
+            RefusalKind::PathTaken => End::Denied(format!(
                 "{location} has another publisher: stop that one or choose another stream name {answer}"
             )),
+            // Perhaps of what it has not understood.
             RefusalKind::Other => {
                 End::Refused(format!("{location} refuses the publisher {answer}"))
             }

@@ -131,7 +131,7 @@ impl Settings {
                 .default_value(default.tls_validation_flags)
                 .mutable_ready()
                 .build(),
-            seconds_spec("timeout", "Timeout", "Seconds for which a server may be silent while something is due from it, before the session is given up and retried", 1..=3600, default.timeout, READY),
+            seconds_spec("timeout", "Timeout", "Seconds for which a server may be silent while something is due from it, before the session is given up and retried; at least 5 for its decision about the publisher, as some servers delay the answer to a wrong password", 1..=3600, default.timeout, READY),
             boolean_spec("sync", "Sync", "Whether media of a source that is not live is sent at the pace of the clock. If not, it is sent as fast as the server takes it. Live media never waits for the clock", default.sync, PLAYING),
             glib::ParamSpecUInt64::builder("max-latency")
                 .nick("Maximum Latency")

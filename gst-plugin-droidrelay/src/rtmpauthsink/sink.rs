@@ -250,7 +250,7 @@ impl BaseSinkImpl for MediaSinkImp {
             .unwrap_or_else(|| self.clock_time());
         let body = Body {
             prefix,
-            payload: Some(payload),
+            payload: Some(Arc::new(payload)),
         };
         self.push(self.output().track, time, key, body, room);
         Ok(gst::FlowSuccess::Ok)

@@ -131,19 +131,6 @@ impl From<String> for NoConnection {
     }
 }
 
-fn is_unreachable(failure: &ConnectError) -> bool {
-    use io::ErrorKind::{HostUnreachable, NetworkDown, NetworkUnreachable};
-    let ConnectError::Failed(failures) = failure else {
-        return false;
-    };
-    failures.iter().all(|(_, err)| {
-        matches!(
-            err.kind(),
-            HostUnreachable | NetworkDown | NetworkUnreachable
-        )
-    })
-}
-
 /// Connects to the location's server, at its first port, within `patience`, with `tls` where it is given; the error
 /// says what did not answer.
 pub async fn connect(
@@ -164,7 +151,7 @@ pub async fn connect(
             )),
             failed => {
                 let reason = format!("cannot connect to {location}: {failed}");
-                if is_unreachable(&failed) {
+                if failed.is_unreachable() {
                     NoConnection::Unreachable(reason)
                 } else {
                     NoConnection::Failed(reason)

@@ -479,6 +479,7 @@ fn a_server_that_takes_no_pipelined_commands_is_published_to_at_once_and_remembe
         Quirk::ClosesOnHaste(Step::Publish),
         Quirk::LosesHaste(Step::Connect),
         Quirk::LosesHaste(Step::CreateStream),
+        Quirk::CountsFrom(5),
     ] {
         let server = Server::quirky(quirk.clone());
         let line = Line::start(&format!("rtmpauthsink location={} timeout=1", server.url()));
@@ -526,6 +527,50 @@ fn a_server_that_refuses_in_every_manner_is_asked_once_for_each_try_and_is_not_s
     line.play_anew();
     let hasty = |seen: &Seen| *seen == Seen::Hasty;
     server.seen().wait(mark, "pipelined again", hasty).unwrap();
+}
+
+/// Some servers answer late, so that passwords are not tried out: asked in another manner they do
+/// the same, and a wait that is too short never learns of it.
+#[test]
+fn a_server_that_takes_its_time_to_refuse_is_heard_and_asked_once_a_try() {
+    let server = Server::quirky(Quirk::DeniesAfter(Duration::from_secs(3)));
+    let line = Line::start(&format!("rtmpauthsink location={} timeout=1", server.url()));
+    line.wait(State::Refused);
+    assert_eq!(server.seen().times(0, publish).len(), 1);
+    let error = line.error();
+    assert!(error.contains("refuses the credentials"), "{error}");
+    let states: Vec<_> = told(&line).into_iter().map(|told| told.0).collect();
+    assert!(!states.iter().any(|state| state == "backoff"), "{states:?}");
+}
+
+/// What a server gets ahead of its acceptance, and does not accept, the next connection begins with:
+/// neither the first group of pictures nor the end of a stream is lost.
+#[test]
+fn no_frame_is_lost_to_a_connection_that_was_not_accepted() {
+    const FRAMES: usize = 60;
+    for quirk in [
+        Quirk::EatsWithC2,
+        Quirk::ClosesOnHaste(Step::Connect),
+        Quirk::ClosesOnHaste(Step::Publish),
+    ] {
+        for source in ["", "is-live=true"] {
+            let server = Server::quirky(quirk.clone());
+            let line = Line::of(&format!(
+                "videotestsrc num-buffers={FRAMES} {source} \
+                 ! video/x-raw,width=64,height=48,framerate=30/1 \
+                 ! x264enc tune=zerolatency key-int-max=1000 \
+                 ! rtmpauthsink name=sink timeout=1 max-latency=3000000000 location={}",
+                server.url()
+            ));
+            line.play_to_the_end();
+            let ended = |seen: &Seen| *seen == Seen::Ended;
+            server.seen().wait(0, "the end", ended).unwrap();
+            let times = times(&server, 0, TagKind::Video);
+            assert!(times.is_sorted(), "{quirk:?} {source}: {times:?}");
+            assert_eq!(times.len(), FRAMES, "{quirk:?} {source}");
+            assert_eq!(line.count("dropped"), 0, "{quirk:?} {source}");
+        }
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::{
     system::{Line, Mark, System, pass},
 };
 use droidrelay_testkit::{
-    journal::Journal,
+    journal::{DEADLINE, Journal},
     net::shaped_link::{Quality, SERVER, ShapedLink},
     robot::stamps::{Arrival, StampReader, StampedCamera},
     servers::{
@@ -23,6 +23,8 @@ use droidrelay_testkit::{
 
 /// From a silent end of all connections to a stream.
 const BACK: Duration = Duration::from_secs(30);
+/// From a link that is there again to pictures: a try that has just begun, and the next one.
+const SOON: Duration = Duration::from_secs(5);
 
 pub const CASES: &[Case] = &[
     Case::new(
@@ -65,6 +67,24 @@ pub const CASES: &[Case] = &[
         "the robot gets another address while streaming",
         "fresh pictures, obeys, within 30 s",
         other_address,
+    )
+    .at_each_relay(),
+    Case::new(
+        "the robot's link down for 55 s while streaming",
+        "fresh pictures within 5 s, obeys",
+        link_down,
+    )
+    .at_each_relay(),
+    Case::new(
+        "black hole of 55 s while streaming",
+        "fresh pictures within 5 s, obeys",
+        long_black_hole,
+    )
+    .at_each_relay(),
+    Case::new(
+        "the robot's link 5 s down, 5 s up, six times while streaming",
+        "fresh pictures each time before it is down again, obeys",
+        flapping,
     )
     .at_each_relay(),
 ];
@@ -153,8 +173,17 @@ impl Net {
         })
     }
 
-    /// Waits for a fresh picture taken after `since`.
-    fn wait_fresh(&mut self, since: Instant) -> Result<()> {
+    /// Waits for a fresh picture taken after `since`; how long after that it was there.
+    fn wait_fresh(&mut self, since: Instant) -> Result<Duration> {
+        let seen = self.sees_fresh(since, Instant::now() + DEADLINE)?;
+        seen.with_context(|| {
+            let (reader, system) = (self.reader.text(), self.system.text());
+            format!("no fresh picture within {DEADLINE:?}\n{reader}\n{system}")
+        })
+    }
+
+    /// How long after `since` there is a fresh picture, if that is before `deadline`.
+    fn sees_fresh(&mut self, since: Instant, deadline: Instant) -> Result<Option<Duration>> {
         let Net {
             system,
             reader,
@@ -163,11 +192,12 @@ impl Net {
             ..
         } = self;
         let zero = *zero;
-        let since = since.duration_since(zero).as_millis() as u32;
-        system.wait_fresh(reader, since, |url, arrivals| {
+        let taken = since.duration_since(zero).as_millis() as u32;
+        let seen = system.sees_fresh(reader, taken, deadline, |url, arrivals| {
             link.server
                 .run(move |_| StampReader::start(&url, zero, arrivals))
-        })
+        })?;
+        Ok(seen.map(|at| at.saturating_duration_since(since)))
     }
 }
 
@@ -245,9 +275,14 @@ fn streaming(setup: &Setup) -> Result<Net> {
 }
 
 /// Waits for fresh pictures, then for a stop that is obeyed.
-fn comes_back(mut net: Net, back: Instant) -> Result<Found> {
-    net.wait_fresh(back)?;
-    let fresh = back.elapsed();
+fn comes_back(net: Net, back: Instant) -> Result<Found> {
+    comes_back_within(net, back, BACK)
+}
+
+/// As [`comes_back`], with fresh pictures no later than `limit`.
+fn comes_back_within(mut net: Net, back: Instant, limit: Duration) -> Result<Found> {
+    let fresh = net.wait_fresh(back)?;
+    Found::within(limit, fresh)?;
     let stopped = net.system.stop()?;
     let obeyed = stopped.saturating_duration_since(back);
     let mut found = Found::within(BACK, fresh.max(obeyed))?;
@@ -261,6 +296,53 @@ fn black_hole(setup: &Setup) -> Result<Found> {
     pass(setup.lasts(10));
     net.black_hole(false)?;
     comes_back(net, Instant::now())
+}
+
+fn long_black_hole(setup: &Setup) -> Result<Found> {
+    let net = streaming(setup)?;
+    net.black_hole(true)?;
+    pass(setup.lasts(55));
+    net.black_hole(false)?;
+    comes_back_within(net, Instant::now(), SOON)
+}
+
+fn link_down(setup: &Setup) -> Result<Found> {
+    let net = streaming(setup)?;
+    net.link.set_up(false)?;
+    pass(setup.lasts(55));
+    net.link.set_up(true)?;
+    comes_back_within(net, Instant::now(), SOON)
+}
+
+fn flapping(setup: &Setup) -> Result<Found> {
+    let mut net = streaming(setup)?;
+    let rounds = if setup.short { 2 } else { 6 };
+    let mut seen = Vec::new();
+    for round in 1..=rounds {
+        net.link.set_up(false)?;
+        pass(setup.lasts(5));
+        net.link.set_up(true)?;
+        let back = Instant::now();
+        let fresh = net.sees_fresh(back, back + SOON)?;
+        let text = net.system.text();
+        seen.push(fresh.with_context(|| {
+            format!("no fresh picture while the link was up for the {round}. time\n{text}")
+        })?);
+        pass((back + setup.lasts(5)).saturating_duration_since(Instant::now()));
+    }
+    let asked = Instant::now();
+    let stopped = net.system.stop()?;
+    let texts = seen
+        .iter()
+        .map(|fresh| format!("{:.2}", fresh.as_secs_f64()));
+    Ok(Found {
+        recovered: seen.iter().max().copied(),
+        more: format!(
+            "pictures after {} s, obeys after {:.2} s",
+            texts.collect::<Vec<_>>().join(", "),
+            stopped.saturating_duration_since(asked).as_secs_f64()
+        ),
+    })
 }
 
 fn stop_in_black_hole(setup: &Setup) -> Result<Found> {

@@ -224,7 +224,7 @@ impl System {
     }
 
     /// What the robot wrote, for an error.
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         self.robot.as_ref().map_or(String::new(), Machine::text)
     }
 
@@ -328,23 +328,39 @@ impl System {
         since: u32,
         read: impl Fn(String, Journal<Arrival>) -> Result<StampReader>,
     ) -> Result<()> {
+        let deadline = Instant::now() + DEADLINE;
+        let seen = self.sees_fresh(reader, since, deadline, read)?;
+        ensure!(
+            seen.is_some(),
+            "no picture younger than {FRESH:?} within {} s\n{}\n{}",
+            DEADLINE.as_secs(),
+            reader.text(),
+            self.text()
+        );
+        Ok(())
+    }
+
+    /// When there is a fresh picture that was taken after `since`, if that is before `deadline`.
+    pub fn sees_fresh(
+        &self,
+        reader: &mut StampReader,
+        since: u32,
+        deadline: Instant,
+        read: impl Fn(String, Journal<Arrival>) -> Result<StampReader>,
+    ) -> Result<Option<Instant>> {
         let arrivals: Journal<Arrival> = reader.arrivals().clone();
         let fresh = |frame: &Arrival| frame.taken >= since && frame.latency() < FRESH;
-        let deadline = Instant::now() + DEADLINE;
         let mut mark = arrivals.mark();
         loop {
-            let patience = Duration::from_millis(200);
-            if arrivals.try_wait(mark, patience, fresh).is_some() {
-                return Ok(());
+            let patience = deadline.saturating_duration_since(Instant::now());
+            let patience = patience.min(Duration::from_millis(200));
+            if let Some((at, _)) = arrivals.try_wait(mark, patience, fresh) {
+                return Ok(Some(at));
             }
             mark = arrivals.mark();
-            ensure!(
-                Instant::now() < deadline,
-                "no picture younger than {FRESH:?} within {} s\n{}\n{}",
-                DEADLINE.as_secs(),
-                reader.text(),
-                self.text()
-            );
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
             if reader.has_ended() {
                 *reader = read(self.testbed.relay.viewer_url(), arrivals.clone())?;
             }

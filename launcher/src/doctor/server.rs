@@ -77,13 +77,12 @@ async fn reach(
         format_args!("{host} is {}", shown.join(", ")),
     );
     let what = format!("{what}: TCP");
-    let stream =
-        connect(&addresses, CONNECT_TIMEOUT)
-            .await
-            .map_err(|err| match err.is_no_network() {
-                true => no_network(&what),
-                false => missing(&what, format_args!("cannot connect to {host}: {err}"), ""),
-            })?;
+    let stream = connect(&addresses, CONNECT_TIMEOUT).await.map_err(|err| {
+        match err.is_unreachable() && !has_network() {
+            true => no_network(&what),
+            false => missing(&what, format_args!("cannot connect to {host}: {err}"), ""),
+        }
+    })?;
     report.ok(what, format_args!("port {port} answers"));
     Ok(stream)
 }

@@ -133,6 +133,13 @@ impl ShapedLink {
         self.server.run(move |network| network.lose_percent(loss))
     }
 
+    /// The robot's end of the line is up or down from now on, and the robot's machine knows it.
+    pub fn set_up(&self, is_up: bool) -> Result<()> {
+        let state = if is_up { "up" } else { "down" };
+        self.robot
+            .run(move |network| network.configure("ip", &format!("link set {DEVICE} {state}")))
+    }
+
     /// The robot has another address from now on, and the one before is nobody's: as when it
     /// goes from one network to another.
     pub fn change_address(&self) -> Result<()> {

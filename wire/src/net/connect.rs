@@ -48,13 +48,18 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// Whether this machine knows no way to any of the addresses.
-    pub fn is_no_network(&self) -> bool {
-        let unreachable =
-            |(_, err): &(SocketAddr, io::Error)| err.kind() == io::ErrorKind::NetworkUnreachable;
+    /// Whether there is no way to any of the addresses: nothing has reached them.
+    pub fn is_unreachable(&self) -> bool {
+        use io::ErrorKind::{HostUnreachable, NetworkDown, NetworkUnreachable};
+        let is_unreachable = |(_, err): &(SocketAddr, io::Error)| {
+            matches!(
+                err.kind(),
+                HostUnreachable | NetworkDown | NetworkUnreachable
+            )
+        };
         match self {
             ConnectError::Failed(failures) => {
-                !failures.is_empty() && failures.iter().all(unreachable)
+                !failures.is_empty() && failures.iter().all(is_unreachable)
             }
             ConnectError::Timeout { .. } => false,
         }
@@ -75,8 +80,8 @@ impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ConnectError::Failed(failures) => {
-                let remedy = match self.is_no_network() {
-                    true => "this machine has no network",
+                let remedy = match self.is_unreachable() {
+                    true => "no way there: is this machine's network up?",
                     false => "is the server running, and the port right?",
                 };
                 write!(f, "{}; {remedy}", Failures(failures))
@@ -208,6 +213,22 @@ mod tests {
             text.contains(&one.to_string()) && text.contains(&two.to_string()),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_cannot_be_reached_is_told_from_what_refuses() {
+        let failed = |kinds: &[io::ErrorKind]| {
+            let failures = kinds.iter().map(|kind| (closed(), (*kind).into()));
+            ConnectError::Failed(failures.collect())
+        };
+        use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkDown, NetworkUnreachable};
+        let all = failed(&[HostUnreachable, NetworkDown, NetworkUnreachable]);
+        assert!(all.is_unreachable());
+        assert!(all.to_string().contains("network up"), "{all}");
+        let one = failed(&[NetworkUnreachable, ConnectionRefused]);
+        assert!(!one.is_unreachable());
+        assert!(one.to_string().contains("server running"), "{one}");
+        assert!(!failed(&[]).is_unreachable());
     }
 
     #[test]

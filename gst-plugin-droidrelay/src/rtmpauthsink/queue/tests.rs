@@ -41,10 +41,11 @@ impl Queue<()> {
     }
 }
 
-/// In a session that has begun.
+/// In a session that has begun and is accepted.
 fn opened(max_latency: i64) -> Queue<()> {
     let mut queue = Queue::new(max_latency);
     queue.open();
+    queue.accepted();
     queue
 }
 
@@ -160,6 +161,7 @@ fn a_new_session_begins_with_the_newest_key_frame_unless_all_is_to_be_sent() {
         }
         queue.restart(all);
         queue.open();
+        queue.accepted();
         assert_eq!(queue.times(), expected);
         queue.video(6, false);
         queue.restart(all);
@@ -404,5 +406,55 @@ proptest! {
             prop_assert!(queue.waiting() >= 0 && queue.queued() >= 0);
             prop_assert!(queue.lost <= queue.dropped);
         }
+    }
+}
+
+#[test]
+fn what_a_session_had_that_was_not_accepted_comes_again_in_the_next_one() {
+    for accepted in [false, true] {
+        let mut queue = sorted(1000);
+        queue.restart(false);
+        queue.open();
+        queue.video(0, true);
+        queue.audio(1);
+        queue.video(2, false);
+        queue.audio(3);
+        assert_eq!(queue.times(), [0, 1, 2]);
+        assert!(!queue.is_drained(Track::Video));
+        if accepted {
+            queue.accepted();
+        }
+        assert_eq!(queue.is_drained(Track::Video), accepted);
+        queue.video(4, false);
+        queue.restart(false);
+        queue.open();
+        let again: &[i64] = if accepted { &[] } else { &[0, 1, 2, 3] };
+        assert_eq!(queue.times(), again);
+        assert_eq!(
+            queue.lanes.iter().map(|lane| lane.bytes).sum::<usize>(),
+            [5, 0][usize::from(accepted)]
+        );
+    }
+}
+
+#[test]
+fn nothing_comes_again_of_what_is_not_wanted_any_more() {
+    type Leave = fn(&mut Queue<()>);
+    let ways: [Leave; 4] = [
+        Queue::clear,
+        Queue::reset,
+        |queue| queue.flush(Track::Video, false),
+        |queue| queue.renew(Track::Video),
+    ];
+    for leave in ways {
+        let mut queue = Queue::new(1000);
+        queue.open();
+        queue.video(0, true);
+        assert_eq!(queue.times(), [0]);
+        leave(&mut queue);
+        queue.restart(true);
+        queue.open();
+        assert!(queue.times().is_empty());
+        assert_eq!(queue.lanes[0].bytes, 0);
     }
 }
