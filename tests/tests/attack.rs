@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The bridge under attack, in a network of the test's own: many connections that say nothing, and
-//! many wrong passwords. Its owner and the media server notice neither.
+//! The bridge under attack, in a network of the test's own: many connections that say nothing,
+//! many wrong passwords, and a flood of them from many networks. Its owner and the media server notice
+//! none of it.
 
 use std::{
     fmt::Write as _,
     io::{Read, Write},
-    net::{IpAddr, SocketAddr, TcpStream},
-    process::Command,
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream},
+    process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -67,21 +70,28 @@ struct Attacked {
 impl Attacked {
     /// A bridge without a broker: what is asked of it here needs none.
     fn start() -> Self {
+        Self::start_at(HOST, Login::hash)
+    }
+
+    /// At this address, with an owner whose password is kept as `hash` makes it.
+    fn start_at(host: &str, hash: impl Fn(&Login) -> String) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("attacked-")
             .tempdir()
             .unwrap();
         let [owner, media] = ["owner", "mediamtx"].map(|name| Login::generate(name).unwrap());
         let mut config = format!(
-            "listen = \"{HOST}:0\"\n[mqtt]\nbroker = \"mqtt://127.0.0.1:9\"\n\
+            "listen = \"{host}:0\"\n[mqtt]\nbroker = \"mqtt://127.0.0.1:9\"\n\
              [mediamtx]\nlisten = \"127.0.0.1:0\"\n[failures]\nwindow = 3600\n"
         );
-        for (login, role) in [(&owner, "admin"), (&media, "mediamtx")] {
+        for (login, role, hash) in [
+            (&owner, "admin", hash(&owner)),
+            (&media, "mediamtx", media.hash()),
+        ] {
             write!(
                 config,
                 "[[user]]\nname = \"{}\"\nrole = \"{role}\"\npassword = \"{}\"\n",
-                login.user,
-                login.hash()
+                login.user, hash
             )
             .unwrap();
         }
@@ -128,10 +138,14 @@ impl Attacked {
 
     /// How long the owner's login takes: as often as not, at most. Others use this machine too.
     fn login(&self) -> Duration {
+        self.login_from(OWNER.into())
+    }
+
+    fn login_from(&self, source: IpAddr) -> Duration {
         let mut times: Vec<Duration> = (0..21)
             .map(|_| {
                 let began = Instant::now();
-                assert_eq!(self.ask(OWNER.into(), &self.owner.basic()), 200);
+                assert_eq!(self.ask(source, &self.owner.basic()), 200);
                 began.elapsed()
             })
             .collect();
@@ -205,5 +219,71 @@ fn wrong_passwords_shut_out_who_sends_them_and_neither_owner_nor_media_server() 
         attacked.answers_the_media_server();
         // Guessing stays limited: from where it did not come before, the right one waits too.
         assert_eq!(attacked.ask(attacker(0), &attacked.owner.basic()), 429);
+    });
+}
+
+/// An address in a network (/48) of its own.
+fn elsewhere(network: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, network, 0, 0, 0, 0, 1)
+}
+
+/// As the bridge keeps a person's password: it takes its time to check.
+fn slow_hash(login: &Login) -> String {
+    let mut program = Command::new(artifact("droidrelay-bridge").unwrap());
+    let mut hashing = program
+        .arg("hash-password")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    writeln!(hashing.stdin.take().unwrap(), "{}", login.password).unwrap();
+    let output = hashing.wait_with_output().unwrap();
+    let hash = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+    assert!(hash.starts_with("$argon2id$"), "{hash}");
+    hash
+}
+
+#[test]
+fn a_flood_of_logins_from_many_networks_makes_no_owner_wait() {
+    const NETWORKS: u16 = 64;
+    const HERE: u16 = 0xffff;
+    const OWNERS: u16 = 0xfffe;
+    /// For each thread: more than there is time for.
+    const TRIES: u16 = 2000;
+    isolated(|network| {
+        connect(network);
+        for number in (1..=NETWORKS).chain([HERE, OWNERS]) {
+            let address = elsewhere(number);
+            network
+                .configure("ip", &format!("address add {address}/128 dev lan nodad"))
+                .unwrap();
+        }
+        let attacked = Attacked::start_at(&format!("[{}]", elsewhere(HERE)), slow_hash);
+        let owners = elsewhere(OWNERS).into();
+        assert_eq!(attacked.ask(owners, &attacked.owner.basic()), 200);
+        let goes_on = AtomicBool::new(true);
+        let took = thread::scope(|scope| {
+            for begin in 0..4 {
+                let (attacked, goes_on) = (&attacked, &goes_on);
+                scope.spawn(move || {
+                    let numbers = (begin..TRIES).step_by(4);
+                    for number in numbers.take_while(|_| goes_on.load(Ordering::Relaxed)) {
+                        let guess = Login {
+                            user: ["owner", "nobody"][usize::from(number / 4 % 2)].into(),
+                            password: number.to_string(),
+                        };
+                        let source = elsewhere(1 + number % NETWORKS).into();
+                        let status = attacked.ask(source, &guess.basic());
+                        assert!(matches!(status, 401 | 429), "{status}");
+                    }
+                });
+            }
+            let took = attacked.login_from(owners);
+            attacked.answers_the_media_server();
+            goes_on.store(false, Ordering::Relaxed);
+            took
+        });
+        println!("the owner's login in a flood of others: {took:?}");
+        assert!(took < AT_ONCE, "{took:?}\n{}", attacked.process.text());
     });
 }

@@ -6,8 +6,10 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use droidrelay_testkit::{
-    clients::observer::Observer,
+    clients::observer::{Observer, Seen},
+    journal::DEADLINE,
     net::proxy::Proxy,
+    process::poll,
     robot::{Robot, Runner},
     secrets::Login,
     servers::{
@@ -108,13 +110,19 @@ impl Place<'_> {
         let gone = observer.wait_available(mark, OFFLINE).unwrap() - killed;
         eprintln!("{name}: MQTT {version}; a killed robot is offline after {gone:?}");
         assert!(gone < GONE, "{gone:?}");
-        let late = Observer::start_at(&url, somebody, &[]).unwrap();
         let kept = match will {
             Will::Kept => OFFLINE,
             Will::Told => ONLINE,
         };
-        late.wait_available(0, kept).unwrap();
-        late.wait_state(0, StreamState::Idle).unwrap();
+        // Artemis tells it to those who are there a moment before it keeps it.
+        let told = poll(DEADLINE, || {
+            let late = Observer::start_at(&url, somebody, &[]).ok()?;
+            late.wait_state(0, StreamState::Idle).ok()?;
+            let is_told = |seen: &Seen| seen.is_available(OFFLINE) || seen.is_available(ONLINE);
+            late.seen().wait(0, "the availability", is_told).ok()?;
+            late.seen().position(0, |seen| seen.is_available(kept))
+        });
+        assert!(told.is_some(), "who comes later is not told {kept}");
     }
 }
 

@@ -215,6 +215,16 @@ fn is(state: &'static str) -> impl Fn(&Value) -> bool {
     move |robot| robot["state"]["state"] == state
 }
 
+/// Signs for another name with the authority's key, and asks whether that is believed.
+const STRANGER: &str = r#"
+cd "$1/ca"
+openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=stranger -keyout stranger.key -out stranger.csr 2>/dev/null
+printf 'subjectAltName=DNS:elsewhere.example\nbasicConstraints=CA:FALSE\n' >stranger.ext
+openssl x509 -req -in stranger.csr -CA ../tls/ca.crt -CAkey ca.key -CAserial ca.srl -out stranger.crt -extfile stranger.ext 2>/dev/null
+openssl verify -CAfile ../tls/ca.crt ../tls/server.crt
+openssl verify -CAfile ../tls/ca.crt stranger.crt
+"#;
+
 #[test]
 fn setup_keeps_what_is_there_and_shows_no_secret() {
     let (folder, told) = Kit::set_up();
@@ -259,6 +269,15 @@ fn setup_keeps_what_is_there_and_shows_no_secret() {
         names.contains(&format!("IP:{HOST}/255.255.255.255")),
         "{names}"
     );
+    // And so whoever has its key is this server, and nobody else.
+    let stranger = Command::new("bash")
+        .args(["-ec", STRANGER, "bash"])
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&stranger.stderr).into_owned();
+    assert!(said.contains("permitted subtree violation"), "{said}");
+    assert!(!stranger.status.success());
     for wrong in ["", "..", "a/b"] {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../mediamtx/setup.sh");
         let mut command = Command::new(script);

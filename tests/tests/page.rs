@@ -105,6 +105,28 @@ fn a_click_shows_the_robot_by_hls_where_that_is_all_and_stop_ends_it() {
 }
 
 #[test]
+fn a_viewer_may_have_a_name_that_means_something_to_javascript() {
+    if Kind::MediaMtx.notice_if_absent() {
+        return;
+    }
+    let cloud = Cloud::start(Media::WebRtc).unwrap();
+    let _robot = cloud.robot(TEST_PICTURE).unwrap();
+    let browser = Browser::start().unwrap();
+    let page = browser.open(&cloud.url(), Screen::DESKTOP).unwrap();
+    sign_in(&page, &cloud).unwrap();
+    wait_word(&page, "Ready").unwrap();
+    for name in ["__proto__", "constructor"] {
+        let start = format!("{{\"command\":\"start\",\"id\":\"{name}\"}}");
+        cloud.observer.send(&start).unwrap();
+        page.wait(&format!(
+            "document.getElementById('people').textContent.includes('{name}')"
+        ))
+        .unwrap();
+    }
+    no_complaints(&page);
+}
+
+#[test]
 fn a_wrong_password_is_told_and_kept_nowhere() {
     let cloud = Cloud::start(Media::None).unwrap();
     let browser = Browser::start().unwrap();

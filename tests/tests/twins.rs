@@ -3,7 +3,10 @@
 //! Two robots from one image: the same host name, line, topic and credentials; and the worst of it,
 //! one client id for both.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use droidrelay_testkit::{
     clients::observer::Observer,
@@ -87,6 +90,15 @@ fn robots_from_one_image_have_a_session_each_and_obey_side_by_side() {
                 twin.wait(mark, CLOSED);
             }
         }
+        // Told apart by their machines, not by what each sees running beside it.
+        let log = broker.text();
+        let words = log.split_whitespace();
+        let ids: HashSet<&str> = words
+            .filter_map(|word| word.strip_prefix("droidrelay-robot-stream-"))
+            .map(|id| id.trim_end_matches(':'))
+            .collect();
+        assert_eq!(ids.len(), 2, "{ids:?}");
+        assert!(ids.iter().all(|id| id.len() == 16), "{ids:?}");
         for mut twin in twins {
             assert!(!twin.robot.text().contains("no MQTT session"));
             twin.robot.end().unwrap();
