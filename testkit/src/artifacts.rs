@@ -4,7 +4,7 @@
 //! `cargo test` builds tests and their crates anew, but not what stands in `target/debug`.
 
 use std::{
-    env, fs,
+    env, fs, io,
     path::{Path, PathBuf},
 };
 
@@ -30,10 +30,14 @@ pub fn artifact(name: &str) -> Result<PathBuf> {
 
 /// Fails where `built` is older than one of the sources that cargo names in the file `.d` beside
 /// it: those of all crates of this workspace that went into it. This crate did not, though `cargo
-/// build --all-targets` lists it with what the tests of a crate need.
+/// build --all-targets` lists it with what the tests of a crate need. Where there is no such file it
+/// is an installed one, and cargo has nothing to say about it.
 pub fn ensure_current(built: &Path) -> Result<()> {
     let list = built.with_extension("d");
-    let text = fs::read_to_string(&list).with_context(|| format!("{}: {BUILD}", list.display()))?;
+    let text = match fs::read_to_string(&list) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(()),
+        text => text.with_context(|| list.display().to_string())?,
+    };
     let made = modified(built)?;
     let testkit = Path::new(env!("CARGO_MANIFEST_DIR"));
     for source in sources(&text)
@@ -69,6 +73,29 @@ fn sources(rule: &str) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_installed_is_current_and_what_is_older_than_a_source_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (built, source) = (folder.path().join("built"), folder.path().join("source"));
+        fs::write(&built, "").unwrap();
+        ensure_current(&built).unwrap();
+        let rule = format!("{}: {}\n", built.display(), source.display());
+        fs::write(built.with_extension("d"), rule).unwrap();
+        let missing = ensure_current(&built).unwrap_err().to_string();
+        assert!(missing.contains("source"), "{missing}");
+        fs::write(&source, "").unwrap();
+        let made = modified(&source).unwrap();
+        let older = made - std::time::Duration::from_secs(1);
+        let date = |path: &Path, time| {
+            let file = fs::File::options().write(true).open(path).unwrap();
+            file.set_modified(time).unwrap();
+        };
+        date(&source, older);
+        ensure_current(&built).unwrap();
+        date(&built, older - std::time::Duration::from_secs(1));
+        assert!(ensure_current(&built).is_err());
+    }
 
     #[test]
     fn sources_are_read_from_a_rule_of_make() {

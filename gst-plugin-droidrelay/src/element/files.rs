@@ -35,11 +35,11 @@ pub fn within<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::element::io::Io;
+    use tokio::runtime::Builder;
 
     #[test]
     fn whoever_asks_waits_no_longer_than_the_deadline() {
-        let io = Io::acquire().unwrap();
+        let io = Builder::new_current_thread().build().unwrap();
         assert_eq!(within(io.handle(), "a", || 1), Ok(1));
         let (release, held) = mpsc::channel::<()>();
         let error = within(io.handle(), "/mnt/away/pass", move || held.recv()).unwrap_err();

@@ -53,7 +53,7 @@ impl Announcer {
     pub fn state(&self, valve: &gst::Element, link: Option<&BrokerLink>, report: &Report) {
         let state = &report.state;
         if let Some(link) = link {
-            link.publish_state(state);
+            link.publish(state, report.connected);
         }
         let told = (state.state.clone(), state.last_error.clone());
         let before = std::mem::replace(&mut *self.state.lock(), told.clone());

@@ -2,7 +2,13 @@
 
 //! The valve at its broker.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use droidrelay_wire::{
     RobotState,
@@ -30,6 +36,8 @@ pub struct BrokerLink {
     topics: Topics,
     device: Device,
     discovery: Mutex<Discovery>,
+    /// Online has been said; the session says it again at each connect.
+    said_online: AtomicBool,
     /// Free for others when the session has ended.
     _client_id: ClientId,
 }
@@ -56,13 +64,13 @@ impl BrokerLink {
     ) -> Self {
         let broker = config.broker.to_string();
         let session = Session::spawn(io, config, on_event);
-        session.set_retained(&topics.availability, ONLINE);
         BrokerLink {
             session,
             member: Member::join(&broker, &topics.state, wake),
             device: Device::new(client_id.as_str(), topics.clone()),
             topics,
             discovery: Mutex::default(),
+            said_online: AtomicBool::new(false),
             _client_id: client_id,
         }
     }
@@ -72,8 +80,17 @@ impl BrokerLink {
         self.session.connects().saturating_sub(1)
     }
 
-    /// Publishes the state of the valve's group, where it is this valve's to publish and new.
-    pub fn publish_state(&self, state: &RobotState) {
+    /// Publishes the state of the valve's group, where it is this valve's to publish and new; and
+    /// that the group is online, once this valve, which is `connected` now, and all others are
+    /// subscribed.
+    pub fn publish(&self, state: &RobotState, connected: bool) {
+        if connected
+            && !self.said_online.load(Ordering::Relaxed)
+            && self.member.listens()
+            && !self.said_online.swap(true, Ordering::Relaxed)
+        {
+            self.session.set_retained(&self.topics.availability, ONLINE);
+        }
         if let Some(state) = self.member.update(state) {
             self.session
                 .set_retained(&self.topics.state, payload_of(state));

@@ -2,7 +2,8 @@
 
 //! Valves of one process that share a state topic (audio and video, two cameras) publish one
 //! state: that of the one that is furthest from well, by the session of one of them, so that no
-//! older state can overtake a newer one on its way to the broker.
+//! older state can overtake a newer one on its way to the broker. They are online when all of them
+//! are subscribed: a command would miss those that are not.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -27,6 +28,8 @@ struct Entry {
     state: Option<RobotState>,
     /// What its session has published for all.
     last_published: Option<RobotState>,
+    /// It has been subscribed to its commands.
+    listens: bool,
     wake: Wake,
 }
 
@@ -39,12 +42,14 @@ pub struct Member {
 }
 
 impl Member {
-    /// `wake` is called when this valve is the one to publish and there is something new.
+    /// `wake` is called when this valve is the one to publish and there is something new, and when
+    /// all are subscribed.
     pub fn join(broker: &str, topic: &str, wake: impl Fn() + Send + Sync + 'static) -> Self {
         let key = (broker.to_owned(), topic.to_owned());
         let entry = Entry {
             state: None,
             last_published: None,
+            listens: false,
             wake: Arc::new(wake),
         };
         let mut groups = GROUPS.lock();
@@ -80,6 +85,26 @@ impl Member {
             wake();
         }
         None
+    }
+
+    /// This valve is subscribed; true where all are.
+    pub fn listens(&self) -> bool {
+        let mut groups = GROUPS.lock();
+        let Some(group) = groups.groups.get_mut(&self.key) else {
+            return false;
+        };
+        let entry = group.get_mut(&self.number);
+        let news = entry.is_some_and(|entry| !std::mem::replace(&mut entry.listens, true));
+        if !group.values().all(|entry| entry.listens) {
+            return false;
+        }
+        let others = group.iter().filter(|(number, _)| **number != self.number);
+        let wakes: Vec<Wake> = others.map(|(_, entry)| entry.wake.clone()).collect();
+        drop(groups);
+        for wake in wakes.iter().filter(|_| news) {
+            wake();
+        }
+        true
     }
 
     /// Leaves; true for the last one, after which nobody publishes.
@@ -127,6 +152,22 @@ mod tests {
         Member::join("mqtt://h:1883", topic, move || {
             woken.fetch_add(1, Ordering::SeqCst);
         })
+    }
+
+    #[test]
+    fn they_are_online_when_all_of_them_are_subscribed() {
+        let woken = Arc::default();
+        let video = member("group/4/state", &woken);
+        let audio = member("group/4/state", &woken);
+        assert!(!video.listens() && !video.listens());
+        assert_eq!(woken.load(Ordering::SeqCst), 0);
+        assert!(audio.listens());
+        assert_eq!(woken.load(Ordering::SeqCst), 1, "the other one says so too");
+        assert!(video.listens() && audio.listens());
+        assert_eq!(woken.load(Ordering::SeqCst), 1, "once");
+        let late = member("group/4/state", &woken);
+        assert!(!late.leave());
+        assert!(video.listens());
     }
 
     #[test]
