@@ -31,7 +31,11 @@ pub struct Io {
 impl Io {
     /// The running I/O thread, started if there is none.
     pub fn acquire() -> io::Result<Arc<Io>> {
-        let mut shared = SHARED.lock();
+        Self::acquire_from(&SHARED)
+    }
+
+    fn acquire_from(shared: &Mutex<Weak<Io>>) -> io::Result<Arc<Io>> {
+        let mut shared = shared.lock();
         if let Some(io) = shared.upgrade() {
             return Ok(io);
         }
@@ -116,8 +120,10 @@ mod tests {
 
     #[test]
     fn all_holders_share_one_thread_and_the_last_one_ends_it() {
-        let first = Io::acquire().unwrap();
-        let second = Io::acquire().unwrap();
+        // Not the process's, which elements of other tests hold meanwhile.
+        let shared = Mutex::default();
+        let first = Io::acquire_from(&shared).unwrap();
+        let second = Io::acquire_from(&shared).unwrap();
         assert!(Arc::ptr_eq(&first, &second));
         let (sender, receiver) = mpsc::channel();
         first.handle().spawn(async move {

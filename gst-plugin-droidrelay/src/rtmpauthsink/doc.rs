@@ -11,20 +11,22 @@ pub const DOC: &[(&str, &str)] = &[
     begins with metadata, sequence headers and a key frame; its timestamps start at zero (media
     at 2 s, see start-offset); during its first two seconds the sink requests a key frame every
     250 ms, because readers attach a moment after the publisher. A session that is no longer
-    wanted is unpublished and closed at once. Media of a live
-    source never waits: what cannot be sent is queued up to max-latency, then dropped up to the
-    next key frame. The first frames that are dropped in a session are a warning; stats counts
-    them in dropped-publishing.",
+    wanted is unpublished and closed at once. The first frames that are dropped in a session are a warning; stats counts them
+    in dropped-publishing.",
     ),
     (
-        "Sources-that-are-not-live",
+        "Sources",
         "
-    Whether a source is live is what it answers to the LATENCY query at each segment. Media of one
-    that is not (a file, fdsrc, videotestsrc without is-live) is never dropped while the server is
-    there: it waits for the clock (sync=true), and for room in the queue. While the server is away
-    it is dropped at the pace of the clock as live media is; with sync=false it waits for the
-    server. At EOS the sink waits until all has been sent, up to 0.8 s for a live source and up to
-    5 s for others.",
+    What the source answers to the LATENCY query at each segment says whether it is live:
+      live                  never waits: up to max-latency is queued, then dropped up to the next
+                            key frame.
+      not live, sync=true   (a file, fdsrc, videotestsrc without is-live) waits for the clock and for
+                            room in the queue. While the server is away it is dropped at the pace
+                            of the clock.
+      not live, sync=false  goes as fast as the server takes it, and waits for a server that is away.
+      time goes back        (a seek, a file that is looped) a new session.
+      no time-stamps        see Time.
+      EOS                   waits until all has been sent, up to 0.8 s live, up to 5 s otherwise.",
     ),
     (
         "Time",
@@ -59,7 +61,8 @@ pub const DOC: &[(&str, &str)] = &[
            muxed FLV stream. Buffers outside of a wanted session are dropped. EOS is posted
            when all pads have it.
     audio  AAC (raw) or parsed MP3 (mpegaudioparse), on request. A session waits up to 0.5 s for
-           both tracks, longer where an encoder says that it is later. New headers in the stream (another resolution) start a
+           both tracks, up to 2 s where the valve of a track is open, and longer where an
+           encoder says that it is later. New headers in the stream (another resolution) start a
            new session.",
     ),
     (
@@ -67,20 +70,37 @@ pub const DOC: &[(&str, &str)] = &[
         "
     One TCP connection each (TCP_NODELAY; addresses tried side by side as in RFC 8305), TLS
     for rtmps. Commands, headers and the first key frame are sent in one write after the
-    handshake. Where a session ends or stalls before the server has accepted it, the next one
-    follows at once and step by step: a pause of 0.25 s after the handshake, then each command
-    after the answer to the one before. H.265 is announced to the server by fourCcList; where
-    connect then fails, it is repeated without. What has worked is remembered for the server
-    until the process ends. A redirect (code 302) is followed once, to the same stream name with
-    the same credentials, from rtmps to rtmps only.
+    handshake. What a session had got that the server did not accept, the next one begins with.
     A lost session is retried after 0.25 s, doubling up to 30 s, with jitter; a refused one after
-    1 to 60 s; both waits begin anew once a session has lasted for a second with media. Three
-    sessions in a row that the server accepts and ends within a second count as refused. A start
+    1 to 60 s; both waits begin anew once a session has lasted for a second with media. A start
     at the valve, and its MQTT session that is up again, bring the next try at once, and so does
     a link, address or route that has come (not for a refused one). A network that is not there
-    makes the wait no longer than 5 s.
-    start-offset needs the server's name (fmsVer in its answer to connect). In the first session
-    with a server that may come after the first frame: then it has the offset.",
+    makes the wait no longer than 5 s.",
+    ),
+    (
+        "Servers",
+        "
+    H.264 and AAC are taken by all that were tried. What differs, and what the sink does then; what
+    has worked is remembered for the server until the process ends:
+      looks at 2 s of media first (MediaMTX)
+                            start-offset. Not where fmsVer, in the answer to connect, begins with
+                            FMS/ (nginx-rtmp, SRS, lal, node-media-server). In the first session
+                            that may come after the first frame: then it has the offset.
+      takes no commands or media ahead of its answers, or numbers its first stream
+      otherwise than 1 (rml_rtmp)
+                            where a session ends or stalls before it is accepted, the next one
+                            follows at once and step by step: a pause of 0.25 s after the
+                            handshake, then each command after the answer to the one before.
+      does not know fourCcList, by which H.265 is announced
+                            where connect fails with it, it is repeated without.
+      answers a wrong password late (MediaMTX, up to 4 s)
+                            it has 5 s for its decision, and is asked once a try.
+      wants a login (Adobe's, Limelight's, Wowza)
+                            credential-mode=rtmp.
+      redirects (code 302)  followed once, to the same stream name with the same credentials, from
+                            rtmps to rtmps only.
+      accepts, and closes then (a wrong stream key)
+                            three sessions in a row that end within a second count as refused.",
     ),
     (
         "Credentials",
@@ -118,9 +138,9 @@ pub const DOC: &[(&str, &str)] = &[
         "TLS",
         "
     For rtmps. Without a port in the location, 443 is tried, and where nothing speaks RTMP there,
-    1936 (MediaMTX's); what has worked comes first from then on. The server's certificate must be signed by a CA that
-    ca-file (else the system's trust store) holds, or be in ca-file itself; must be for the
-    location's host; and must be valid by this machine's clock. The state's reason names the
+    1936 (MediaMTX's); what has worked comes first from then on. The server's certificate must
+    be signed by a CA that ca-file (else the system's trust store) holds, or be in ca-file
+    itself; must be for the location's host; and must be valid by this machine's clock. The state's reason names the
     fault and the remedy; the sink retries by itself. tls-validation-flags names the enforced
     checks: leaving out a flag accepts that fault and no other (as an exception, insecure and
     generic-error have an effect only where unknown-ca is left out too). Disabling a check

@@ -16,7 +16,7 @@ use super::{
     cat::CAT,
     chain::{Chain, Input},
     files::{self, FilesReader},
-    news::{News, NewsQueue},
+    news::{self, News, NewsQueue},
     publisher::MediaPublisher,
     queue::Track,
     rate::EncoderRate,
@@ -169,41 +169,12 @@ impl RtmpAuthSink {
 
     fn tell_state(&self, publish: &PublishState) {
         let state = State::from(&publish.state);
-        let reason = publish.reason.as_deref();
-        match state {
-            State::Backoff | State::Refused => gst::warning!(
-                CAT,
-                imp = self,
-                "{}: {}, next try in {:.2} s",
-                publish.state,
-                reason.unwrap_or_default(),
-                publish.next_try.unwrap_or_default()
-            ),
-            _ => gst::info!(CAT, imp = self, "{}", publish.state),
-        }
-        let obj = self.obj();
-        obj.notify("state");
-        let structure = gst::Structure::builder("rtmpauthsink-state")
-            .field("state", publish.state.as_str())
-            .field("reason", reason)
-            .field("attempt", publish.attempt)
-            .field("next-try", publish.next_try.unwrap_or_default())
-            .build();
-        let element = gst::message::Element::builder(structure).src(&*obj).build();
-        // Without a bus nobody listens.
-        let _ = obj.post_message(element);
-        if let Some((kind, text)) = progress(state) {
-            let text = reason.unwrap_or(text);
-            let progress = gst::message::Progress::builder(kind, "publish", text)
-                .src(&*obj)
-                .build();
-            let _ = obj.post_message(progress);
-        }
+        news::post(self.obj().upcast_ref(), state, publish);
         if state == State::Refused && self.settings.lock().fail_fast {
             gst::element_imp_error!(
                 self,
                 gst::ResourceError::NotAuthorized,
-                ("{}", reason.unwrap_or_default())
+                ("{}", publish.reason.as_deref().unwrap_or_default())
             );
         }
         self.tell_valve(publish);
@@ -499,16 +470,6 @@ impl RtmpAuthSink {
             .field("attempt", self.publisher.publish_state().attempt)
             .field("last-error", stats.last_error)
             .build()
-    }
-}
-
-fn progress(state: State) -> Option<(gst::ProgressType, &'static str)> {
-    match state {
-        State::Idle => None,
-        State::Connecting => Some((gst::ProgressType::Start, "Connecting to the server")),
-        State::Publishing => Some((gst::ProgressType::Complete, "Publishing")),
-        State::Backoff => Some((gst::ProgressType::Canceled, "Waiting for the next try")),
-        State::Refused => Some((gst::ProgressType::Canceled, "Refused by the server")),
     }
 }
 

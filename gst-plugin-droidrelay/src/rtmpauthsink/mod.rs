@@ -8,6 +8,7 @@
 mod bitrate;
 mod cat;
 mod chain;
+mod connection;
 mod doc;
 mod encoder;
 mod files;

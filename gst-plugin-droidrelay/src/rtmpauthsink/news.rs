@@ -6,10 +6,11 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use droidrelay_wire::PublishState;
+use gst::prelude::*;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::bitrate::Range;
+use super::{bitrate::Range, cat::CAT, settings::State};
 
 /// Most of it that waits for a world that does not listen.
 const MOST: usize = 256;
@@ -40,6 +41,51 @@ impl NewsQueue {
 
     pub fn next(&self) -> Option<News> {
         self.0.lock().pop_front()
+    }
+}
+
+/// Tells the log, and who listens to `element` or its bus, of its session's state.
+pub fn post(element: &gst::Element, state: State, publish: &PublishState) {
+    let reason = publish.reason.as_deref();
+    match state {
+        State::Backoff | State::Refused => gst::warning!(
+            CAT,
+            obj = element,
+            "{}: {}, next try in {:.2} s",
+            publish.state,
+            reason.unwrap_or_default(),
+            publish.next_try.unwrap_or_default()
+        ),
+        _ => gst::info!(CAT, obj = element, "{}", publish.state),
+    }
+    element.notify("state");
+    let structure = gst::Structure::builder("rtmpauthsink-state")
+        .field("state", publish.state.as_str())
+        .field("reason", reason)
+        .field("attempt", publish.attempt)
+        .field("next-try", publish.next_try.unwrap_or_default())
+        .build();
+    let message = gst::message::Element::builder(structure)
+        .src(element)
+        .build();
+    // Without a bus nobody listens.
+    let _ = element.post_message(message);
+    if let Some((kind, text)) = progress(state) {
+        let text = reason.unwrap_or(text);
+        let progress = gst::message::Progress::builder(kind, "publish", text)
+            .src(element)
+            .build();
+        let _ = element.post_message(progress);
+    }
+}
+
+fn progress(state: State) -> Option<(gst::ProgressType, &'static str)> {
+    match state {
+        State::Idle => None,
+        State::Connecting => Some((gst::ProgressType::Start, "Connecting to the server")),
+        State::Publishing => Some((gst::ProgressType::Complete, "Publishing")),
+        State::Backoff => Some((gst::ProgressType::Canceled, "Waiting for the next try")),
+        State::Refused => Some((gst::ProgressType::Canceled, "Refused by the server")),
     }
 }
 
