@@ -22,7 +22,7 @@ use droidrelay_testkit::{
         http,
         netns::{Network, isolated},
     },
-    process::{Process, poll},
+    process::{Process, poll, program_of},
     secrets::{Login, write_private},
 };
 use tempfile::TempDir;
@@ -31,6 +31,7 @@ const HOST: &str = "192.0.2.1";
 const OWNER: [u8; 4] = [192, 0, 2, 2];
 const ATTACKERS: u8 = 50;
 const CONNECTIONS: usize = 5000;
+const FILES: &str = "--nofile=1024:2048";
 /// For the owner's login.
 const AT_ONCE: Duration = Duration::from_millis(100);
 
@@ -96,8 +97,13 @@ impl Attacked {
             .unwrap();
         }
         let config = write_private(folder.path(), "bridge.toml", &config).unwrap();
-        let mut command = Command::new(artifact("droidrelay-bridge").unwrap());
-        command.arg("--config").arg(config);
+        // Fewer files than the attackers have: without limits of its own it would run out of them.
+        let mut command = Command::new(program_of("prlimit", "util-linux").unwrap());
+        command
+            .arg(FILES)
+            .arg(artifact("droidrelay-bridge").unwrap())
+            .arg("--config")
+            .arg(config);
         let process = Process::spawn("droidrelay-bridge", &mut command).unwrap();
         let doors = poll(DEADLINE, || {
             let log = process.log().all();
