@@ -155,7 +155,23 @@ impl<B: Clone> Queue<B> {
             return Next::Renew;
         }
         self.flowing = true;
-        lane.pop(self.accepted).map_or(Next::Nothing, Next::Frame)
+        let frame = lane.pop(self.accepted);
+        self.forget_old();
+        frame.map_or(Next::Nothing, Next::Frame)
+    }
+
+    /// What has left without having been accepted, and is too old to be sent again, is not kept: an
+    /// encoder may wait for its buffers.
+    fn forget_old(&mut self) {
+        let limit = self.limit();
+        let is_old = |lane: &Lane<B>| {
+            let oldest = lane.unaccepted.front();
+            let age = oldest.map(|queued| lane.newest_time().saturating_sub(queued.frame.time));
+            !lane.patient && age.is_some_and(|age| age > limit)
+        };
+        if self.lanes.iter().any(is_old) {
+            self.lanes.iter_mut().for_each(Lane::accept);
+        }
     }
 
     /// The server has accepted the session: what has left the queue is its own.

@@ -458,3 +458,23 @@ fn nothing_comes_again_of_what_is_not_wanted_any_more() {
         assert_eq!(queue.lanes[0].bytes, 0);
     }
 }
+
+#[test]
+fn live_media_that_is_too_old_to_be_sent_again_is_not_held() {
+    for patient in [false, true] {
+        let mut queue = Queue::new(10);
+        queue.set_patient(Track::Video, patient);
+        queue.open();
+        for time in 0..=11 {
+            queue.video(time, time == 0);
+            assert_eq!(queue.times(), [time]);
+        }
+        let held = queue.lanes[0].unaccepted.len();
+        assert_eq!(held, if patient { 12 } else { 0 });
+        queue.video(12, false);
+        queue.restart(patient);
+        queue.open();
+        // Without its beginning the rest has no use.
+        assert_eq!(queue.times().len(), if patient { 13 } else { 0 });
+    }
+}
