@@ -2,40 +2,33 @@
 
 //! The class: wires GObject and GStreamer to the parts that hold the state.
 
+mod commands;
+mod jobs;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use droidrelay_wire::{
-    Command, RobotState,
-    mqtt::session::{Event, Message},
-    words::{
-        command,
-        gate::{Lease, Origin, Outcome},
-    },
-};
+use droidrelay_wire::{Command, RobotState, mqtt::session::Event};
 use glib::subclass::Signal;
 use gst::{prelude::*, subclass::prelude::*};
 use once_cell::sync::Lazy;
 use parking_lot::Mutex;
 
 use super::{
-    age,
     announcer::Announcer,
     broker::BrokerLink,
     cat::CAT,
     control::Control,
-    downstream,
     flow::{Flow, Host},
     leases,
-    memory::{self, MemoryTrim},
+    memory::MemoryTrim,
     properties,
-    settings::{Settings, Standby},
-    silence::{self, EncoderWatch},
-    status::UpstreamState,
+    settings::Settings,
+    silence::EncoderWatch,
     surroundings::Surroundings,
-    upstream::{Inputs, Upstream},
+    upstream::Upstream,
 };
 use crate::element::{
     files::within,
@@ -76,156 +69,6 @@ impl MqttValve {
         self.epoch.elapsed()
     }
 
-    // ---- commands -------------------------------------------------------------------------
-
-    /// The one door in: every command, wherever it comes from, ends here. `correlation`: what its
-    /// sender knows it by, where that is not the id in it.
-    fn command(&self, command: &Command, origin: Origin, correlation: Option<&str>) {
-        let lease = self.settings.lock().lease;
-        let outcome = self.change(|control, now| {
-            let outcome = control.gate.apply(command, origin, lease, now);
-            if !matches!(outcome, Outcome::Refused(_)) {
-                control.obeyed(command.to_payload(), correlation.or(command.id()));
-                control.hurry |= matches!(command, Command::Start { .. });
-            }
-            outcome
-        });
-        gst::debug!(CAT, imp = self, "{command:?} from {origin:?}: {outcome:?}");
-        if let Outcome::Refused(reason) = outcome {
-            gst::warning!(CAT, imp = self, "command refused: {reason}");
-        }
-    }
-
-    fn local_command(&self, command: &Command) {
-        self.command(command, Origin::Local, None);
-    }
-
-    /// What `act` makes of the gate, the data path follows: in the same order, under one lock.
-    fn change(&self, act: impl FnOnce(&mut Control, Duration) -> Outcome) -> Outcome {
-        let now = self.now();
-        let mut control = self.control.lock();
-        let outcome = act(&mut control, now);
-        let changed = control.decided(outcome.clone(), now);
-        if changed {
-            self.flow.set(control.gate.is_open());
-        }
-        drop(control);
-        self.wake(changed);
-        outcome
-    }
-
-    /// There is something to announce, and where the gate has `changed`, to follow.
-    fn wake(&self, changed: bool) {
-        self.announcing.wake();
-        if changed {
-            self.standing_by.wake();
-        }
-    }
-
-    fn refuse(&self, reason: String) {
-        gst::warning!(CAT, imp = self, "command refused: {reason}");
-        self.control.lock().refuse(reason);
-        self.announcing.wake();
-    }
-
-    /// Goes on with what another valve, or this one, has held.
-    fn take_up(&self, given: Vec<Lease>) {
-        self.change(|control, now| control.gate.take_up(given, now));
-        if self.running.lock().is_none() {
-            self.settings.lock().resume = true;
-        }
-    }
-
-    /// The local switch, property `drop`.
-    fn set_drop(&self, drop: bool) {
-        let lease = Some(Duration::ZERO);
-        let start = Command::Start { id: None, lease };
-        self.local_command(&if drop { Command::stop() } else { start });
-    }
-
-    /// Action signal `start`.
-    fn local_start(&self, id: Option<String>, lease: u32) {
-        if let Some(refusal) = id.as_deref().and_then(|id| command::check_id(id).err()) {
-            self.refuse(refusal.to_string());
-        } else {
-            let lease = (lease > 0).then(|| Duration::from_secs(lease.into()));
-            self.local_command(&Command::Start { id, lease });
-        }
-    }
-
-    // ---- MQTT, in the I/O thread ----------------------------------------------------------
-
-    fn on_mqtt(&self, event: Event, command_topic: &str) {
-        match event {
-            Event::Up(broker) => {
-                let lacks = broker.lacks();
-                gst::info!(
-                    CAT,
-                    imp = self,
-                    "connected to the broker with MQTT {} and subscribed",
-                    broker.version
-                );
-                let mut control = self.control.lock();
-                control.link(true, self.now());
-                let news = control.limits(lacks.clone());
-                drop(control);
-                for lack in lacks.iter().filter(|_| news) {
-                    gst::warning!(CAT, imp = self, "{lack}");
-                }
-            }
-            Event::Down(fault) => {
-                gst::warning!(CAT, imp = self, "no MQTT session: {fault}");
-                let mut control = self.control.lock();
-                control.link(false, self.now());
-                control.note(fault.text);
-            }
-            Event::Message(message) if message.topic == command_topic => {
-                return self.on_message(&message);
-            }
-            Event::Message(status) => {
-                gst::debug!(CAT, imp = self, "Home Assistant has a status");
-                if !self
-                    .link()
-                    .is_some_and(|link| link.home_assistant(&status.payload))
-                {
-                    return;
-                }
-            }
-            Event::Refused(fault) => {
-                gst::warning!(CAT, imp = self, "{fault}");
-                self.control.lock().note(fault.text);
-            }
-        }
-        self.announcing.wake();
-    }
-
-    fn on_message(&self, message: &Message) {
-        gst::log!(
-            CAT,
-            imp = self,
-            "message of {} bytes on {}, retained: {}",
-            message.payload.len(),
-            message.topic,
-            message.retained
-        );
-        if message.payload.is_empty() {
-            // So a retained message is taken back: nobody asks for anything.
-            return;
-        }
-        let accept_retained = self.settings.lock().accept_retained;
-        match Command::parse(&message.payload) {
-            Err(refusal) => self.refuse(refusal.to_string()),
-            Ok(Command::Start { .. }) if message.may_be_old && let Err(reason) = age::check(&message.payload, age::now()) => {
-                self.refuse(reason);
-            }
-            Ok(_) if message.retained && !accept_retained => self.refuse(
-                "it is a retained message, which may be old: publish commands without the retain flag, or set accept-retained"
-                    .into(),
-            ),
-            Ok(command) => self.command(&command, Origin::Mqtt, message.correlation_text()),
-        }
-    }
-
     fn link(&self) -> Option<Arc<BrokerLink>> {
         self.running.lock().as_ref()?.link.clone()
     }
@@ -236,175 +79,6 @@ impl MqttValve {
         running
             .as_ref()
             .map_or_else(Arc::default, |running| running.around.clone())
-    }
-
-    // ---- announcing -----------------------------------------------------------------------
-
-    /// Tells the world what has changed; returns when something is due by itself.
-    fn announce(&self) -> Option<Duration> {
-        let (offline_timeout, prefix) = {
-            let settings = self.settings.lock();
-            (settings.offline_timeout, settings.discovery_prefix.clone())
-        };
-        let standby = self.real_standby();
-        let now = self.now();
-        let mut report = {
-            let mut control = self.control.lock();
-            let report = control.report(offline_timeout, standby.as_str(), now);
-            if report.expired {
-                self.flow.set(control.gate.is_open());
-            }
-            report
-        };
-        if report.expired {
-            self.standing_by.wake();
-        }
-        let obj = self.obj();
-        let link = self.link();
-        self.announcer
-            .changes(obj.upcast_ref(), &self.flow.srcpad, &report);
-        if !report.changes.is_empty() {
-            // By now a sink has answered. Before, frames might flow, and nobody be known to take
-            // them: that is `live` where there is no sink, and not where it has yet to connect.
-            let now = self.now();
-            report.state = self.control.lock().robot_state(standby.as_str(), now);
-        }
-        if let Some(link) = &link
-            && let Err(error) = link.announce_device(prefix)
-        {
-            self.warn(&error);
-        }
-        if report.keyframe {
-            self.flow.ask_for_key_unit();
-        }
-        self.announcer
-            .state(obj.upcast_ref(), link.as_deref(), &report);
-        report.due.map(|due| due.saturating_sub(self.now()))
-    }
-
-    /// What stands by, which may be less than was asked for.
-    fn real_standby(&self) -> Standby {
-        let asked = self.settings.lock().standby;
-        match asked {
-            Standby::Cold if self.around().upstream.state() != UpstreamState::Untouched => {
-                Standby::Cold
-            }
-            Standby::Hot if !self.flow.is_raw() => Standby::Hot,
-            _ => Standby::Warm,
-        }
-    }
-
-    /// Something that does not work as it was asked for, and what is done instead.
-    fn warn(&self, text: &str) {
-        gst::element_imp_warning!(self, gst::ResourceError::Settings, ("{text}"));
-        self.control.lock().note(text.to_owned());
-    }
-
-    // ---- standing by ----------------------------------------------------------------------
-
-    /// Brings what is around the valve to where the gate wants it; returns when to look again.
-    fn stand_by(
-        &self,
-        around: &Surroundings,
-        upstream: &mut Upstream,
-        memory: &mut MemoryTrim,
-        encoder: &mut EncoderWatch,
-    ) -> Option<Duration> {
-        if around.upstream.take_eos() {
-            self.flow.srcpad.push_event(gst::event::Eos::new());
-        }
-        let obj = self.obj();
-        let was_ours = upstream.is_ours();
-        let outcome = upstream.sync(obj.upcast_ref(), &self.flow.sinkpad, || self.inputs());
-        for warning in outcome.warnings {
-            self.warn(&warning);
-        }
-        let still_open = std::mem::replace(
-            &mut self.control.lock().still_open,
-            outcome.still_open.clone(),
-        );
-        if still_open != outcome.still_open {
-            self.announcing.wake();
-        }
-        around.free_sinks(&self.flow.srcpad, self.flow.is_closed());
-        let keep = self.settings.lock().keep(upstream.is_ours());
-        self.flow.set_keep(keep);
-        if was_ours != upstream.is_ours() {
-            self.announcing.wake();
-        }
-        if let Some(fault) = outcome.fault {
-            {
-                let mut control = self.control.lock();
-                control.fault(fault);
-                // What comes next is a new beginning, and the end of the fault.
-                self.flow.set(control.gate.is_open());
-            }
-            self.announcing.wake();
-        }
-        if !upstream.is_ours() {
-            self.begin_with_kept();
-        }
-        if memory.is_due(!self.flow.is_closed(), self.now()) {
-            // The encoder behind the valve begins anew, as before the first session.
-            self.flow.while_closed(|| {
-                if downstream::reset(&self.flow.srcpad) && !upstream.is_ours() {
-                    // What is upstream has said it already, and will not say it again.
-                    self.flow.repeat_events();
-                }
-            });
-            self.begin_with_kept();
-            memory::trim();
-        }
-        let look_again = self.watch_encoder(encoder);
-        let due = outcome.due.into_iter().chain(memory.next());
-        let due = due.chain(look_again).min();
-        due.map(|due| due.saturating_sub(self.now()))
-    }
-
-    /// Begins the encoder behind the open valve anew where it is fed and gives nothing, and leaves
-    /// the camera alone; returns when to look again.
-    fn watch_encoder(&self, encoder: &mut EncoderWatch) -> Option<Duration> {
-        if self.flow.is_closed() {
-            encoder.rest();
-            return None;
-        }
-        let now = self.now();
-        if self.flow.is_raw()
-            && let Some(name) = encoder.look(&self.flow.srcpad, self.flow.passed(), now)
-        {
-            let mut begun = false;
-            self.flow.while_held(|| {
-                begun = downstream::reset(&self.flow.srcpad);
-                if begun {
-                    self.flow.repeat_events();
-                }
-            });
-            if begun {
-                self.warn(&silence::told(&name));
-                self.announcing.wake();
-            }
-        }
-        Some(encoder.next(now))
-    }
-
-    fn begin_with_kept(&self) {
-        if let Err(err) = self.flow.begin_with_kept(self) {
-            gst::debug!(CAT, imp = self, "kept media not taken: {err}");
-        }
-    }
-
-    fn inputs(&self) -> Inputs {
-        let (standby, timeout) = {
-            let settings = self.settings.lock();
-            (settings.standby, settings.source_timeout)
-        };
-        Inputs {
-            open: !self.flow.is_closed(),
-            standby,
-            frames: self.flow.passed().wrapping_add(self.flow.dropped()),
-            timeout,
-            now: self.now(),
-        }
     }
 
     // ---- pads -----------------------------------------------------------------------------

@@ -221,14 +221,21 @@ fn seconds(duration: Duration) -> Value {
     }
 }
 
-/// A foreign text for a log line: escaped, and cut where it is long.
+/// A foreign text for a log line: escaped, and cut where it is long, also by its escapes.
 pub fn quote(text: &str) -> String {
-    const SHOWN: usize = 32;
-    if text.chars().count() <= SHOWN {
-        format!("{text:?}")
-    } else {
-        let head: String = text.chars().take(SHOWN).collect();
-        format!("{head:?}…")
+    const LONGEST: usize = 128;
+    let all = text.chars().count();
+    let mut shown = all.min(32);
+    loop {
+        let head: String = text.chars().take(shown).collect();
+        let quoted = format!("{head:?}");
+        if quoted.len() > LONGEST {
+            shown -= 1;
+        } else if shown == all {
+            return quoted;
+        } else {
+            return quoted + "…";
+        }
     }
 }
 
@@ -315,6 +322,14 @@ mod tests {
                 lease: Some(Duration::from_millis(500))
             })
         );
+    }
+
+    #[test]
+    fn a_quoted_text_is_short_also_by_its_escapes() {
+        assert_eq!(quote("a \"b\"\n"), r#""a \"b\"\n""#);
+        let spaces = quote(&"\u{2005}".repeat(40));
+        assert!(spaces.len() < 140 && spaces.ends_with("\"…"), "{spaces}");
+        assert_eq!(quote(&"ä".repeat(33)), format!("{:?}…", "ä".repeat(32)));
     }
 
     #[test]
