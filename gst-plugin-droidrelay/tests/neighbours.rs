@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use droidrelay_testkit::servers::relay::{Kind, Relay};
 use gst::prelude::*;
 
-use crate::common::{DEADLINE, count, end, launch, no_error, start, until};
+use crate::common::{DEADLINE, count, end, init, launch, no_error, start, until};
 
 fn make(factory: &str, name: &str) -> gst::Element {
     let element = gst::ElementFactory::make(factory).name(name);
@@ -124,10 +124,19 @@ fn link_valve(pipeline: &gst::Pipeline, camera: &gst::Element) -> gst::Element {
     for element in [&sink, &valve] {
         element.sync_state_with_parent().unwrap();
     }
+    // What it pushes meanwhile would end the camera.
+    let src = camera.static_pad("src").unwrap();
+    let (sender, blocked) = std::sync::mpsc::channel();
+    let probe = src.add_probe(gst::PadProbeType::BLOCK_DOWNSTREAM, move |_, _| {
+        let _ = sender.send(());
+        gst::PadProbeReturn::Ok
+    });
+    blocked.recv_timeout(DEADLINE).unwrap();
     camera.unlink(&first);
     first.set_state(gst::State::Null).unwrap();
     pipeline.remove(&first).unwrap();
     camera.link(&valve).unwrap();
+    src.remove_probe(probe.unwrap());
     valve
 }
 
@@ -499,6 +508,8 @@ mod clocked {
             &self,
             _: Option<&mut gst::BufferRef>,
         ) -> Result<gst_base::subclass::base_src::CreateSuccess, gst::FlowError> {
+            // A card's pace.
+            std::thread::sleep(std::time::Duration::from_millis(10));
             let buffer = gst::Buffer::with_size(1).unwrap();
             Ok(gst_base::subclass::base_src::CreateSuccess::NewBuffer(
                 buffer,
@@ -509,6 +520,7 @@ mod clocked {
 
 #[test]
 fn a_camera_whose_clock_the_pipeline_has_already_is_named_once() {
+    init();
     let pipeline = gst::Pipeline::new();
     pipeline.add(&make("fakesink", "first")).unwrap();
     let camera: clocked::Clocked = glib::Object::builder().property("name", "camera").build();

@@ -17,12 +17,16 @@ use gst::prelude::*;
 /// Ends a test that fails; no test waits for it.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
-pub fn launch(description: &str) -> gst::Pipeline {
+pub fn init() {
     static PLUGIN: std::sync::Once = std::sync::Once::new();
     PLUGIN.call_once(|| {
         gst::init().unwrap();
         gstdroidrelay::plugin_register_static().unwrap();
     });
+}
+
+pub fn launch(description: &str) -> gst::Pipeline {
+    init();
     gst::parse::launch(description).unwrap().downcast().unwrap()
 }
 
