@@ -13,7 +13,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, oneshot},
-    task::spawn_blocking,
+    task::{JoinHandle, spawn_blocking},
     time::{Instant, sleep, timeout, timeout_at},
 };
 
@@ -75,6 +75,8 @@ pub(super) struct Task<F> {
     at_once: bool,
     /// The broker has refused a last will that is retained.
     no_retain: bool,
+    /// The files are still being read for a try before.
+    reading: Option<Reading>,
     /// Where the broker answered last.
     address: Option<SocketAddr>,
 }
@@ -110,6 +112,8 @@ struct Files {
     tls: Option<tls::Client>,
 }
 
+type Reading = JoinHandle<Result<Files, String>>;
+
 impl<F: FnMut(Event) + Send> Task<F> {
     pub fn new(config: Config, state: Arc<Mutex<State>>, hurry: Arc<Notify>, on_event: F) -> Self {
         Task {
@@ -122,6 +126,7 @@ impl<F: FnMut(Event) + Send> Task<F> {
             speaks: Speaks::Unknown,
             at_once: false,
             no_retain: false,
+            reading: None,
             address: None,
         }
     }
@@ -176,7 +181,7 @@ impl<F: FnMut(Event) + Send> Task<F> {
         let files = tokio::select! {
             biased;
             _ = &mut *stopped => return None,
-            files = files(&self.config) => match files {
+            files = files(&self.config, &mut self.reading) => match files {
                 Ok(files) => files,
                 Err(text) => return Some(End::Fault(Fault::new(FaultKind::Setup, text))),
             },
@@ -545,26 +550,33 @@ impl Patience {
     }
 }
 
-/// Reads the files with password and certificates, where a disk that hangs holds up nobody.
-async fn files(config: &Arc<Config>) -> Result<Files, String> {
+/// Reads the files with password and certificates, where a disk that hangs holds up nobody. It
+/// holds one thread at most: as long as that is `reading`, no other one begins.
+async fn files(config: &Arc<Config>, reading: &mut Option<Reading>) -> Result<Files, String> {
     let config = config.clone();
-    let read = spawn_blocking(move || {
-        let (username, password) = (config.credentials)()?;
-        let tls = config.tls.as_ref().map(tls::Source::client).transpose()?;
-        Ok(Files {
-            username,
-            password,
-            tls,
-        })
-    });
-    match timeout(FILES_TIMEOUT, read).await {
+    let begin = || spawn_blocking(move || read(&config));
+    let mut read = reading.take().unwrap_or_else(begin);
+    match timeout(FILES_TIMEOUT, &mut read).await {
         Ok(Ok(read)) => read,
         Ok(Err(_)) => Err("reading the files with password and certificates has failed".into()),
-        Err(_) => Err(format!(
-            "the files with password and certificates are not read within {} s: is their disk there, and are they files?",
-            FILES_TIMEOUT.as_secs()
-        )),
+        Err(_) => {
+            *reading = Some(read);
+            Err(format!(
+                "the files with password and certificates are not read within {} s: is their disk there, and are they files?",
+                FILES_TIMEOUT.as_secs()
+            ))
+        }
     }
+}
+
+fn read(config: &Config) -> Result<Files, String> {
+    let (username, password) = (config.credentials)()?;
+    let tls = config.tls.as_ref().map(tls::Source::client).transpose()?;
+    Ok(Files {
+        username,
+        password,
+        tls,
+    })
 }
 
 /// Publishes `last` and disconnects.
@@ -594,4 +606,52 @@ async fn disconnect(client: &Client, connection: &mut Connection) {
         while connection.next().await.is_ok() {}
     })
     .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    };
+    use tokio::runtime::Builder;
+
+    #[test]
+    fn a_disk_that_hangs_holds_one_thread_however_often_it_is_asked() {
+        let (release, held) = mpsc::channel::<()>();
+        let (begun, held) = (Arc::new(AtomicU32::new(0)), Mutex::new(held));
+        let count = begun.clone();
+        let config = Arc::new(Config {
+            broker: BrokerUrl::parse("mqtt://h").unwrap().0,
+            client_id: "id".into(),
+            credentials: Box::new(move || {
+                count.fetch_add(1, Ordering::SeqCst);
+                // Its sender is dropped when the disk is back.
+                let _ = held.lock().recv();
+                Ok((Some("user".into()), None))
+            }),
+            tls: None,
+            keep_alive: MIN_KEEP_ALIVE,
+            session_expiry: Duration::ZERO,
+            resumes: false,
+            receive_maximum: 1,
+            will: None,
+            subscriptions: Vec::new(),
+            live: Vec::new(),
+        });
+        let runtime = Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let mut reading = None;
+            for _ in 0..2 {
+                let error = files(&config, &mut reading).await.err().unwrap();
+                assert!(error.contains("not read within"), "{error}");
+            }
+            assert_eq!(begun.load(Ordering::SeqCst), 1);
+            drop(release);
+            let read = files(&config, &mut reading).await.ok().unwrap();
+            assert_eq!(read.username.as_deref(), Some("user"));
+            assert!(reading.is_none());
+        });
+    }
 }
