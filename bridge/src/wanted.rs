@@ -343,15 +343,12 @@ impl LeaseTable {
         age: ConnectionAge,
         now: Now,
     ) {
-        if age == ConnectionAge::Young {
-            let decided = &mut self.inner.lock().decided;
-            decided
-                .entry(name.to_owned())
-                .or_default()
-                .add(heard.command);
-        }
         let command = heard.command;
         let mut inner = self.inner.lock();
+        if age == ConnectionAge::Young {
+            let decided = &mut inner.decided;
+            decided.entry(name.to_owned()).or_default().add(command);
+        }
         let is_held = match command {
             Command::Start { id, .. } => {
                 let id = id.as_deref().unwrap_or(ANYBODY);

@@ -3,12 +3,19 @@
 //! Reads files that settings name, where nobody waits for a disk: one on a network mount that is
 //! away hangs whoever reads it.
 
-use std::{sync::mpsc, time::Duration};
+use std::{path::PathBuf, sync::mpsc, time::Duration};
 
 use tokio::runtime::Handle;
 
 /// How long reading them may take.
 pub const DEADLINE: Duration = Duration::from_secs(2);
+
+/// Those of `files` that are set, for an error's text.
+pub fn names<'a>(files: impl IntoIterator<Item = &'a Option<PathBuf>>) -> String {
+    let files = files.into_iter().flatten();
+    let names: Vec<String> = files.map(|path| path.display().to_string()).collect();
+    names.join(" or ")
+}
 
 /// For the `files`, named, that have not been read in time.
 pub fn too_long(files: &str) -> String {

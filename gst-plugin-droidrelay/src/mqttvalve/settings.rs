@@ -25,6 +25,7 @@ use super::{
 };
 use crate::element::{
     credentials::Credentials,
+    files::names,
     property::{filled, path, path_value, seconds, seconds_value, text, typed},
 };
 
@@ -211,15 +212,12 @@ impl Settings {
 
     /// The files that [`Settings::check`] reads, for an error's text.
     pub fn files(&self) -> String {
-        let files = [
+        names([
             &self.credentials.password_file,
             &self.tls.ca_file,
             &self.tls.cert_file,
             &self.tls.key_file,
-        ];
-        let files = files.into_iter().flatten();
-        let files: Vec<String> = files.map(|path| path.display().to_string()).collect();
-        files.join(" or ")
+        ])
     }
 
     /// Checks everything that can be checked without the network. None: no broker is set. The

@@ -20,6 +20,7 @@ use gst::prelude::*;
 use super::session::Target;
 use crate::element::{
     credentials::Credentials,
+    files::names,
     property::{
         PLAYING, READ_ONLY, READY, SECRET, boolean_spec, filled, number_spec, path, path_value,
         seconds, seconds_spec, seconds_value, structure_spec, text, text_spec, typed,
@@ -109,7 +110,7 @@ impl Default for Settings {
 }
 
 /// Kept from session to session: the system's trust store takes its time to read.
-pub type TlsCache = Option<(TlsFiles, tls::Source)>;
+pub type TlsCache = Option<tls::Source>;
 
 impl Settings {
     pub fn specs() -> Vec<glib::ParamSpec> {
@@ -244,22 +245,14 @@ impl Settings {
             ..TlsFiles::default()
         };
         match known {
-            Some((of, source)) if *of == files => source.client(),
-            _ => {
-                let source = tls::Source::new(files.clone())?;
-                let client = source.client();
-                *known = Some((files, source));
-                client
-            }
+            Some(source) if *source.files() == files => source.client(),
+            _ => known.insert(tls::Source::new(files)?).client(),
         }
     }
 
     /// The files that [`Settings::target`] reads, for an error's text.
     pub fn files(&self) -> String {
-        let files = [&self.credentials.password_file, &self.ca_file];
-        let files = files.into_iter().flatten();
-        let files: Vec<String> = files.map(|path| path.display().to_string()).collect();
-        files.join(" or ")
+        names([&self.credentials.password_file, &self.ca_file])
     }
 
     /// Checks everything that can be checked without the network, and reads the files.

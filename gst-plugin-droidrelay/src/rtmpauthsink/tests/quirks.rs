@@ -17,6 +17,16 @@ fn media_starts_at_two_seconds_unless_start_offset_says_otherwise() {
     }
 }
 
+/// Waits for a second session; gives the mark ahead of it.
+fn begin_anew(line: &Line, server: &Server) -> usize {
+    let mark = server.seen().mark();
+    line.play_anew();
+    // Video of the session before may still be on its way.
+    let again = server.seen().wait(mark, "a second session", publish);
+    again.unwrap();
+    mark
+}
+
 #[test]
 fn a_server_that_takes_no_pipelined_commands_is_published_to_at_once_and_remembered() {
     for quirk in [
@@ -42,13 +52,7 @@ fn a_server_that_takes_no_pipelined_commands_is_published_to_at_once_and_remembe
         );
         assert!(server.seen().all().contains(&Seen::Hasty), "{quirk:?}");
 
-        let mark = server.seen().mark();
-        line.play_anew();
-        // Video of the session before may still be on its way.
-        server
-            .seen()
-            .wait(mark, "a second session", publish)
-            .unwrap();
+        let mark = begin_anew(&line, &server);
         let seen = server.seen().since(mark);
         assert!(!seen.contains(&Seen::Hasty), "{quirk:?}: {seen:?}");
         assert_eq!(connects(&server, mark), 1, "{quirk:?}");
@@ -129,13 +133,7 @@ fn h265_is_published_to_a_server_that_does_not_know_its_announcement() {
         let video = |seen: &Seen| *seen == Seen::Video;
         server.seen().wait(0, "video", video).unwrap();
         line.wait(State::Publishing);
-        let mark = server.seen().mark();
-        line.play_anew();
-        // Video of the session before may still be on its way.
-        server
-            .seen()
-            .wait(mark, "a second session", publish)
-            .unwrap();
+        let mark = begin_anew(&line, &server);
         assert_eq!(connects(&server, mark), 1, "{quirk:?}");
     }
 }

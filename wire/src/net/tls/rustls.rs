@@ -4,7 +4,10 @@ use std::{error::Error, fmt, io, path::Path, sync::Arc};
 
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    pki_types::{
+        CertificateDer, PrivateKeyDer, ServerName,
+        pem::{self, PemObject},
+    },
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -161,6 +164,16 @@ fn roots(files: &TlsFiles) -> Result<(RootCertStore, Vec<CertificateDer<'static>
     Ok((roots, Vec::new()))
 }
 
+/// What `parse` finds in a PEM file. The error begins with the file.
+fn read_pem<T>(
+    path: &Path,
+    parse: impl FnOnce(&[u8]) -> Result<T, pem::Error>,
+) -> Result<T, String> {
+    let named = |err: &dyn fmt::Display| format!("{}: {err}", path.display());
+    let bytes = read_regular(path, MAX_FILE).map_err(|err| named(&err))?;
+    parse(&bytes).map_err(|err| named(&err))
+}
+
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     certificates(path)
         .map_err(|err| format!("cannot read certificates from {err}; give a PEM file"))
@@ -168,11 +181,7 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String
 
 /// The certificates of a PEM file, at least one. The error begins with the file.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let named = |err: &dyn fmt::Display| format!("{}: {err}", path.display());
-    let bytes = read_regular(path, MAX_FILE).map_err(|err| named(&err))?;
-    let certificates = CertificateDer::pem_slice_iter(&bytes)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|err| named(&err))?;
+    let certificates: Vec<_> = read_pem(path, |pem| CertificateDer::pem_slice_iter(pem).collect())?;
     if certificates.is_empty() {
         return Err(format!("{}: it holds no certificate", path.display()));
     }
@@ -181,9 +190,7 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String>
 
 /// The first private key of a PEM file. The error begins with the file.
 pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    let named = |err: &dyn fmt::Display| format!("{}: {err}", path.display());
-    let bytes = read_regular(path, MAX_FILE).map_err(|err| named(&err))?;
-    PrivateKeyDer::from_pem_slice(&bytes).map_err(|err| named(&err))
+    read_pem(path, PrivateKeyDer::from_pem_slice)
 }
 
 #[cfg(test)]

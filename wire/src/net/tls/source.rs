@@ -56,6 +56,11 @@ impl Source {
         Ok(source)
     }
 
+    /// What it was made of.
+    pub fn files(&self) -> &TlsFiles {
+        &self.files
+    }
+
     /// A client as the files are now. It blocks while they are read.
     pub fn client(&self) -> Result<Client, String> {
         let stamps = self.stamps();
