@@ -24,8 +24,7 @@ use super::{
     topics::Topics,
 };
 use crate::element::{
-    credentials::Credentials,
-    files::names,
+    files::{Credentials, names},
     property::{filled, path, path_value, seconds, seconds_value, text, typed},
 };
 

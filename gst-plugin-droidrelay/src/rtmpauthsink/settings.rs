@@ -19,8 +19,7 @@ use gst::prelude::*;
 
 use super::session::Target;
 use crate::element::{
-    credentials::Credentials,
-    files::names,
+    files::{Credentials, names},
     property::{
         PLAYING, READ_ONLY, READY, SECRET, boolean_spec, filled, number_spec, path, path_value,
         seconds, seconds_spec, seconds_value, structure_spec, text, text_spec, typed,
