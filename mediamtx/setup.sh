@@ -206,6 +206,17 @@ right_faults() {
     done
 }
 
+if [ $task = check ]; then
+    faults=$(
+        certificate_faults "$folder/tls"
+        right_faults
+        "$bridge" --config "$folder/bridge.toml" --check 2>&1 >/dev/null || true
+    )
+    [ -z "$faults" ] || fail 78 "$faults"
+    echo "$folder is right: $HOST, certificate until $(date -d "@$(seconds_of "$folder/tls/server.crt" enddate)" +%F)"
+    exit 0
+fi
+
 # --- the next state of the folder, made and checked beside it --------------------------------------
 
 stage=$folder/.new
@@ -239,16 +250,6 @@ take() {
 }
 
 case $task in
-check)
-    faults=$(
-        certificate_faults "$folder/tls"
-        right_faults
-        "$bridge" --config "$folder/bridge.toml" --check 2>&1 >/dev/null || true
-    )
-    [ -z "$faults" ] || fail 78 "$faults"
-    echo "$folder is right: $HOST, certificate until $(date -d "@$(seconds_of "$folder/tls/server.crt" enddate)" +%F)"
-    exit 0
-    ;;
 renew)
     is_own "$folder" || { echo "the certificate is not of the own CA: nothing to renew here"; exit 0; }
     is_due "$folder/tls/server.crt" || {

@@ -3,7 +3,7 @@
 # Installs with apt what building and the demo need and this Debian (12 or newer) lacks.
 #   scripts/install-deps.sh [tests]     "tests": also what only tests/run.sh needs
 #   scripts/install-deps.sh packages [ARCH]     only what scripts/packages.sh needs
-#   scripts/install-deps.sh cluster     also what only building a broker in tests/cluster.sh needs
+#   scripts/install-deps.sh cluster     also what only building a broker in tests/brokers.sh --cluster needs
 #   scripts/install-deps.sh release     only what scripts/release and fresh roots of Debian need
 # Nothing is touched, and no root asked for, when all of it is there.
 set -euo pipefail

@@ -4,6 +4,9 @@
 #   tests/bench.sh [--write] [valve|idle|latency|start|stream|valves|bridge|viewers] [OPTION]...
 # All of them by default (some 45 minutes); --help names the options. --write: into
 # docs/5-reports/performance.md, with plots beside it.
+#   tests/bench.sh uplink [FOLDER]
+# What a weak uplink does to a stream, beside the same line with plain rtmp2sink: uplink.md, .csv and
+# .svg in FOLDER, docs/5-reports by default. Some three minutes, as root (networks of its own).
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 "$root/scripts/install-deps.sh" tests
@@ -18,19 +21,20 @@ fi
 build() { cargo build --manifest-path "$root/Cargo.toml" --release --locked -q "$@"; }
 # The plugin by itself, as robots have it: with the other crates it would get their features.
 build -p gst-plugin-droidrelay
-build -p droidrelay-bridge -p droidrelay-lab --bin droidrelay-bridge --bin bench
-bench=${CARGO_TARGET_DIR:-$root/target}/release/bench
+build -p droidrelay-bridge -p droidrelay-lab --bin droidrelay-bridge --bin lab
+lab=${CARGO_TARGET_DIR:-$root/target}/release/lab
+[ "${1:-}" != uplink ] || exec "$lab" uplink "${2:-$root/docs/5-reports}"
 clip=()
 if file=$("$root/scripts/clip.sh"); then
     clip=(--clip "$file")
 fi
-[ -n "$write" ] || exec "$bench" "${clip[@]}" "$@"
+[ -n "$write" ] || exec "$lab" bench "${clip[@]}" "$@"
 
 busy() { cut -d' ' -f1-3 /proc/loadavg; }
 page=$(mktemp)
 trap 'rm -f "$page"' EXIT
 before=$(busy)
-"$bench" "${clip[@]}" --plots "$write" "$@" | tee "$page"
+"$lab" bench "${clip[@]}" --plots "$write" "$@" | tee "$page"
 {
     cat <<END
 # Performance

@@ -10,4 +10,4 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 . "$root/scripts/env.sh"
 rust_is_new_enough
 cargo build --manifest-path "$root/Cargo.toml" --workspace --locked -q
-exec "${CARGO_TARGET_DIR:-$root/target}/debug/faults" "$@"
+exec "${CARGO_TARGET_DIR:-$root/target}/debug/lab" faults "$@"

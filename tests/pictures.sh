@@ -9,7 +9,7 @@ clip=$(scripts/clip.sh)
 cargo build --locked -p gst-plugin-droidrelay -p droidrelay-bridge -p droidrelay -p droidrelay-lab
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-"${CARGO_TARGET_DIR:-target}/debug/pictures" "$folder" "$clip"
+"${CARGO_TARGET_DIR:-target}/debug/lab" pictures "$folder" "$clip"
 # Small enough for a repository: 256 colours, at the size at which they are shown.
 for picture in "$folder"/page-*.png; do
     width=880

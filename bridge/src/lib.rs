@@ -7,7 +7,12 @@
 
 pub mod auth;
 mod bridge;
-pub mod cli;
+/// What the command line does beside serving.
+pub mod cli {
+    pub mod hook;
+    pub mod notify;
+    pub mod robot;
+}
 mod clock;
 pub mod config;
 pub mod connections;

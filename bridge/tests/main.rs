@@ -5,7 +5,6 @@
 mod bridge;
 mod common;
 mod mediamtx;
-mod notify;
 mod poll;
 mod service;
 mod webhooks;

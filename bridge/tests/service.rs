@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The bridge as a service: events, metrics, TLS, reloading, an orderly end.
+//! The bridge as a service: what it tells systemd, events, metrics, TLS, reloading, an orderly end.
 
 use std::{
+    fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
-    process::Command,
+    os::unix::net::UnixDatagram,
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -207,7 +209,7 @@ fn https_shows_the_certificate_that_is_in_the_file_now() {
     assert_eq!(answer.status.code(), Some(60), "not verified: {answer:?}");
 
     let fresh = authority.server(&["127.0.0.1"], Validity::Now).unwrap();
-    std::fs::write(path.join("server.pem"), "nothing").unwrap();
+    fs::write(path.join("server.pem"), "nothing").unwrap();
     bridge.wait_log(|line| line.contains("stays as it was") && line.contains("server.pem"));
     fresh.write(&path, "server").unwrap();
     let deadline = Instant::now() + DEADLINE;
@@ -227,14 +229,14 @@ fn sighup_takes_the_users_that_are_in_the_file_now() {
     let viewer = basic("viewer", VIEWER_PASSWORD);
     let mut events = Events::listen(&bridge, &viewer);
     let file = bridge.folder.0.join("bridge.toml");
-    let text = std::fs::read_to_string(&file).unwrap();
-    std::fs::write(&file, text.replace("\"viewer\"", "\"boss\"")).unwrap();
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("\"viewer\"", "\"boss\"")).unwrap();
     bridge.signal("HUP");
     bridge.wait_log(|line| line.contains("not reloaded") && line.contains("bridge.toml:"));
     assert_eq!(bridge.send("GET", "/robots", &viewer).0, 200);
 
     let name = "name = \"viewer\"";
-    std::fs::write(&file, text.replace(name, "name = \"other\"")).unwrap();
+    fs::write(&file, text.replace(name, "name = \"other\"")).unwrap();
     bridge.signal("HUP");
     bridge.wait_log(|line| line.contains("reloaded: 3 users"));
     assert_eq!(bridge.send("GET", "/robots", &viewer).0, 401);
@@ -250,4 +252,54 @@ fn sighup_takes_the_users_that_are_in_the_file_now() {
         rest.ends_with("0\r\n\r\n"),
         "who listens must come in again: {rest:?}"
     );
+}
+
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn systemd_is_told_ready_alive_and_stopping_whether_or_not_there_is_a_broker() {
+    let folder = std::env::temp_dir().join(format!("droidrelay-notify-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let config = folder.join("bridge.toml");
+    fs::write(
+        &config,
+        "listen = \"127.0.0.1:0\"\n[mqtt]\nbroker = \"mqtt://127.0.0.1:1\"\n",
+    )
+    .unwrap();
+    let path = folder.join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut bridge = Ended(
+        Command::new(env!("CARGO_BIN_EXE_droidrelay-bridge"))
+            .arg("--config")
+            .arg(&config)
+            .env("NOTIFY_SOCKET", &path)
+            .env("WATCHDOG_USEC", "200000")
+            .env_remove("WATCHDOG_PID")
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    let next = || {
+        let mut buffer = [0; 256];
+        let length = socket.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..length]).trim().to_owned()
+    };
+    assert_eq!(next(), "READY=1");
+    for _ in 0..3 {
+        assert_eq!(next(), "WATCHDOG=1");
+    }
+    let id = bridge.0.id().to_string();
+    let sent = Command::new("kill").args(["-TERM", &id]).status().unwrap();
+    assert!(sent.success());
+    while next() != "STOPPING=1" {}
+    assert!(bridge.0.wait().unwrap().success());
+    fs::remove_dir_all(folder).unwrap();
 }

@@ -5,7 +5,18 @@
 #![doc = "- [`mqttvalve`]: opens and closes the flow on MQTT messages."]
 #![doc = "- [`rtmpauthsink`]: publishes to an RTMP server and outlives its faults."]
 
-mod element;
+/// What both elements are made of; knows neither of them.
+mod element {
+    pub mod controls;
+    pub mod files;
+    pub mod io;
+    pub mod keyunit;
+    pub mod link;
+    pub mod neighbours;
+    pub mod network;
+    pub mod property;
+    pub mod worker;
+}
 pub mod mqttvalve;
 pub mod rtmpauthsink;
 

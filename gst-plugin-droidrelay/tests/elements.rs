@@ -13,7 +13,7 @@ use std::{
 
 use gst::prelude::*;
 
-use crate::common::{DEADLINE, count, end, launch, no_error, start, until};
+use crate::common::{DEADLINE, count, end, init, launch, no_error, start, until};
 
 #[test]
 fn a_cold_source_is_touched_only_while_the_valve_is_open() {
@@ -477,5 +477,39 @@ fn a_stream_is_not_live_before_the_sink_has_taken_it() {
     no_error(&pipeline);
     bus.unset_sync_handler();
     drop((valve, end_pad, bus));
+    end(pipeline);
+}
+
+/// As a launch file writes a variable that is not set.
+#[test]
+fn an_empty_text_is_the_same_as_none_for_every_property() {
+    init();
+    for name in ["mqttvalve", "rtmpauthsink"] {
+        let (element, fresh) = (
+            gst::ElementFactory::make(name).build().unwrap(),
+            gst::ElementFactory::make(name).build().unwrap(),
+        );
+        let texts = element.list_properties().into_iter().filter(|spec| {
+            spec.value_type() == glib::Type::STRING
+                && spec.flags().contains(glib::ParamFlags::WRITABLE)
+                && !matches!(spec.name(), "name")
+        });
+        for spec in texts {
+            let property = spec.name();
+            element.set_property(property, "");
+            if spec.flags().contains(glib::ParamFlags::READABLE) {
+                let text = |element: &gst::Element| element.property::<Option<String>>(property);
+                assert_eq!(text(&element), text(&fresh), "{name} {property}");
+            }
+        }
+    }
+    // An empty user or password in a property does not hide the one in the URL, and an empty
+    // client id is no fault: the valve comes up.
+    let pipeline = launch(
+        "fakesrc is-live=true ! mqttvalve broker=mqtt://127.0.0.1:1 client-id=\"\" username=\"\" \
+         password=\"\" password-file=\"\" ca-file=\"\" topic=\"\" ! fakesink",
+    );
+    start(&pipeline);
+    no_error(&pipeline);
     end(pipeline);
 }

@@ -13,4 +13,3 @@ mod keyframes;
 mod neighbours;
 mod silence;
 mod standby;
-mod topics;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::{Parser, ValueEnum};
+use clap::{Args, ValueEnum};
 use droidrelay_wire::StreamState;
 use fastrand::Rng;
 
@@ -19,10 +19,10 @@ use crate::faults::{
 };
 use droidrelay_testkit::{
     clients::reader::Reader,
-    growth::{Trend, Usage},
     net::proxy::Proxy,
     process::poll,
     servers::relay::{Event, Kind},
+    usage::{Trend, Usage},
 };
 
 /// What the robot's memory may be larger by in the last third, in KiB: this much comes and goes.
@@ -34,8 +34,7 @@ const LONGEST: u64 = 6000;
 
 /// A robot that streams and stops while what it needs breaks at random; exits 1 where it does not
 /// come back by itself, grows, or leaves something behind.
-#[derive(Debug, Clone, Parser)]
-#[command(version)]
+#[derive(Debug, Clone, Args)]
 pub struct Options {
     /// How long it goes on
     #[arg(long, value_name = "MINUTES", default_value_t = 60)]

@@ -11,10 +11,22 @@ mod cli;
 pub mod commands;
 mod doctor;
 mod failure;
-pub mod file;
+/// Launch files: read, their variables replaced, their pipelines built; an element of our own.
+pub mod file {
+    mod commandsrc;
+    pub mod launchfile;
+    pub(crate) mod opening;
+    pub(crate) mod pipeline;
+    pub(crate) mod source;
+    pub(crate) mod variables;
+}
 mod help;
 mod log;
 mod mask;
-mod memory;
-mod remote;
+/// What the launcher does over HTTP while the pipeline runs, on a thread of its own.
+mod remote {
+    pub mod metrics;
+    pub mod net;
+    pub mod poll;
+}
 mod run;

@@ -9,4 +9,3 @@ mod launcher;
 mod options;
 mod poll;
 mod supervision;
-mod unit;

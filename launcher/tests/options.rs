@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Triggers, metrics, the log's formats, and the manual.
+//! Triggers, metrics, the log's formats, the manual, and the unit of the robot's service with what is
+//! installed beside it.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     os::unix::fs::MetadataExt,
+    path::Path,
     process::Stdio,
     time::Instant,
 };
@@ -252,7 +254,7 @@ fn lines_carry_their_priority_where_stderr_is_the_journal() {
             .unwrap()
     };
     run(format!("{}:{}", stat.dev(), stat.ino()), journal.into());
-    let text = std::fs::read_to_string(&path).unwrap();
+    let text = fs::read_to_string(&path).unwrap();
     assert!(text.contains("<6>INFO playing\n"), "{text}");
     // A service whose stderr leads elsewhere.
     let output = run("1:1".into(), Stdio::piped());
@@ -289,4 +291,53 @@ fn the_manual_names_every_option_and_completions_are_there_for_each_shell() {
         let text = say(&["completions", shell]);
         assert!(text.contains("stall-timeout"), "{shell}");
     }
+}
+
+fn repository(path: &str) -> String {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    fs::read_to_string(root.join(path)).unwrap()
+}
+
+fn has(unit: &str, line: &str) -> bool {
+    unit.lines().any(|found| found == line)
+}
+
+#[test]
+fn the_package_installs_the_unit_that_stands_beside_the_launcher() {
+    let (ours, packaged) = ("launcher/systemd", "debian");
+    let unit = |folder| repository(&format!("{folder}/droidrelay@.service"));
+    assert_eq!(unit(ours), unit(packaged));
+}
+
+/// What each kind of camera needs beyond V4L2, and what makes it known when it is plugged in later.
+#[test]
+fn the_unit_lets_each_kind_of_camera_and_microphone_work() {
+    let unit = repository("launcher/systemd/droidrelay@.service");
+    for class in ["video4linux", "media", "dma_heap", "drm", "alsa"] {
+        let line = format!("DeviceAllow=char-{class} rw");
+        assert!(has(&unit, &line), "{line}");
+    }
+    for module in ["videodev", "snd", "drm"] {
+        let service = format!("modprobe@{module}.service");
+        for key in ["Wants=", "After="] {
+            let found = unit
+                .lines()
+                .filter_map(|line| line.strip_prefix(key))
+                .any(|names| names.split(' ').any(|name| name == service));
+            assert!(found, "{key}{service}");
+        }
+    }
+    // libcamera's isolated modules.
+    assert!(has(&unit, "RestrictNamespaces=user net"));
+    // A Jetson's camera daemon, encoder and memory.
+    assert!(has(&unit, "BindPaths=-/tmp/argus_socket"));
+    for device in ["char-nvhost*", "char-nvidia*", "/dev/nvmap"] {
+        let line = format!("DeviceAllow={device} rw");
+        assert!(has(&unit, &line), "{line}");
+    }
+    let rule = repository("launcher/udev/60-droidrelay.rules");
+    assert!(has(
+        &rule,
+        r#"SUBSYSTEM=="dma_heap", GROUP="video", MODE="0660""#
+    ));
 }

@@ -12,6 +12,9 @@ mkdir -p "$folder"
 "$here/../../tests/packages.sh" "$roots"
 cp "$roots"/builder/src/target/debian/*_"$version"_*.deb "$folder"
 "$here/server-image.sh" "$folder" "$folder/droidrelay-bridge_$version"_*.deb
-"$here/changelog-section.sh" "$version" >"$folder/changelog.txt"
+"$here/version.sh" --changelog >"$folder/changelog.txt"
 "$here/apt-repository.sh" "$folder/apt" "$folder"/*.deb
-"$here/checksums.sh" "$folder"
+# The apt repository has sums of its own.
+cd "$folder"
+find . -maxdepth 1 -type f -printf '%P\0' | LC_ALL=C sort -z | xargs -0 sha256sum -- >../SHA256SUMS
+mv ../SHA256SUMS .

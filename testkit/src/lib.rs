@@ -5,14 +5,38 @@
 
 pub mod artifacts;
 pub mod certs;
-pub mod clients;
-pub mod growth;
+/// Who sends commands, and who watches.
+pub mod clients {
+    pub mod browser;
+    pub mod observer;
+    pub mod reader;
+    pub mod rtsp;
+}
 pub mod journal;
-pub mod net;
+/// Networks that can be made bad, and HTTP.
+pub mod net {
+    pub mod crowd;
+    pub mod http;
+    pub mod netns;
+    pub mod proxy;
+    pub mod shaped_link;
+}
 pub mod process;
 pub mod robot;
 pub mod secrets;
-pub mod servers;
+/// What a robot and its viewers connect to.
+pub mod servers {
+    pub mod balancer;
+    pub mod bridge;
+    pub mod cloud;
+    pub mod mosquitto;
+    pub mod old_broker;
+    pub mod other_broker;
+    pub mod others;
+    pub mod relay;
+    pub mod rmqtt;
+    pub mod silent;
+}
 pub mod stalls;
 pub mod testbed;
 pub mod uplink;

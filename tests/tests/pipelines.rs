@@ -129,6 +129,26 @@ fn each_line_is_right_or_lacks_only_an_element_that_its_comments_name() {
     }
 }
 
+#[test]
+fn each_element_that_speaks_tls_takes_the_ca_file_and_without_one_the_systems_store() {
+    for line in Line::all() {
+        let code: Vec<&str> = line
+            .text
+            .lines()
+            .filter(|it| !it.starts_with('#'))
+            .collect();
+        let is_element =
+            |it: &&&str| matches!(it.split(' ').next(), Some("mqttvalve" | "rtmpauthsink"));
+        let trusts = |it: &&&str| it.trim() == r#"ca-file=\"${CA_FILE:-}\""#;
+        let (elements, trusting) = (
+            code.iter().filter(is_element).count(),
+            code.iter().filter(trusts).count(),
+        );
+        assert!(elements > 1, "{}", line.name());
+        assert_eq!(trusting, elements, "{}", line.name());
+    }
+}
+
 /// Where the second camera is published.
 const SECOND: &str = "live/second";
 

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: MPL-2.0
 
 //! A robot that is started and stopped again and again uses no more than after the first rounds.
-//! `DROIDRELAY_ROUNDS` says how often; tests/rounds.sh sets it.
+//! `DROIDRELAY_ROUNDS` says how often; tests/soak.sh sets it.
 
 use std::{env, thread};
 
 use droidrelay_testkit::{
-    growth::{Trend, Usage},
     robot::{Robot, Runner},
     servers::{
         relay::{Event, Kind},
         silent::SilentServer,
     },
     testbed::{ENCODER, TEST_PICTURE, Testbed},
+    usage::{Trend, Usage},
 };
 use droidrelay_wire::StreamState;
 

@@ -5,13 +5,52 @@
 
 pub mod backoff;
 pub mod boot;
-pub mod exit;
+/// Exit codes, named as in sysexits.h.
+pub mod exit {
+    pub const OK: u8 = 0;
+    pub const USAGE: u8 = 64;
+    pub const DATA: u8 = 65;
+    pub const NO_INPUT: u8 = 66;
+    pub const UNAVAILABLE: u8 = 69;
+    pub const SOFTWARE: u8 = 70;
+    pub const NO_PERMISSION: u8 = 77;
+    pub const CONFIG: u8 = 78;
+}
 mod files;
 pub mod line;
-pub mod mqtt;
-pub mod net;
+/// The MQTT session that robot and bridge keep.
+pub mod mqtt {
+    pub mod broker;
+    mod config;
+    mod connection;
+    pub mod fault;
+    mod protocol;
+    pub mod reason;
+    pub mod session;
+    mod state;
+    mod task;
+    mod transport;
+}
+/// The way to a server, whatever is spoken with it: its URL, its addresses, TCP, TLS, HTTP.
+pub mod net {
+    pub mod connect;
+    #[cfg(feature = "http")]
+    pub mod http;
+    pub mod tls;
+    pub mod url;
+}
 pub mod secret;
-pub mod words;
+/// What robot and bridge say to each other: commands, states, topics, the answer to a poll, hook
+/// events, and the gate that decides on commands. Pure: no I/O, no thread, no clock.
+pub mod words {
+    pub mod command;
+    pub mod gate;
+    pub mod hook;
+    pub mod poll;
+    pub mod state;
+    pub mod topics;
+    mod word;
+}
 
 pub use backoff::Backoff;
 pub use mqtt::{

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Reads files that settings name, where nobody waits for a disk: one on a network mount that is
+//! Reads files that settings name (a password's among them), where nobody waits for a disk: one on a network mount that is
 //! away hangs whoever reads it.
 
 use std::{path::PathBuf, sync::mpsc, time::Duration};
 
+use droidrelay_wire::{Secret, net::url::UserInfo};
 use tokio::runtime::Handle;
 
 /// How long reading them may take.
@@ -52,5 +53,27 @@ mod tests {
         let error = within(io.handle(), "/mnt/away/pass", move || held.recv()).unwrap_err();
         assert!(error.contains("/mnt/away/pass"), "{error}");
         drop(release);
+    }
+}
+
+/// User and password as properties, a file and a URL say them.
+#[derive(Debug, Clone, Default)]
+pub struct Credentials {
+    pub user: Option<String>,
+    pub password: Option<Secret>,
+    pub password_file: Option<PathBuf>,
+    /// What stood in the URL; all else wins over it.
+    pub url: UserInfo,
+}
+
+impl Credentials {
+    /// Reads the file, so that a rotated secret needs no restart.
+    pub fn read(&self) -> Result<UserInfo, String> {
+        let password = match &self.password_file {
+            Some(path) => Some(Secret::from_file(path)?),
+            None => self.password.clone().or_else(|| self.url.password.clone()),
+        };
+        let username = self.user.clone().or_else(|| self.url.username.clone());
+        Ok(UserInfo { username, password })
     }
 }

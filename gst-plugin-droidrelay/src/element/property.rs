@@ -84,9 +84,10 @@ pub fn seconds_value(time: Duration) -> glib::Value {
     (time.as_secs() as u32).to_value()
 }
 
-/// A text. GLib lets applications set any bytes: what is not UTF-8 is complained of, and no
-/// reason to end the process, as the bindings would.
-pub fn text(value: &glib::Value) -> Option<String> {
+/// A text; the empty one is none, as launch files write what is not set. GLib lets applications
+/// set any bytes: what is not UTF-8 is complained of, and no reason to end the process, as the
+/// bindings would.
+pub fn filled(value: &glib::Value) -> Option<String> {
     let text = String::from_utf8(bytes(value)?).unwrap_or_else(|err| {
         glib::g_warning!(
             "droidrelay",
@@ -94,12 +95,7 @@ pub fn text(value: &glib::Value) -> Option<String> {
         );
         String::from_utf8_lossy(err.as_bytes()).into_owned()
     });
-    Some(text)
-}
-
-/// A text; the empty one is none.
-pub fn filled(value: &glib::Value) -> Option<String> {
-    text(value).filter(|text| !text.is_empty())
+    Some(text).filter(|text| !text.is_empty())
 }
 
 /// A path; the empty text is none.

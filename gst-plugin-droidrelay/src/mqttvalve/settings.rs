@@ -24,9 +24,8 @@ use super::{
     topics::Topics,
 };
 use crate::element::{
-    credentials::Credentials,
-    files::names,
-    property::{filled, path, path_value, seconds, seconds_value, text, typed},
+    files::{Credentials, names},
+    property::{filled, path, path_value, seconds, seconds_value, typed},
 };
 
 /// Longer, and the memory would be a recorder's.
@@ -120,14 +119,14 @@ impl Settings {
     pub fn set(&mut self, name: &str, value: &glib::Value) {
         match name {
             "broker" => self.set_broker(filled(value)),
-            "topic" => self.topic = text(value).unwrap_or_else(|| DEFAULT_TOPIC.into()),
-            "username" => self.credentials.user = text(value),
-            "password" => self.credentials.password = text(value).map(Secret::new),
+            "topic" => self.topic = filled(value).unwrap_or_else(|| DEFAULT_TOPIC.into()),
+            "username" => self.credentials.user = filled(value),
+            "password" => self.credentials.password = filled(value).map(Secret::new),
             "password-file" => self.credentials.password_file = path(value),
             "ca-file" => self.tls.ca_file = path(value),
             "cert-file" => self.tls.cert_file = path(value),
             "key-file" => self.tls.key_file = path(value),
-            "client-id" => self.client_id = text(value),
+            "client-id" => self.client_id = filled(value),
             "keep-alive-interval" => self.keep_alive = seconds(value),
             "standby" => self.standby = typed(value),
             "preroll-time" => self.preroll_time = seconds(value),
@@ -234,9 +233,6 @@ impl Settings {
                 self.keep_alive.as_secs_f64(),
                 MIN_KEEP_ALIVE.as_secs()
             ));
-        }
-        if self.client_id.as_ref().is_some_and(String::is_empty) {
-            return Err("client-id is empty: name the client or leave the property unset".into());
         }
         let client_id = self.client_id(element);
         broker.scheme.check_built_in()?;

@@ -19,11 +19,10 @@ use gst::prelude::*;
 
 use super::session::Target;
 use crate::element::{
-    credentials::Credentials,
-    files::names,
+    files::{Credentials, names},
     property::{
         PLAYING, READ_ONLY, READY, SECRET, boolean_spec, filled, number_spec, path, path_value,
-        seconds, seconds_spec, seconds_value, structure_spec, text, text_spec, typed,
+        seconds, seconds_spec, seconds_value, structure_spec, text_spec, typed,
     },
 };
 
@@ -158,8 +157,8 @@ impl Settings {
     pub fn set(&mut self, name: &str, value: &glib::Value) {
         match name {
             "location" => self.set_location(filled(value)),
-            "user" => self.credentials.user = text(value),
-            "password" => self.credentials.password = text(value).map(Secret::new),
+            "user" => self.credentials.user = filled(value),
+            "password" => self.credentials.password = filled(value).map(Secret::new),
             "password-file" => self.credentials.password_file = path(value),
             "credential-mode" => self.credential_mode = typed(value),
             "ca-file" => self.ca_file = path(value),

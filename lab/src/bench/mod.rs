@@ -14,13 +14,12 @@ mod valves;
 mod viewers;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{Args, Subcommand};
 
 use common::Common;
 
 /// Measures what Droidrelay costs; everything where no command is given.
-#[derive(Debug, Clone, Parser)]
-#[command(version)]
+#[derive(Debug, Clone, Args)]
 pub struct Options {
     #[command(subcommand)]
     what: Option<What>,

@@ -12,7 +12,7 @@ pub(crate) mod system;
 use std::{fs, path::PathBuf, sync::Mutex, thread, time::Instant};
 
 use anyhow::{Result, bail, ensure};
-use clap::Parser;
+use clap::Args;
 
 use droidrelay_testkit::servers::relay::Kind;
 
@@ -20,8 +20,7 @@ pub(crate) use case::{By, Setup};
 use case::{Case, Outcome, Row};
 
 /// Each fault in turn, PASS or FAIL with the time to recover; exits 1 where one of ours fails.
-#[derive(Debug, Clone, Parser)]
-#[command(version)]
+#[derive(Debug, Clone, Args)]
 pub struct Options {
     /// Faults that last are over sooner, nothing is written, and the scripts are left out
     #[arg(long)]

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use tempfile::TempDir;
 
 use crate::process::{Process, program};
 
@@ -32,13 +33,16 @@ pub enum Kind {
 /// A broker at which anybody may do anything.
 pub struct OtherBroker {
     _process: Process,
+    /// What it keeps, which some leave behind when they are ended.
+    _scratch: TempDir,
     port: u16,
 }
 
 impl OtherBroker {
     /// None where it is not installed, which is said past the test harness's capture.
     pub fn start(kind: Kind) -> Result<Option<Self>> {
-        let Some(mut command) = command(kind)? else {
+        let scratch = TempDir::new()?;
+        let Some(mut command) = command(kind, scratch.path())? else {
             let test = thread::current();
             let test = test.name().unwrap_or_default();
             let _ = writeln!(
@@ -54,6 +58,7 @@ impl OtherBroker {
         let port = line.trim_start_matches("port ").trim().parse();
         Ok(Some(OtherBroker {
             _process: process,
+            _scratch: scratch,
             port: port.with_context(|| line)?,
         }))
     }
@@ -63,14 +68,14 @@ impl OtherBroker {
     }
 }
 
-fn command(kind: Kind) -> Result<Option<Command>> {
+fn command(kind: Kind, scratch: &Path) -> Result<Option<Command>> {
     let folder = installed()?;
     Ok(match kind {
         Kind::Aedes => {
             let installed = folder.join("aedes/node_modules/aedes").is_dir();
             program("node").filter(|_| installed).map(|node| {
                 let mut command = Command::new(node);
-                command.arg(folder.join("aedes/broker.mjs"));
+                command.arg(folder.join("aedes/aedes.mjs"));
                 command
             })
         }
@@ -78,20 +83,23 @@ fn command(kind: Kind) -> Result<Option<Command>> {
             let program = folder.join("mochi/mochi");
             program.is_file().then(|| Command::new(program))
         }
-        Kind::HiveMq => java(&folder.join("hivemq")),
-        Kind::Artemis => java(&folder.join("artemis")),
-        Kind::Moquette => java(&folder.join("moquette")),
+        Kind::HiveMq => java(&folder, "hivemq", scratch),
+        Kind::Artemis => java(&folder, "artemis", scratch),
+        Kind::Moquette => java(&folder, "moquette", scratch),
     })
 }
 
-fn java(folder: &Path) -> Option<Command> {
+fn java(folder: &Path, broker: &str, scratch: &Path) -> Option<Command> {
+    let folder = folder.join(broker);
     let libraries = folder.join("lib");
     let java = program("java").filter(|_| libraries.is_dir())?;
     let mut command = Command::new(java);
     command
+        .arg(format!("-Djava.io.tmpdir={}", scratch.display()))
         .arg("-cp")
         .arg(libraries.join("*"))
-        .arg(folder.join("Broker.java"));
+        .arg(folder.join(broker).with_extension("java"))
+        .current_dir(scratch);
     Some(command)
 }
 

@@ -62,7 +62,7 @@ pub fn notice_if_absent() -> bool {
         let test = test.name().unwrap_or_default();
         let _ = writeln!(
             io::stderr(),
-            "SKIPPED {test}: no rmqttd here (neither $RMQTTD nor in PATH); tests/cluster.sh builds it"
+            "SKIPPED {test}: no rmqttd here (neither $RMQTTD nor in PATH); tests/brokers.sh --cluster builds it"
         );
     }
     absent

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
-use clap::Parser;
+use clap::Args;
 use droidrelay_testkit::{
     clients::browser::{Browser, Page, Screen},
     robot::camera::Camera,
@@ -14,16 +14,15 @@ use droidrelay_testkit::{
 use droidrelay_wire::words::topics::{ONLINE, availability_topic, state_topic};
 
 /// Takes pictures of the bridge's page
-#[derive(Parser)]
-struct Options {
+#[derive(Args)]
+pub struct Options {
     /// Where they are written
     folder: PathBuf,
     /// What the robot sees
     clip: PathBuf,
 }
 
-fn main() -> Result<()> {
-    let options = Options::parse();
+pub fn run(options: &Options) -> Result<()> {
     let cloud = Cloud::start(Media::WebRtc)?;
     let camera = Camera::clip(&options.clip)?;
     let _robot = cloud.robot(&camera.line())?;
