@@ -1,9 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: MPL-2.0
-# Is the way from nothing to a running server as the documents say? Installs it in fresh Debians
-# that are booted in containers, beside a Mosquitto that is somebody's own; adds a robot, renews the
-# certificate, changes the name, and takes everything away again.
-#   tests/first-use.sh FOLDER [ROOT]...     ROOT: bookworm-amd64, trixie-amd64; default: both
+# Is the way from nothing to a running server as the documents say? Types what mediamtx/README.md
+# says, in fresh Debians that are booted in containers, beside a Mosquitto that is somebody's own;
+# adds a robot, renews the certificate, changes the name, and takes everything away again. The same
+# with Docker, where an engine is there.
+#   tests/first-use.sh FOLDER [ROOT]...     bookworm-amd64, trixie-amd64, docker; default: all
 # FOLDER keeps the roots. Needs root, an amd64 Debian, the packages (scripts/packages.sh; made
 # quickly if they are not there) and MediaMTX in PATH or in $MEDIAMTX.
 set -euo pipefail
@@ -17,7 +18,7 @@ fail() {
 [ $# -ge 1 ] || fail "usage: $0 FOLDER [ROOT]..."
 folder=$(realpath -m "$1")
 shift
-[ $# -gt 0 ] || set -- bookworm-amd64 trixie-amd64
+[ $# -gt 0 ] || set -- bookworm-amd64 trixie-amd64 docker
 [ "$(id -u)" = 0 ] || fail "debootstrap and chroot need root"
 mkdir -p "$folder"
 "$root/scripts/install-deps.sh" release
@@ -26,6 +27,15 @@ debs=${CARGO_TARGET_DIR:-$root/target}/debian
 ls "$debs"/droidrelay-bridge_*_amd64.deb >/dev/null 2>&1 || {
     debs=$debs/quick
     ls "$debs"/droidrelay-bridge_*_amd64.deb >/dev/null 2>&1 || DEB_BUILD_OPTIONS=noopt "$root/scripts/packages.sh"
+}
+
+# typed WORDS: the lines of the block in the kit's README that has these words, as they stand there.
+typed() {
+    awk -v words="$1" '
+        /^```/ { if (inside && index(block, words)) { printf "%s", block; found = 1; exit } inside = !inside; block = ""; next }
+        inside { block = block $0 "\n" }
+        END { exit !found }
+    ' "$root/mediamtx/README.md" || fail "mediamtx/README.md has no block with $1"
 }
 
 # What is typed on the server, and what is expected then; runs in the booted root.
@@ -48,9 +58,11 @@ server='
     # A release whose checksum is another one is not taken.
     status=0; MEDIAMTX_RELEASES=file:///wrong $kit/install.sh 192.0.2.1 robot1 >/said 2>&1 || status=$?
     [ $status = 65 ] && grep "does not have the checksum" /said
-    status=0; $kit/install.sh 192.0.2.1 robot1 >/said 2>&1 || status=$?
+    begin=$(date +%s%N)
+    status=0; bash -ex /typed >/said 2>&1 || status=$?
     cat /said
     [ $status = 0 ]
+    echo "first-use: $(wc -l </typed) command, $((($(date +%s%N) - begin) / 1000000)) ms"
     grep "^broker *ok" /said; grep "^media *ok" /said; grep "^bridge *ok" /said; grep "^certificate *ok" /said
     ! grep -i "Start the servers" /said
     [ "$(systemctl is-active mosquitto) $(systemctl is-enabled mosquitto)" = "active enabled" ]
@@ -160,10 +172,70 @@ try() {
     mkdir -p "$at/etc/systemd/system/default.target.wants"
     printf '[Service]\nType=oneshot\nExecStart=ip address add 192.0.2.1/24 dev lo\nExecStart=ip address add 192.0.2.2/24 dev lo\n' >"$at/etc/systemd/system/addresses.service"
     ln -sf ../addresses.service "$at/etc/systemd/system/default.target.wants/"
+    # There is no sudo, and one address is the name.
+    typed install.sh | sed 's/^sudo //; s/cloud.example/192.0.2.1/' >"$at/typed"
     booted "$name" "$server" >>"$at.log" 2>&1 || fail "$name, see the end of $at.log"
     found=$(within "$name" sh -c "$left")
     [ -z "$found" ] || fail "left after uninstall: $found"
     echo "$name: installed, renewed, renamed, removed"
     rm -rf "$at"
 }
-for name; do try "$name"; done
+try_docker() {
+    local at=$folder/docker compose=(docker compose) container first
+    echo "== docker"
+    docker info >/dev/null 2>&1 || { echo "docker: no engine answers here: not tried"; return; }
+    docker compose version >/dev/null 2>&1 || compose=(docker-compose)
+    "${compose[@]}" version | sed -n 1p
+    # The images that the Dockerfile names, made here; then the server's, as for a release.
+    export STORAGE_DRIVER=vfs
+    fresh image bookworm-amd64 >/dev/null
+    container=$(buildah from scratch)
+    buildah add -q "$container" "$folder/image" / >/dev/null
+    buildah commit -q "$container" localhost/first-use-debian >/dev/null
+    buildah rm "$container" >/dev/null
+    container=$(buildah from scratch)
+    buildah copy -q "$container" "$mediamtx" /mediamtx >/dev/null
+    buildah commit -q "$container" localhost/first-use-mediamtx >/dev/null
+    buildah rm "$container" >/dev/null
+    DEBIAN_IMAGE=localhost/first-use-debian MEDIAMTX_IMAGE=localhost/first-use-mediamtx \
+        "$root/scripts/release/server-image.sh" "$folder" "$debs"/droidrelay-bridge_*_amd64.deb >"$at.log" 2>&1 || fail "see the end of $at.log"
+    docker load -q <"$(ls "$folder"/droidrelay-server_*_amd64.tar.gz)"
+
+    rm -rf "$at"
+    mkdir "$at"
+    cp "$root/mediamtx/compose.yml" "$at/"
+    cd "$at"
+    typed 'docker compose up' | sed "s/docker compose/${compose[*]}/; s/cloud.example/127.0.0.1/" >typed
+    # With a terminal, as somebody who types has one.
+    script -qec "bash -ex typed" said >/dev/null </dev/null || { cat said; fail "what was typed"; }
+    ids() { "${compose[@]}" ps -q | sort; }
+    healthy() { for server in broker media bridge; do [ "$(docker inspect -f '{{.State.Health.Status}}' "$("${compose[@]}" ps -q $server)")" = healthy ] || return 1; done; }
+    wait_for healthy
+    enter() { mosquitto_pub -h 127.0.0.1 -p 8883 --cafile config/tls/ca.crt -u robot1 -P "$(cat config/secrets/robots/robot1/mqtt.pass)" -t robots/robot1/stream/state -n 2>/dev/null; }
+    wait_for enter
+    first=$(ids)
+    "${compose[@]}" up -d >>said 2>&1
+    [ "$(ids)" = "$first" ] || fail "a second up has made other containers"
+    ! HOST=127.0.0.9 "${compose[@]}" up -d >>said 2>&1 || fail "another HOST is taken without a word"
+    "${compose[@]}" run --rm setup --rename 127.0.0.2 >>said 2>&1 || fail "rename, see $at/said"
+    [ "$(cat .env)" = HOST=127.0.0.2 ] || fail ".env: $(cat .env)"
+    renamed() { openssl s_client -connect 127.0.0.1:$1 -CAfile config/tls/ca.crt -verify_ip 127.0.0.2 -verify_return_error </dev/null >/dev/null 2>&1; }
+    for port in 8883 1936 8322 8443; do wait_for renamed $port; done
+    wait_for healthy
+    "${compose[@]}" down >>said 2>&1
+    cd "$folder"
+    rm -rf "$at" "$folder/image"
+    echo "docker: started, renamed, removed"
+}
+wait_for() {
+    local second
+    for second in $(seq 240); do
+        ! "$@" || return 0
+        sleep 0.5
+    done
+    fail "never: $*"
+}
+
+for name; do
+    if [ "$name" = docker ]; then try_docker; else try "$name"; fi
+done
