@@ -35,7 +35,7 @@ fi
 # cargo-web is the current Rust in Debian's security suite; Debian's own is too old.
 ! needs_rust "$@" || wanted+=(cargo-web rustc-web)
 if [ "${1:-}" = tests ]; then
-    wanted+=(chromium-headless-shell g++ iproute2 libnginx-mod-stream nftables python3-paho-mqtt valgrind)
+    wanted+=(certbot chromium-headless-shell g++ iproute2 libnginx-mod-stream nftables python3-paho-mqtt valgrind)
     # For pipelines/ and examples/.
     wanted+=(gir1.2-gstreamer-1.0 gstreamer1.0-alsa gstreamer1.0-libcamera gstreamer1.0-opencv python3-gi)
     cargo fmt --version >/dev/null 2>&1 || wanted+=(rustfmt-web)

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: MPL-2.0
-# Installs the RTMP servers that the tests try beside nginx-rtmp and MediaMTX: node-media-server
-# from npm, lal as a Go module. What is not there of npm and Go is said, and left out.
+# Installs servers that the tests try beside nginx-rtmp, MediaMTX and Mosquitto: node-media-server
+# from npm, lal and pebble (ACME) as Go modules. What is not there of npm and Go is said, and left
+# out.
 #   export $(scripts/install-servers.sh FOLDER)     it prints the variables that the tests want
 set -euo pipefail
 folder=$(realpath -m "${1:?usage: $0 FOLDER}")
@@ -22,6 +23,8 @@ require github.com/q191201771/lal v0.37.4
 MODULE
     (cd "$folder/lal" && go build -mod=mod -o "$folder/lalserver" github.com/q191201771/lal/app/lalserver) >&2
     echo "LALSERVER=$folder/lalserver"
+    GOBIN=$folder go install github.com/letsencrypt/pebble/v2/cmd/pebble@v2.10.3 >&2
+    echo "PEBBLE=$folder/pebble"
 else
-    echo "$0: no Go: lal is left out (apt-get install golang-go)" >&2
+    echo "$0: no Go: lal and pebble are left out (apt-get install golang-go)" >&2
 fi

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: MPL-2.0
 # Builds the server's image (mediamtx/Dockerfile) from droidrelay-bridge's packages, for the
-# architecture of each; FOLDER/droidrelay-server_VERSION_ARCH.tar.gz is for `docker load`.
+# architecture of each; FOLDER/droidrelay-server_VERSION_ARCH.tar.gz is for `docker load`, and then
+# the image that mediamtx/compose.yml names.
 #   scripts/release/server-image.sh FOLDER droidrelay-bridge_VERSION_ARCH.deb...
 # By buildah, without a daemon, as root. DEBIAN_IMAGE and MEDIAMTX_IMAGE stand in for the images
 # that the Dockerfile names; "ARCH" in them becomes the architecture.
@@ -45,7 +46,7 @@ for package; do
 
     archive=$folder/droidrelay-server_${version}_$arch.tar
     rm -f "$archive" "$archive.gz"
-    buildah push "localhost/$image" "docker-archive:$archive:droidrelay-server:$version"
+    buildah push "localhost/$image" "docker-archive:$archive:$(sed -n '/DROIDRELAY_IMAGE:-/{s/.*:-\(.*\)}.*/\1/p;q}' "$root/mediamtx/compose.yml"):latest"
     gzip "$archive"
     ls -l "$archive.gz"
 done

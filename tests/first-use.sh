@@ -1,0 +1,241 @@
+#!/bin/bash
+# SPDX-License-Identifier: MPL-2.0
+# Is the way from nothing to a running server as the documents say? Types what mediamtx/README.md
+# says, in fresh Debians that are booted in containers, beside a Mosquitto that is somebody's own;
+# adds a robot, renews the certificate, changes the name, and takes everything away again. The same
+# with Docker, where an engine is there.
+#   tests/first-use.sh FOLDER [ROOT]...     bookworm-amd64, trixie-amd64, docker; default: all
+# FOLDER keeps the roots. Needs root, an amd64 Debian, the packages (scripts/packages.sh; made
+# quickly if they are not there) and MediaMTX in PATH or in $MEDIAMTX.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+. "$root/scripts/env.sh"
+. "$root/scripts/roots.sh"
+fail() {
+    echo "first-use: $*" >&2
+    exit 1
+}
+[ $# -ge 1 ] || fail "usage: $0 FOLDER [ROOT]..."
+folder=$(realpath -m "$1")
+shift
+[ $# -gt 0 ] || set -- bookworm-amd64 trixie-amd64 docker
+[ "$(id -u)" = 0 ] || fail "debootstrap and chroot need root"
+mkdir -p "$folder"
+"$root/scripts/install-deps.sh" release
+mediamtx=$(command -v "${MEDIAMTX:-mediamtx}") || fail "no MediaMTX in PATH or \$MEDIAMTX"
+debs=${CARGO_TARGET_DIR:-$root/target}/debian
+ls "$debs"/droidrelay-bridge_*_amd64.deb >/dev/null 2>&1 || {
+    debs=$debs/quick
+    ls "$debs"/droidrelay-bridge_*_amd64.deb >/dev/null 2>&1 || DEB_BUILD_OPTIONS=noopt "$root/scripts/packages.sh"
+}
+
+# typed WORDS: the lines of the block in the kit's README that has these words, as they stand there.
+typed() {
+    awk -v words="$1" '
+        /^```/ { if (inside && index(block, words)) { printf "%s", block; found = 1; exit } inside = !inside; block = ""; next }
+        inside { block = block $0 "\n" }
+        END { exit !found }
+    ' "$root/mediamtx/README.md" || fail "mediamtx/README.md has no block with $1"
+}
+
+# What is typed on the server, and what is expected then; runs in the booted root.
+server='
+    set -ex
+    export SSL_CERT_FILE=/etc/this-machine.crt MEDIAMTX_RELEASES=file:///releases
+    kit=/usr/share/droidrelay/mediamtx
+    wait_for() { for second in $(seq 60); do ! "$@" >/dev/null 2>&1 || return 0; sleep 0.5; done; echo "never: $*"; return 1; }
+    pids() { systemctl show -P MainPID droidrelay-broker droidrelay-media droidrelay-bridge; }
+    # Somebody has a Mosquitto of their own here, and something on a port that is needed.
+    systemctl enable --now mosquitto
+    mosquitto -p 8883 &
+    busy=$!
+    wait_for bash -c "</dev/tcp/127.0.0.1/8883"
+    status=0; $kit/install.sh 192.0.2.1 robot1 >/said 2>&1 || status=$?
+    cat /said
+    [ $status = 69 ] && grep "port 8883 (tcp) is taken by mosquitto (process $busy)" /said
+    kill $busy; wait $busy || true
+
+    # A release whose checksum is another one is not taken.
+    status=0; MEDIAMTX_RELEASES=file:///wrong $kit/install.sh 192.0.2.1 robot1 >/said 2>&1 || status=$?
+    [ $status = 65 ] && grep "does not have the checksum" /said
+    begin=$(date +%s%N)
+    status=0; bash -ex /typed >/said 2>&1 || status=$?
+    cat /said
+    [ $status = 0 ]
+    echo "first-use: $(wc -l </typed) command, $((($(date +%s%N) - begin) / 1000000)) ms"
+    grep "^broker *ok" /said; grep "^media *ok" /said; grep "^bridge *ok" /said; grep "^certificate *ok" /said
+    ! grep -i "Start the servers" /said
+    [ "$(systemctl is-active mosquitto) $(systemctl is-enabled mosquitto)" = "active enabled" ]
+    systemctl is-active droidrelay-broker droidrelay-media droidrelay-bridge droidrelay-certificate.timer droidrelay-reload.path
+    folder=/srv/droidrelay
+    for service in broker:mosquitto media:droidrelay-media bridge:droidrelay-bridge; do
+        [ "$(stat -c %U /proc/"$(systemctl show -P MainPID droidrelay-${service%:*})")" = ${service#*:} ]
+    done
+    ! setpriv --reuid=droidrelay-bridge --regid=droidrelay-bridge --clear-groups cat $folder/ca/ca.key
+
+    # A robot that is added is let in, without another word.
+    before=$(pids)
+    droidrelay-bridge --config $folder/bridge.toml robot add robot2
+    enter() { mosquitto_pub -h 192.0.2.1 -p 8883 --cafile $folder/tls/ca.crt -u robot2 -P "$(cat $folder/secrets/robots/robot2/mqtt.pass)" -t robots/robot2/stream/state -n; }
+    wait_for enter
+
+    # A certificate that is due is renewed, and each server shows it, without a restart.
+    serial() { openssl s_client -connect 192.0.2.1:$1 </dev/null 2>/dev/null | openssl x509 -noout -serial; }
+    old=$(serial 8883)
+    cd $folder
+    openssl req -new -key tls/server.key -subj /CN=due | openssl x509 -req -CA tls/ca.crt -CAkey ca/ca.key -set_serial 7 -days 200 \
+        -extfile <(echo subjectAltName=IP:192.0.2.1) -out /due.crt
+    # Of 1000 days: an older version made such.
+    openssl req -new -key tls/server.key -subj /CN=due | openssl x509 -req -CA tls/ca.crt -CAkey ca/ca.key -set_serial 8 -days 1000 \
+        -extfile <(echo subjectAltName=IP:192.0.2.1) -out /long.crt
+    systemctl start droidrelay-certificate
+    [ "$(serial 8883)" = "$old" ]
+    cat /long.crt >tls/server.crt
+    shows() { for port in 8883 1936 8322 8443; do [ "$(serial $port)" $1 "serial=$2" ] || return 1; done; }
+    wait_for shows = 08
+    systemctl start droidrelay-certificate
+    wait_for shows != 08
+    [ "$(pids)" = "$before" ]
+    $kit/install.sh --check
+
+    # One that is wrong is named, and the broker goes on with the one it has.
+    cp -a tls/server.crt /good.crt
+    openssl req -x509 -newkey rsa:2048 -nodes -keyout /dev/null -subj /CN=other -out tls/server.crt
+    wait_for sh -c "journalctl -u droidrelay-broker -o cat | grep \"is not the key of\""
+    enter
+    ! systemctl reload droidrelay-broker
+    ! $kit/install.sh --check
+    cat /good.crt >tls/server.crt
+    wait_for systemctl reload droidrelay-broker
+
+    # Another name: a wrong one changes nothing, a right one everything.
+    status=0; $kit/install.sh 192.0.2.11 || status=$?
+    [ $status = 65 ]
+    status=0; $kit/install.sh --rename no-such-host.invalid || status=$?
+    [ $status = 68 ]
+    [ "$(pids)" = "$before" ]
+    $kit/install.sh --rename 192.0.2.2 >/said
+    cat /said
+    grep "^bridge *ok *https://192.0.2.2:8443" /said
+    ! grep -r 192.0.2.1 $folder --include=* --exclude-dir=data
+    openssl s_client -connect 192.0.2.2:8883 -CAfile $folder/tls/ca.crt -verify_ip 192.0.2.2 -verify_return_error </dev/null
+
+    cd /
+    # From somebody'"'"'s home, with everything in it.
+    $kit/install.sh --uninstall
+    [ "$(systemctl is-active mosquitto) $(systemctl is-enabled mosquitto)" = "active enabled" ]
+    mkdir -p /home/me && chmod 700 /home/me
+    cp -r $kit /home/me/kit && cp /usr/bin/droidrelay-bridge /releases/mediamtx /home/me/
+    apt-get -q -y purge droidrelay-bridge
+    export FOLDER=/home/me/server BRIDGE=/home/me/droidrelay-bridge MEDIAMTX=/home/me/mediamtx
+    mkdir -p /home/me/bridge/systemd && cp /bridge.service /home/me/bridge/systemd/droidrelay-bridge.service
+    /home/me/kit/install.sh 192.0.2.1 robot1
+    unset FOLDER BRIDGE MEDIAMTX
+    ! grep /home/me/droid /home/me/server/mediamtx.yml
+    rm -r /home/me/kit /home/me/droidrelay-bridge /home/me/mediamtx /home/me/bridge
+    systemctl restart droidrelay-broker droidrelay-media droidrelay-bridge
+    wait_for /usr/local/lib/droidrelay/install.sh --check
+    /usr/local/lib/droidrelay/install.sh --uninstall
+    systemctl is-active mosquitto
+    touch /passed
+'
+# What is left of it; nothing is expected.
+left='
+    find / -xdev -name "*droidrelay*" -not -path "/proc/*" -not -path "/packages/*" -not -path "/var/lib/apt/*" -not -path "/var/log/*"
+    grep -H droidrelay /etc/passwd /etc/group /etc/shadow /etc/gshadow
+    find /srv /home -mindepth 2
+    true
+'
+
+try() {
+    local name=$1 at=$folder/$1
+    echo "== $name"
+    fresh "$name" "$name"
+    within "$name" apt-get -q -y --no-install-recommends install systemd-sysv iproute2 openssl mosquitto mosquitto-clients curl ca-certificates >"$at.log" 2>&1 ||
+        fail "$name, see the end of $at.log"
+    mkdir -p "$at/packages" "$at/releases/v1.20.1" "$at/wrong/v1.20.1"
+    cp "$debs"/droidrelay-bridge_*_amd64.deb "$at/packages"
+    within "$name" sh -c 'apt-get -q -y --no-install-recommends install /packages/*.deb' >>"$at.log" 2>&1 || fail "$name, see $at.log"
+    # The kit as it is here: the packages may be older.
+    cp -r "$root/mediamtx" "$at/usr/share/droidrelay/"
+    cp "$root/bridge/systemd/droidrelay-bridge.service" "$at/bridge.service"
+    # As a release of MediaMTX lies there: checksums of all archives, and the archives.
+    cp "$mediamtx" "$at/releases/mediamtx"
+    (
+        cd "$at/releases/v1.20.1"
+        tar -czf mediamtx_v1.20.1_linux_amd64.tar.gz -C .. mediamtx
+        sha256sum mediamtx_v1.20.1_linux_amd64.tar.gz >checksums.sha256
+        cp ./* "$at/wrong/v1.20.1"
+        echo more >>"$at/wrong/v1.20.1/mediamtx_v1.20.1_linux_amd64.tar.gz"
+    )
+    # The two addresses of the server.
+    mkdir -p "$at/etc/systemd/system/default.target.wants"
+    printf '[Service]\nType=oneshot\nExecStart=ip address add 192.0.2.1/24 dev lo\nExecStart=ip address add 192.0.2.2/24 dev lo\n' >"$at/etc/systemd/system/addresses.service"
+    ln -sf ../addresses.service "$at/etc/systemd/system/default.target.wants/"
+    # There is no sudo, and one address is the name.
+    typed install.sh | sed 's/^sudo //; s/cloud.example/192.0.2.1/' >"$at/typed"
+    booted "$name" "$server" >>"$at.log" 2>&1 || fail "$name, see the end of $at.log"
+    found=$(within "$name" sh -c "$left")
+    [ -z "$found" ] || fail "left after uninstall: $found"
+    echo "$name: installed, renewed, renamed, removed"
+    rm -rf "$at"
+}
+try_docker() {
+    local at=$folder/docker compose=(docker compose) container first
+    echo "== docker"
+    docker info >/dev/null 2>&1 || { echo "docker: no engine answers here: not tried"; return; }
+    docker compose version >/dev/null 2>&1 || compose=(docker-compose)
+    "${compose[@]}" version | sed -n 1p
+    # The images that the Dockerfile names, made here; then the server's, as for a release.
+    export STORAGE_DRIVER=vfs
+    fresh image bookworm-amd64 >/dev/null
+    container=$(buildah from scratch)
+    buildah add -q "$container" "$folder/image" / >/dev/null
+    buildah commit -q "$container" localhost/first-use-debian >/dev/null
+    buildah rm "$container" >/dev/null
+    container=$(buildah from scratch)
+    buildah copy -q "$container" "$mediamtx" /mediamtx >/dev/null
+    buildah commit -q "$container" localhost/first-use-mediamtx >/dev/null
+    buildah rm "$container" >/dev/null
+    DEBIAN_IMAGE=localhost/first-use-debian MEDIAMTX_IMAGE=localhost/first-use-mediamtx \
+        "$root/scripts/release/server-image.sh" "$folder" "$debs"/droidrelay-bridge_*_amd64.deb >"$at.log" 2>&1 || fail "see the end of $at.log"
+    docker load -q <"$(ls "$folder"/droidrelay-server_*_amd64.tar.gz)"
+
+    rm -rf "$at"
+    mkdir "$at"
+    cp "$root/mediamtx/compose.yml" "$at/"
+    cd "$at"
+    typed 'docker compose up' | sed "s/docker compose/${compose[*]}/; s/cloud.example/127.0.0.1/" >typed
+    # With a terminal, as somebody who types has one.
+    script -qec "bash -ex typed" said >/dev/null </dev/null || { cat said; fail "what was typed"; }
+    ids() { "${compose[@]}" ps -q | sort; }
+    healthy() { for server in broker media bridge; do [ "$(docker inspect -f '{{.State.Health.Status}}' "$("${compose[@]}" ps -q $server)")" = healthy ] || return 1; done; }
+    wait_for healthy
+    enter() { mosquitto_pub -h 127.0.0.1 -p 8883 --cafile config/tls/ca.crt -u robot1 -P "$(cat config/secrets/robots/robot1/mqtt.pass)" -t robots/robot1/stream/state -n 2>/dev/null; }
+    wait_for enter
+    first=$(ids)
+    "${compose[@]}" up -d >>said 2>&1
+    [ "$(ids)" = "$first" ] || fail "a second up has made other containers"
+    ! HOST=127.0.0.9 "${compose[@]}" up -d >>said 2>&1 || fail "another HOST is taken without a word"
+    "${compose[@]}" run --rm setup --rename 127.0.0.2 >>said 2>&1 || fail "rename, see $at/said"
+    [ "$(cat .env)" = HOST=127.0.0.2 ] || fail ".env: $(cat .env)"
+    renamed() { openssl s_client -connect 127.0.0.1:$1 -CAfile config/tls/ca.crt -verify_ip 127.0.0.2 -verify_return_error </dev/null >/dev/null 2>&1; }
+    for port in 8883 1936 8322 8443; do wait_for renamed $port; done
+    wait_for healthy
+    "${compose[@]}" down >>said 2>&1
+    cd "$folder"
+    rm -rf "$at" "$folder/image"
+    echo "docker: started, renamed, removed"
+}
+wait_for() {
+    local second
+    for second in $(seq 240); do
+        ! "$@" || return 0
+        sleep 0.5
+    done
+    fail "never: $*"
+}
+
+for name; do
+    if [ "$name" = docker ]; then try_docker; else try "$name"; fi
+done
