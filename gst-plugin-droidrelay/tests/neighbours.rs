@@ -842,7 +842,7 @@ fn a_device_that_stays_open_is_named() {
     let open = std::fs::File::open(device).unwrap();
     let text = warning(&pipeline);
     assert!(
-        text.contains(device) && text.contains("io-mode=rw"),
+        text.contains(device) && text.contains("GST_V4L2_FORCE_DRAIN=1"),
         "{text}"
     );
     until("the name of the device", || {

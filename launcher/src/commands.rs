@@ -33,8 +33,10 @@ use crate::{
         follow::BridgeLink,
         keep::Keeper,
         observe::Observer,
+        successor::Inherited,
         supervisor::{Policy, Supervisor},
     },
+    v4l2,
 };
 
 /// Runs the command line and returns the exit code.
@@ -95,7 +97,9 @@ fn check(source: Source, log: &Log) -> Result<u8, Failure> {
 }
 
 fn run(options: Run, log: &Log) -> Result<u8, Failure> {
+    let inherited = Inherited::look();
     keep_little();
+    v4l2::close_devices();
     let source = options.source;
     let loaded = source.load(log)?;
     let policy = Policy {
@@ -120,7 +124,9 @@ fn run(options: Run, log: &Log) -> Result<u8, Failure> {
     let net = net(listener, clients, bridge.as_ref(), &inbox)?;
     let observer = Observer::new(options.trigger, keeper, bridge, log.clone());
     let queue = (inbox, events);
-    let supervisor = Supervisor::new(source, loaded, policy, observer, net, queue, log.clone());
+    let of_process = (net, inherited);
+    let log = log.clone();
+    let supervisor = Supervisor::new(source, loaded, policy, observer, of_process, queue, log);
     Ok(supervisor.run())
 }
 

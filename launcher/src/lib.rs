@@ -30,3 +30,4 @@ mod remote {
     pub mod poll;
 }
 mod run;
+mod v4l2;

@@ -4,6 +4,7 @@
 
 mod branches;
 mod common;
+mod devices;
 mod doctor;
 mod launcher;
 mod options;

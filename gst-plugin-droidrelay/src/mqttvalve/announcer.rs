@@ -14,8 +14,8 @@ use crate::element::link;
 #[derive(Default)]
 pub struct Announcer {
     connected: Mutex<bool>,
-    /// With the last error.
-    state: Mutex<(StreamState, Option<String>)>,
+    /// With the last error, and the devices that are still open.
+    state: Mutex<(StreamState, Option<String>, Vec<String>)>,
 }
 
 impl Announcer {
@@ -55,7 +55,11 @@ impl Announcer {
         if let Some(link) = link {
             link.publish(state, report.connected);
         }
-        let told = (state.state.clone(), state.last_error.clone());
+        let told = (
+            state.state.clone(),
+            state.last_error.clone(),
+            state.still_open.clone(),
+        );
         let before = std::mem::replace(&mut *self.state.lock(), told.clone());
         let news = before != told;
         if !news && report.changes.is_empty() {

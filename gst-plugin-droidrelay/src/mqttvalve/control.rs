@@ -62,8 +62,6 @@ pub struct Control {
     pub opens: u64,
     /// Number of the last opening.
     opening: u64,
-    /// Devices that are open though the camera is stopped.
-    pub still_open: Vec<String>,
     /// No sink is told of openings.
     released: bool,
     /// Since the last opening: has a buffer passed, and how long did that take.
@@ -309,12 +307,6 @@ impl Control {
         ] {
             told.more.insert(name.into(), value);
         }
-        match self.still_open.is_empty() {
-            true => told.more.remove("still_open"),
-            false => told
-                .more
-                .insert("still_open".into(), self.still_open.clone().into()),
-        };
         told.viewers = holders.take(LISTED_VIEWERS).map(str::to_owned).collect();
         let until = self.gate.open_until();
         told.lease_until = until.map(|until| utc_after(until.saturating_sub(now)));

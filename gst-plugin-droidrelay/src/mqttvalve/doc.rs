@@ -76,8 +76,11 @@ const DOC: &[(&str, &str)] = &[
                             which the valves decide on, whichever tracks have one.
       taken out of the line the sink is told at unlinking and at READY, and is then as without a
                             valve: it publishes what comes.
-      a device              that is open though its element is in NULL (v4l2src of GStreamer 1.22
-                            with every io-mode but rw) is named in a warning and in `still_open`.
+      a device              that is open 2 s after its element went to NULL is named in a warning
+                            and in `still_open`. v4l2src of GStreamer 1.22 does so wherever the
+                            driver can orphan buffers, unless GST_V4L2_FORCE_DRAIN=1 stands in the
+                            environment: droidrelay run sets it, and puts another process in its
+                            own place where a device stays open all the same.
       a clock               that a camera provided already when the valve came is named in a
                             warning: it stands still while the valve is closed.",
     ),
@@ -161,8 +164,8 @@ const DOC: &[(&str, &str)] = &[
     (
         "Messages",
         "
-    Element message `mqttvalve-state` on each change, also of the last error alone (why there is
-    no MQTT session, for example): state, open (boolean), cause, who, viewers (uint), lease-until,
+    Element message `mqttvalve-state` on each change, also of the last error (why there is no MQTT
+    session, for example) or of `still_open` alone: state, open (boolean), cause, who, viewers (uint), lease-until,
     last-error. Latency message after upstream was started.",
     ),
     (

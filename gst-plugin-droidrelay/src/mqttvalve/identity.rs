@@ -86,13 +86,16 @@ pub struct ClientId {
 }
 
 impl ClientId {
-    /// `id`, or where a pipeline with the same names has that one, another one made of it.
-    pub fn claim(id: &str) -> Self {
-        for twin in 1..=MAX_TWINS {
-            let id = match twin {
-                1 => id.to_owned(),
-                twin => format!("{id}-{twin}"),
-            };
+    /// `id`, or where a pipeline with the same names has that one, another one made of it; the one
+    /// that was made of it `before`, if it is free: what the broker keeps is kept under that name.
+    pub fn claim(id: &str, before: Option<&str>) -> Self {
+        let all = (1..=MAX_TWINS).map(|twin| match twin {
+            1 => id.to_owned(),
+            twin => format!("{id}-{twin}"),
+        });
+        let mut all: Vec<String> = all.collect();
+        all.sort_by_key(|id| Some(id.as_str()) != before);
+        for id in all {
             let claimed = SocketAddr::from_abstract_name(format!("droidrelay/{}", hash(&id)))
                 .and_then(|name| UnixListener::bind_addr(&name));
             match claimed {
@@ -206,12 +209,20 @@ mod tests {
     #[test]
     fn two_at_a_time_have_two_ids_and_one_after_the_other_the_same() {
         let id = format!("test-{}", std::process::id());
-        let first = ClientId::claim(&id);
-        let second = ClientId::claim(&id);
+        let twin = format!("{id}-2");
+        let first = ClientId::claim(&id, None);
+        let second = ClientId::claim(&id, Some("of another topic"));
         assert_eq!(first.as_str(), id);
-        assert_eq!(second.as_str(), format!("{id}-2"));
+        assert_eq!(second.as_str(), twin);
         drop(first);
-        assert_eq!(ClientId::claim(&id).as_str(), id);
+        assert_eq!(
+            ClientId::claim(&id, Some(&twin)).as_str(),
+            id,
+            "it is not free"
+        );
+        drop(second);
+        assert_eq!(ClientId::claim(&id, Some(&twin)).as_str(), twin);
+        assert_eq!(ClientId::claim(&id, None).as_str(), id);
         assert_eq!(ClientId::fixed(&id).as_str(), id);
     }
 }

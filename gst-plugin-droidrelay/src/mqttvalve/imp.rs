@@ -22,7 +22,7 @@ use super::{
     cat::CAT,
     control::Control,
     flow::{Flow, Host},
-    leases,
+    leases::{self, Held},
     memory::MemoryTrim,
     properties,
     settings::Settings,
@@ -187,6 +187,7 @@ impl MqttValve {
         }
         self.flow.set_keep(settings.keep(upstream.is_ours()));
         around.free_sinks(&self.flow.srcpad, self.flow.is_closed());
+        let session = config.as_ref().map(|(_, id)| id.as_str().to_owned());
         let link = config.map(|config| {
             let topics = settings.topics();
             let announcing = self.announcing.clone();
@@ -198,7 +199,7 @@ impl MqttValve {
                 self.on_event(topics.command),
             ))
         });
-        self.settings.lock().resume = false;
+        self.settings.lock().begun(session);
 
         let timers = io.handle();
         self.announcing.start(&obj, timers.clone(), |valve| {
@@ -453,8 +454,9 @@ impl ObjectImpl for MqttValve {
             "stats" => self.stats().to_value(),
             "state" => self.state_text().to_value(),
             "leases" => {
-                let held = self.control.lock().gate.hand_over(self.now());
-                leases::write(held).to_value()
+                let leases = self.control.lock().gate.hand_over(self.now());
+                let client_id = self.settings.lock().session.clone();
+                leases::write(Held { leases, client_id }).to_value()
             }
             name => self.settings.lock().get(name),
         }

@@ -2,7 +2,8 @@
 
 //! Leases on their way from one valve to the next: `application/x-mqttvalve-leases` with
 //! `leases`, an array of structures `lease` with `id` (string), `origin` (`mqtt` or `local`) and
-//! `left` (uint64, nanoseconds; absent: until a stop).
+//! `left` (uint64, nanoseconds; absent: until a stop), and `client-id` (string), the name of the
+//! session with the broker that goes on (absent: there was none).
 
 use std::{error::Error, time::Duration};
 
@@ -14,7 +15,15 @@ const NAME: &str = "application/x-mqttvalve-leases";
 const MQTT: &str = "mqtt";
 const LOCAL: &str = "local";
 
-pub fn write(leases: Vec<Lease>) -> gst::Structure {
+/// What one valve holds, for the next one.
+#[derive(Debug, Default, PartialEq)]
+pub struct Held {
+    pub leases: Vec<Lease>,
+    pub client_id: Option<String>,
+}
+
+pub fn write(held: Held) -> gst::Structure {
+    let Held { leases, client_id } = held;
     let leases = leases.into_iter().map(|lease| {
         let origin = match lease.origin {
             Origin::Mqtt => MQTT,
@@ -32,23 +41,28 @@ pub fn write(leases: Vec<Lease>) -> gst::Structure {
     });
     gst::Structure::builder(NAME)
         .field("leases", gst::Array::from_values(leases))
+        .field_if_some("client-id", client_id)
         .build()
 }
 
 /// Reads what [`write`] made.
-pub fn read(value: &glib::Value) -> Result<Vec<Lease>, String> {
+pub fn read(value: &glib::Value) -> Result<Held, String> {
     let structure = value
         .get::<Option<gst::Structure>>()
         .ok()
         .flatten()
         .filter(|structure| structure.name() == NAME)
         .ok_or_else(|| format!("not a structure {NAME}: set what was read from a valve"))?;
-    leases(&structure).map_err(|err| format!("{NAME}: {err}"))
+    held(&structure).map_err(|err| format!("{NAME}: {err}"))
 }
 
-fn leases(structure: &gst::StructureRef) -> Result<Vec<Lease>, Box<dyn Error>> {
+fn held(structure: &gst::StructureRef) -> Result<Held, Box<dyn Error>> {
     let leases = structure.get::<gst::Array>("leases")?;
-    leases.iter().map(|value| lease(value)).collect()
+    let leases = leases.iter().map(|value| lease(value));
+    Ok(Held {
+        leases: leases.collect::<Result<_, _>>()?,
+        client_id: structure.get_optional("client-id")?,
+    })
 }
 
 fn lease(value: &glib::Value) -> Result<Lease, Box<dyn Error>> {
@@ -85,8 +99,20 @@ mod tests {
                 left: None,
             },
         ];
-        assert_eq!(read(&write(leases.clone()).to_value()), Ok(leases));
-        assert_eq!(read(&write(Vec::new()).to_value()), Ok(Vec::new()));
+        for held in [
+            Held {
+                leases,
+                client_id: Some("robot-2".into()),
+            },
+            Held::default(),
+        ] {
+            let Held { leases, client_id } = &held;
+            let copy = Held {
+                leases: leases.clone(),
+                client_id: client_id.clone(),
+            };
+            assert_eq!(read(&write(copy).to_value()), Ok(held));
+        }
     }
 
     #[test]

@@ -88,6 +88,8 @@ pub struct Settings {
     pub discovery_prefix: Option<String>,
     /// Leases of another life were given: the next start resumes its session with the broker.
     pub resume: bool,
+    /// Client id of the last session: the next one has it, too, where it is free.
+    pub session: Option<String>,
 }
 
 impl Default for Settings {
@@ -110,6 +112,7 @@ impl Default for Settings {
             availability_topic: None,
             discovery_prefix: None,
             resume: false,
+            session: None,
         }
     }
 }
@@ -205,8 +208,17 @@ impl Settings {
     fn client_id(&self, element: &str) -> ClientId {
         match &self.client_id {
             Some(id) => ClientId::fixed(id),
-            None => ClientId::claim(&identity::client_id(&self.topic, element)),
+            None => {
+                let id = identity::client_id(&self.topic, element);
+                ClientId::claim(&id, self.session.as_deref())
+            }
         }
+    }
+
+    /// A life has begun, with this session.
+    pub fn begun(&mut self, session: Option<String>) {
+        self.resume = false;
+        self.session = session;
     }
 
     /// The files that [`Settings::check`] reads, for an error's text.

@@ -18,7 +18,7 @@ use gst::prelude::*;
 
 use super::{
     cat::CAT,
-    descriptors,
+    descriptors::Devices,
     elements::{Elements, target_state, with_children},
     settings::Standby,
     shared::{Membership, Role},
@@ -186,9 +186,7 @@ pub struct Upstream {
     valves: Vec<gst::Element>,
     /// What stands against stopping it.
     obstacle: Option<Obstacle>,
-    still_open: Vec<String>,
-    /// Those that a warning has named.
-    named_open: Vec<String>,
+    devices: Devices,
     warnings: Vec<String>,
 }
 
@@ -215,8 +213,7 @@ impl Upstream {
             membership,
             valves: Vec::new(),
             obstacle: None,
-            still_open: Vec::new(),
-            named_open: Vec::new(),
+            devices: Devices::default(),
             warnings: Vec::new(),
         };
         let event = match upstream.look(valve, sinkpad, inputs).0 {
@@ -274,8 +271,10 @@ impl Upstream {
             let fault = self.apply(event, valve, sinkpad, &now);
             outcome.fault = fault.or(outcome.fault);
         }
+        self.warnings.extend(self.devices.look(now()));
+        outcome.due = outcome.due.into_iter().chain(self.devices.due()).min();
         outcome.warnings = self.take_warnings();
-        outcome.still_open.clone_from(&self.still_open);
+        outcome.still_open = self.devices.still_open().to_vec();
         if self.status.own_state() == UpstreamState::Following {
             // An EOS of the pipeline's is for each valve to send on while no source runs.
             match self.status.state().is_stopped() {
@@ -407,24 +406,27 @@ impl Upstream {
         match action {
             Action::Nothing => {}
             Action::CancelRetry => self.backoff.reset(),
-            Action::Release | Action::Yield => self.elements.release(&[], valve),
+            Action::Release | Action::Yield => {
+                self.devices.rest();
+                self.elements.release(&[], valve);
+            }
             Action::GiveUp => {
                 valve.unset_element_flags(gst::ElementFlags::SOURCE);
                 self.status.take_error();
                 self.backoff.reset();
+                self.devices.rest();
                 self.elements.release(&self.line, valve);
             }
             // `look` has locked them.
             Action::Hold => valve.set_element_flags(gst::ElementFlags::SOURCE),
             Action::Stop => {
-                self.stop(valve, sinkpad);
+                self.stop(valve, sinkpad, now());
                 if event != Event::Stray {
                     self.backoff.reset();
                 }
             }
             Action::Run | Action::Align => {
                 if action == Action::Run {
-                    self.still_open.clear();
                     // What an earlier life posted says nothing about this one.
                     self.status.take_error();
                     valve.unset_element_flags(gst::ElementFlags::SOURCE);
@@ -435,7 +437,9 @@ impl Upstream {
                 if anew {
                     self.wait_for_pushes(sinkpad);
                 }
-                if let Err(error) = self.elements.start(valve, target_state(valve), anew) {
+                let started = self.elements.start(valve, target_state(valve), anew);
+                self.devices.started(&self.all());
+                if let Err(error) = started {
                     self.status.fail(error);
                     return self.apply(Event::Error, valve, sinkpad, now);
                 }
@@ -448,7 +452,7 @@ impl Upstream {
             Action::ScheduleRetry => {
                 // The error is forgotten only then: by it the end of the failed stream, which may
                 // just be on its way, is known as such.
-                self.stop(valve, sinkpad);
+                self.stop(valve, sinkpad, now());
                 let error = self.status.take_error().unwrap_or_default();
                 let wait = self.backoff.next(jitter());
                 self.retry_at = now() + wait;
@@ -465,24 +469,15 @@ impl Upstream {
         None
     }
 
-    fn stop(&mut self, valve: &gst::Element, sinkpad: &gst::Pad) {
+    /// All that is upstream, and what is in it.
+    fn all(&self) -> Vec<gst::Element> {
+        self.line.iter().flat_map(with_children).collect()
+    }
+
+    fn stop(&mut self, valve: &gst::Element, sinkpad: &gst::Pad, now: Duration) {
         self.wait_for_pushes(sinkpad);
-        let all: Vec<gst::Element> = self.line.iter().flat_map(with_children).collect();
-        let mut devices = descriptors::devices(&all);
         self.elements.stop();
-        devices.retain(|device| device.descriptors() > 0);
-        for device in &devices {
-            if !self.named_open.contains(&device.path) {
-                self.named_open.push(device.path.clone());
-                let count = device.descriptors();
-                self.warnings.push(format!(
-                    "{} is in NULL, and {} is still open ({count} descriptors): if it is \
-                     v4l2src of GStreamer 1.22, set io-mode=rw, or restart the process",
-                    device.element, device.path
-                ));
-            }
-        }
-        self.still_open = devices.into_iter().map(|device| device.path).collect();
+        self.devices.stopped(&self.all(), now);
         // So that a pipeline-wide EOS reaches what is downstream while no source runs.
         valve.set_element_flags(gst::ElementFlags::SOURCE);
     }

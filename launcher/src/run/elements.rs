@@ -3,7 +3,7 @@
 //! The valves and sinks of a pipeline, as far as the launcher deals with them: by factory name,
 //! properties and action signals.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use droidrelay_wire::Command;
 use gst::prelude::*;
@@ -14,11 +14,21 @@ use super::snapshot::{Sink, Snapshot, Valve};
 const VALVE: &str = "mqttvalve";
 const SINK: &str = "rtmpauthsink";
 const LEASES: &str = "application/x-mqttvalve-leases";
+const CLIENT_ID: &str = "client-id";
 
 #[derive(Default)]
 pub struct Elements {
     pub valves: Vec<gst::Element>,
     pub sinks: Vec<gst::Element>,
+}
+
+/// What the valves hold, for those of another process.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Held {
+    pub leases: Vec<ValveLease>,
+    /// By the valve's name, the client id of its session with the broker.
+    pub sessions: BTreeMap<String, String>,
 }
 
 /// One holder's lease of one valve.
@@ -102,27 +112,35 @@ impl Elements {
         }
     }
 
-    /// Who holds which valve open at `now`.
-    pub fn leases(&self, now: Duration) -> Vec<ValveLease> {
-        let mut all = Vec::new();
+    /// Who holds which valve open at `now`, and by which sessions they are commanded.
+    pub fn held(&self, now: Duration) -> Held {
+        let mut all = Held::default();
         for valve in &self.valves {
             let held = valve.property::<gst::Structure>("leases");
             let leases = held.get::<gst::Array>("leases").unwrap_or_default();
             let read = |lease| ValveLease::read(valve, lease, now);
-            all.extend(leases.iter().filter_map(read));
+            all.leases.extend(leases.iter().filter_map(read));
+            if let Ok(client_id) = held.get::<String>(CLIENT_ID) {
+                all.sessions.insert(valve.name().into(), client_id);
+            }
         }
         all
     }
 
-    /// Makes the valves go on at `now` with leases that [`Elements::leases`] gave.
-    pub fn set_leases(&self, leases: &[ValveLease], now: Duration) {
+    /// Makes the valves go on at `now` with what [`Elements::held`] gave.
+    pub fn take_up(&self, held: &Held, now: Duration) {
         for valve in &self.valves {
-            let leases = leases.iter().filter(|lease| valve.name() == lease.valve);
+            let leases = held
+                .leases
+                .iter()
+                .filter(|lease| valve.name() == lease.valve);
+            let session = held.sessions.get(valve.name().as_str());
             let held = gst::Structure::builder(LEASES)
                 .field(
                     "leases",
                     gst::Array::from_values(leases.map(|lease| lease.to_value(now))),
                 )
+                .field_if_some(CLIENT_ID, session)
                 .build();
             valve.set_property("leases", held);
         }

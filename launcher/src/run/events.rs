@@ -65,9 +65,11 @@ pub enum Timer {
     Branch,
     /// Recordings are to make room.
     Room,
+    /// The process may leave its place to another one.
+    Succeed,
 }
 
-const TIMERS: usize = 9;
+const TIMERS: usize = 10;
 
 /// Timers of the main loop; to be used on its thread alone.
 pub struct Timers {

@@ -15,7 +15,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::elements::{Elements, ValveLease};
+use super::elements::{Elements, Held, ValveLease};
 
 const FILE: &str = "leases.json";
 /// Ends that differ by less are the same: each reading takes its time.
@@ -25,7 +25,7 @@ pub struct Keeper {
     path: PathBuf,
     boot: String,
     /// What the file says.
-    kept: Vec<ValveLease>,
+    kept: Held,
 }
 
 #[derive(Default, Deserialize)]
@@ -33,7 +33,8 @@ struct File {
     /// Id of the boot that the ends of leases count from.
     boot: String,
     /// On the clock that goes on while processes come and go.
-    leases: Vec<ValveLease>,
+    #[serde(flatten)]
+    held: Held,
 }
 
 impl Keeper {
@@ -45,7 +46,7 @@ impl Keeper {
         Some(Keeper {
             path: Path::new(folder).join(FILE),
             boot: boot::id(),
-            kept: Vec::new(),
+            kept: Held::default(),
         })
     }
 
@@ -57,15 +58,16 @@ impl Keeper {
             Err(err) => return Err(format!("cannot read {}: {err}", self.path.display())),
         };
         let now = now();
-        let mut leases = parse(&text, &self.boot);
-        leases.retain(|lease| lease.until.is_none_or(|until| until > now));
-        elements.set_leases(&leases, now);
-        Ok(leases.len())
+        let mut held = parse(&text, &self.boot);
+        held.leases
+            .retain(|lease| lease.until.is_none_or(|until| until > now));
+        elements.take_up(&held, now);
+        Ok(held.leases.len())
     }
 
     /// Writes down who holds the valves open, where that has changed.
     pub fn keep(&mut self, elements: &Elements) -> Result<(), String> {
-        let held = elements.leases(now());
+        let held = elements.held(now());
         if is_same(&held, &self.kept) {
             return Ok(());
         }
@@ -85,33 +87,34 @@ impl Keeper {
     }
 }
 
-fn is_same(held: &[ValveLease], kept: &[ValveLease]) -> bool {
-    let alike = |a: &ValveLease, b: &ValveLease| {
+fn is_same(held: &Held, kept: &Held) -> bool {
+    let alike = |(a, b): (&ValveLease, &ValveLease)| {
         let same_end = match (a.until, b.until) {
             (Some(a), Some(b)) => a.abs_diff(b) < SAME,
             (a, b) => a == b,
         };
         same_end && (&a.valve, &a.id, &a.origin) == (&b.valve, &b.id, &b.origin)
     };
-    held.len() == kept.len() && held.iter().zip(kept).all(|(a, b)| alike(a, b))
+    let mut both = held.leases.iter().zip(&kept.leases);
+    held.sessions == kept.sessions && held.leases.len() == kept.leases.len() && both.all(alike)
 }
 
-fn write(held: &[ValveLease], boot: &str) -> String {
-    json!({"boot": boot, "leases": held}).to_string()
+fn write(held: &Held, boot: &str) -> String {
+    json!({"boot": boot, "leases": held.leases, "sessions": held.sessions}).to_string()
 }
 
 /// What is of another boot, or not written by [`write`], is nothing.
-fn parse(text: &str, boot: &str) -> Vec<ValveLease> {
+fn parse(text: &str, boot: &str) -> Held {
     let file: File = serde_json::from_str(text).unwrap_or_default();
     if file.boot == boot {
-        file.leases
+        file.held
     } else {
-        Vec::new()
+        Held::default()
     }
 }
 
 /// Since the machine was started, sleep included.
-fn now() -> Duration {
+pub fn now() -> Duration {
     clock_gettime(ClockId::Boottime)
         .try_into()
         .unwrap_or_default()
@@ -132,29 +135,38 @@ mod tests {
 
     #[test]
     fn leases_read_back_in_the_same_boot_alone() {
-        let leases = [kept("phone-7", Some(30)), kept("*", None)];
-        let text = write(&leases, "boot-1");
-        assert_eq!(parse(&text, "boot-1"), leases);
-        assert_eq!(parse(&text, "boot-2"), []);
+        let held = Held {
+            leases: vec![kept("phone-7", Some(30)), kept("*", None)],
+            sessions: [("valve".to_owned(), "robot-2".to_owned())].into(),
+        };
+        let text = write(&held, "boot-1");
+        assert_eq!(parse(&text, "boot-1"), held);
+        assert_eq!(parse(&text, "boot-2"), Held::default());
         for text in [
             "",
             "[]",
             r#"{"boot":"boot-1"}"#,
             r#"{"boot":"boot-1","leases":[7]}"#,
         ] {
-            assert_eq!(parse(text, "boot-1"), [], "{text}");
+            assert_eq!(parse(text, "boot-1"), Held::default(), "{text}");
         }
     }
 
     #[test]
     fn what_differs_by_the_time_of_reading_is_no_change() {
+        let held = |leases: &[&ValveLease]| Held {
+            leases: leases.iter().map(|lease| (*lease).clone()).collect(),
+            ..Held::default()
+        };
         let (a, b) = (kept("a", Some(30)), kept("b", None));
         let mut later = a.clone();
         later.until = later.until.map(|until| until + SAME / 2);
-        assert!(is_same(&[a.clone(), b.clone()], &[later, b.clone()]));
+        assert!(is_same(&held(&[&a, &b]), &held(&[&later, &b])));
         let renewed = kept("a", Some(31));
-        let one = std::slice::from_ref(&a);
-        assert!(!is_same(one, &[renewed]));
-        assert!(!is_same(one, &[a.clone(), b]));
+        assert!(!is_same(&held(&[&a]), &held(&[&renewed])));
+        assert!(!is_same(&held(&[&a]), &held(&[&a, &b])));
+        let mut other = held(&[&a]);
+        other.sessions.insert("valve".into(), "robot-2".into());
+        assert!(!is_same(&held(&[&a]), &other));
     }
 }

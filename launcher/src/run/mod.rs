@@ -18,5 +18,6 @@ pub mod retention;
 mod side;
 mod snapshot;
 mod statistics;
+pub mod successor;
 pub mod supervisor;
 pub mod trigger;

@@ -13,9 +13,10 @@ use super::{
     elements::Elements,
     follow::BridgeLink,
     health::Health,
-    keep::Keeper,
+    keep::{self, Keeper},
     snapshot::Snapshot,
     statistics::{self, Counters},
+    successor::Handover,
     trigger::{Trigger, Triggers},
 };
 use crate::{
@@ -81,8 +82,15 @@ impl Observer {
         }
     }
 
-    /// Gives the valves the leases of the process before.
-    pub fn restore_leases(&self, elements: &Elements) {
+    /// Gives the valves the leases of the process before, and has them go on with its sessions.
+    pub fn restore_leases(&self, elements: &Elements, handed_over: Option<&Handover>) {
+        if let Some(handover) = handed_over {
+            // A bridge that is polled tells them anew.
+            if self.bridge.is_none() {
+                elements.take_up(&handover.held, keep::now());
+            }
+            return;
+        }
         match self.keeper.as_ref().map(|keeper| keeper.restore(elements)) {
             None | Some(Ok(0)) => {}
             Some(Ok(count)) => self

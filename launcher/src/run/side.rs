@@ -143,6 +143,11 @@ impl Side {
         (!told.is_empty()).then(|| told.join("; "))
     }
 
+    /// There are no side branches.
+    pub fn is_empty(&self) -> bool {
+        self.branches().next().is_none()
+    }
+
     /// Name of each branch, and whether it runs.
     pub fn branches(&self) -> impl Iterator<Item = (&str, bool)> {
         self.branches.states()

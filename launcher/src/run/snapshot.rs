@@ -80,6 +80,13 @@ impl Snapshot {
                 .any(|sink| sink.state != PublishPhase::Idle)
     }
 
+    /// Devices that stay open though nobody wants the stream.
+    pub fn left_open(&self) -> Option<String> {
+        let open = self.valves.iter().flat_map(|valve| &valve.state.still_open);
+        let open: Vec<&str> = open.map(String::as_str).collect();
+        (!open.is_empty() && !self.is_awake()).then(|| open.join(", "))
+    }
+
     /// One line on a pipeline that plays.
     pub fn status(&self) -> String {
         let Some(state) = self.worst_state() else {

@@ -3,6 +3,7 @@
 //! What `--metrics` shows: what the launcher and its elements count.
 
 use droidrelay_wire::{PublishPhase, StreamState};
+use serde::{Deserialize, Serialize};
 
 use super::snapshot::{Sink, Snapshot, Valve, count};
 use crate::remote::metrics::Page;
@@ -32,13 +33,15 @@ const SINK_FIELDS: [Field; 8] = [
     ("droidrelay_sink_target_bitrate_bits_per_second", "What the encoder is told to make, where adaptive-bitrate is set.", "target-bitrate", 1.0),
 ];
 
-/// What the launcher itself counts.
-#[derive(Debug, Default)]
+/// What the launcher itself counts, from process to process.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Counters {
     pub starts: u64,
     pub failures: u64,
     pub rebuilds: u64,
     pub reloads: u64,
+    /// Processes that took the place of this one.
+    pub successors: u64,
 }
 
 /// What is counted of the questions to a bridge.
@@ -59,6 +62,7 @@ pub fn launcher(page: &mut Page, playing: bool, counters: &Counters) {
         ("droidrelay_failures_total", "Failures of the pipeline.", counters.failures),
         ("droidrelay_rebuilds_total", "Pipelines built anew after failures.", counters.rebuilds),
         ("droidrelay_reloads_total", "Launch files read again by SIGHUP.", counters.reloads),
+        ("droidrelay_successors_total", "Processes that took the place of one with a device that stayed open.", counters.successors),
     ] {
         page.add(name, help, &[], value as f64);
     }

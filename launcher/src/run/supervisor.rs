@@ -23,12 +23,14 @@ use super::{
     changer::{Changer, Job, Outcome},
     elements::Elements,
     events::{Event, Inbox, Timer, Timers},
+    keep,
     notify::Notify,
     observe::Observer,
     recovery::Recovery,
     retention::Retention,
     side::Side,
     statistics::Counters,
+    successor::{Handover, Inherited},
 };
 use crate::{
     file::{launchfile::LaunchFile, pipeline, source::Source},
@@ -64,6 +66,8 @@ pub struct Policy {
 enum Next {
     /// Start again after this wait.
     Start(Duration),
+    /// Another process in place of this one.
+    Succeed,
     Exit(u8),
 }
 
@@ -122,6 +126,9 @@ pub struct Supervisor {
     observer: Observer,
     side: Side,
     counters: Counters,
+    /// What this process has got from the one before, where there was one.
+    handed_over: Option<Handover>,
+    inherited: Inherited,
     net: Net,
 }
 
@@ -132,10 +139,12 @@ impl Supervisor {
         (file, pipeline): (LaunchFile, gst::Pipeline),
         mut policy: Policy,
         observer: Observer,
-        net: Net,
+        (net, inherited): (Net, Inherited),
         (inbox, events): (Inbox, mpsc::Receiver<Event>),
         log: Log,
     ) -> Self {
+        let handed_over = Handover::take();
+        let counters = handed_over.as_ref().map(|given| given.counters.clone());
         let done = inbox.clone();
         let mut supervisor = Supervisor {
             source,
@@ -158,7 +167,9 @@ impl Supervisor {
             run: Run::default(),
             run_number: Rc::default(),
             observer,
-            counters: Counters::default(),
+            counters: counters.unwrap_or_default(),
+            handed_over,
+            inherited,
             net,
         };
         supervisor.watch();
@@ -174,7 +185,8 @@ impl Supervisor {
                 glib::ControlFlow::Continue
             });
         }
-        self.observer.restore_leases(&self.elements);
+        let handed_over = self.handed_over.as_ref();
+        self.observer.restore_leases(&self.elements, handed_over);
         self.feed_watchdog();
         self.side.keep_room(&mut self.timers);
         self.start();
@@ -428,6 +440,7 @@ impl Supervisor {
                 }
                 match next {
                     Next::Exit(code) => return Some(End::Exit(code)),
+                    Next::Succeed => self.succeed(),
                     Next::Start(wait) => {
                         self.phase = Phase::Waiting;
                         self.timers.arm(Timer::Start, wait);
@@ -496,6 +509,7 @@ impl Supervisor {
                 self.side.retry(pipeline, &mut self.timers);
             }
             Timer::Room => self.side.keep_room(&mut self.timers),
+            Timer::Succeed => self.make_way(),
         }
         None
     }
@@ -575,6 +589,7 @@ impl Supervisor {
         self.timers.disarm(Timer::Stable);
         self.timers.disarm(Timer::Eos);
         self.timers.disarm(Timer::Observe);
+        self.timers.disarm(Timer::Succeed);
         self.phase = Phase::Down(next);
         self.observe();
         self.submit(Job::SetState(gst::State::Null));
@@ -603,9 +618,53 @@ impl Supervisor {
             status += &format!("; {fault}");
         }
         self.notify.status(&status);
+        // What runs beside the stream is not interrupted for it.
+        if seen.left_open().is_some() && self.side.is_empty() {
+            if !self.timers.is_armed(Timer::Succeed) {
+                let wait = Handover::wait(self.handed_over.as_ref(), keep::now());
+                self.timers.arm(Timer::Succeed, wait);
+            }
+        } else {
+            self.timers.disarm(Timer::Succeed);
+        }
         if seen.is_awake() {
             self.timers.arm(Timer::Observe, OBSERVE_INTERVAL);
         }
+    }
+
+    /// Nothing but its end closes what an element of this process has left open.
+    fn make_way(&mut self) {
+        let left_open = self.elements.snapshot().left_open();
+        let Some(devices) = left_open.filter(|_| self.phase == Phase::Playing) else {
+            return;
+        };
+        // The successor reads it, too.
+        if let Err(failure) = self.source.load(&self.log) {
+            let text = failure.text;
+            self.log.error(&format!(
+                "{devices} stays open until the process ends, which another one would replace, but {text}"
+            ));
+            return;
+        }
+        self.log.info(&format!(
+            "{devices} is still open though the camera is stopped: another process takes the place of this one"
+        ));
+        self.bring_down(Next::Succeed);
+    }
+
+    /// Leaves the place to another process, with all that has come until now.
+    fn succeed(&mut self) {
+        let now = keep::now();
+        let mut counters = self.counters.clone();
+        counters.successors += 1;
+        let handover = Handover::new(now, self.elements.held(now), counters);
+        let error = self.inherited.succeed(&handover);
+        self.log.error(&format!(
+            "no other process can take the place of this one, which goes on: {error}"
+        ));
+        self.handed_over = Some(handover);
+        self.phase = Phase::Waiting;
+        self.timers.arm(Timer::Start, Duration::ZERO);
     }
 
     /// Tells systemd's watchdog that all is well, if it is: the main loop came here, and frames

@@ -13,7 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use droidrelay_testkit::artifacts::{artifact, ensure_current};
+use droidrelay_testkit::{
+    artifacts::{artifact, ensure_current},
+    process::program_of,
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Only ends a test that fails.
@@ -120,6 +123,18 @@ pub fn said(output: &Output) -> String {
 
 /// As [`droidrelay`], with the plugin, and with the scripted camera of the tests.
 pub fn droidrelay_with_plugins() -> Command {
+    with_plugins(droidrelay())
+}
+
+/// GStreamer's own launcher, with the same; what it writes to stdout is on stderr.
+pub fn gst_launch_with_plugins() -> Command {
+    let program = program_of("gst-launch-1.0", "gstreamer1.0-tools").unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"exec "$0" "$@" >&2"#]).arg(program);
+    with_plugins(command)
+}
+
+fn with_plugins(mut command: Command) -> Command {
     static PLUGINS: OnceLock<PathBuf> = OnceLock::new();
     let plugins = PLUGINS.get_or_init(|| {
         // Kept from run to run, with GStreamer's registry, which takes seconds to make.
@@ -139,7 +154,6 @@ pub fn droidrelay_with_plugins() -> Command {
         }
         plugins
     });
-    let mut command = droidrelay();
     command
         .env("GST_PLUGIN_PATH", plugins)
         .env("GST_REGISTRY", plugins.join("registry.bin"));

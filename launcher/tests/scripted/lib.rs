@@ -7,9 +7,13 @@
 //! `play` (for ever), `eos`, `error`, `panic`, `segv`, `freeze` (delivers nothing more, but lets
 //! itself be stopped), `hang` (lets itself not even be stopped), `gone` (does not open),
 //! `slow` (hangs while it opens). Starts are counted in the file `counter`, across processes.
+//!
+//! With `device` it has that open while it runs, as v4l2src has: also for programs that the process
+//! runs. `closes` says when that ends: `stopped`, `drained` (as v4l2src of GStreamer 1.22: stopped
+//! with GST_V4L2_FORCE_DRAIN in the environment, and else never), `never`.
 
 use std::{
-    fs,
+    env, fs,
     io::Write,
     path::PathBuf,
     sync::{Condvar, Mutex},
@@ -38,6 +42,9 @@ mod imp {
     pub struct ScriptedSrc {
         script: Mutex<String>,
         counter: Mutex<PathBuf>,
+        device: Mutex<PathBuf>,
+        closes: Mutex<String>,
+        open: Mutex<Option<fs::File>>,
         run: Mutex<Run>,
         wake: Condvar,
     }
@@ -97,16 +104,27 @@ mod imp {
             static PROPERTIES: std::sync::OnceLock<Vec<glib::ParamSpec>> =
                 std::sync::OnceLock::new();
             PROPERTIES.get_or_init(|| {
-                ["script", "counter"]
-                    .map(|name| glib::ParamSpecString::builder(name).build())
+                ["script", "counter", "device", "closes"]
+                    .map(|name| glib::ParamSpecString::builder(name).readwrite().build())
                     .into()
             })
+        }
+
+        fn property(&self, _: usize, spec: &glib::ParamSpec) -> glib::Value {
+            match spec.name() {
+                "script" => self.script.lock().unwrap().to_value(),
+                "device" => self.device.lock().unwrap().to_value(),
+                "closes" => self.closes.lock().unwrap().to_value(),
+                _ => self.counter.lock().unwrap().to_value(),
+            }
         }
 
         fn set_property(&self, _: usize, value: &glib::Value, spec: &glib::ParamSpec) {
             let text = value.get::<String>().unwrap();
             match spec.name() {
                 "script" => *self.script.lock().unwrap() = text,
+                "device" => *self.device.lock().unwrap() = text.into(),
+                "closes" => *self.closes.lock().unwrap() = text,
                 _ => *self.counter.lock().unwrap() = text.into(),
             }
         }
@@ -179,10 +197,26 @@ mod imp {
                 _ => {}
             }
             *self.run.lock().unwrap() = run;
+            let device = self.device.lock().unwrap().clone();
+            if !device.as_os_str().is_empty() {
+                let file = fs::File::open(device).expect("a device");
+                let kept = rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty());
+                kept.expect("a flag");
+                *self.open.lock().unwrap() = Some(file);
+            }
             Ok(())
         }
 
         fn stop(&self) -> Result<(), gst::ErrorMessage> {
+            let open = self.open.lock().unwrap().take();
+            let stays = match self.closes.lock().unwrap().as_str() {
+                "never" => true,
+                "drained" => env::var_os("GST_V4L2_FORCE_DRAIN").is_none(),
+                _ => false,
+            };
+            if stays {
+                std::mem::forget(open);
+            }
             Ok(())
         }
 

@@ -136,6 +136,9 @@ pub struct RobotState {
     /// Milliseconds from the last opening to the first buffer that passed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_latency_ms: Option<f64>,
+    /// Devices that the robot's process has open though what has opened them is stopped.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub still_open: Vec<String>,
     /// Version of the robot's software.
     pub version: String,
     #[serde(flatten)]
@@ -187,6 +190,7 @@ impl RobotState {
         }
         if write(&state).len() > limit {
             state.more.retain(|name, _| name == VIEWER_COUNT);
+            state.still_open.clear();
             state.publish = None;
         }
         write(&state)
@@ -221,6 +225,7 @@ impl RobotState {
             viewers: Vec::new(),
             lease_until: None,
             publish: None,
+            still_open: Vec::new(),
             ..self
         }
     }
@@ -307,6 +312,7 @@ mod tests {
             viewers: vec!["phone".into()],
             lease_until: Some("2026-11-27T12:00:00Z".into()),
             publish: Some(PublishState::default()),
+            still_open: vec!["/dev/video0".into()],
             last_error: Some("no camera".into()),
             more: [(VIEWER_COUNT.to_owned(), 7.into())].into_iter().collect(),
             ..RobotState::default()
@@ -422,7 +428,7 @@ mod properties {
             (cause, standby) in (word(Cause::ALL), word(Standby::ALL)),
             [since, version] in any::<[String; 2]>(),
             [lease_until, last_error, last_command_id] in any::<[Option<String>; 3]>(),
-            viewers in vec(any::<String>(), 0..4),
+            [viewers, still_open] in [vec(any::<String>(), 0..4), vec(any::<String>(), 0..4)],
             publish in option::of(publish()),
             refused_commands in any::<u64>(),
             start_latency_ms in option::of(seconds()),
@@ -440,6 +446,7 @@ mod properties {
                 standby,
                 refused_commands,
                 start_latency_ms,
+                still_open,
                 version,
                 more: more.into_iter().collect(),
             }

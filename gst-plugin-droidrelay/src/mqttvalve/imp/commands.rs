@@ -9,13 +9,13 @@ use droidrelay_wire::{
     mqtt::session::{Event, Message},
     words::{
         command,
-        gate::{Lease, Origin, Outcome},
+        gate::{Origin, Outcome},
     },
 };
 use gst::subclass::prelude::*;
 
 use super::MqttValve;
-use crate::mqttvalve::{age, cat::CAT, control::Control};
+use crate::mqttvalve::{age, cat::CAT, control::Control, leases::Held};
 
 impl MqttValve {
     /// The one door in: every command, wherever it comes from, ends here. `correlation`: what its
@@ -69,10 +69,12 @@ impl MqttValve {
     }
 
     /// Goes on with what another valve, or this one, has held.
-    pub(super) fn take_up(&self, given: Vec<Lease>) {
-        self.change(|control, now| control.gate.take_up(given, now));
+    pub(super) fn take_up(&self, given: Held) {
+        self.change(|control, now| control.gate.take_up(given.leases, now));
         if self.running.lock().is_none() {
-            self.settings.lock().resume = true;
+            let mut settings = self.settings.lock();
+            settings.resume = true;
+            settings.session = given.client_id.or(settings.session.take());
         }
     }
 

@@ -97,7 +97,7 @@ impl MqttValve {
             self.warn(&warning);
         }
         let still_open = std::mem::replace(
-            &mut self.control.lock().still_open,
+            &mut self.control.lock().state.still_open,
             outcome.still_open.clone(),
         );
         if still_open != outcome.still_open {
