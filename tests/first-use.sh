@@ -174,6 +174,7 @@ robot_later='
     touch /ready
     wait_long test -e /continue
     apt-get -q -y purge gstreamer1.0-droidrelay droidrelay
+    rm -r /home/pi/*
     touch /passed
 '
 # What is left of it; nothing is expected.
