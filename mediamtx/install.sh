@@ -25,7 +25,7 @@ folder=${FOLDER:-/srv/droidrelay}
 ours=(droidrelay-broker droidrelay-media droidrelay-bridge)
 runs_systemd() { [ -d /run/systemd/system ]; }
 is_installed() { [[ $(dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null) == ?i* ]]; }
-setting() { sed -n "s/^$1=//p" "$folder/server.conf"; }
+setting() { sed -n "s/^$1=//p" "$folder/server.conf" 2>/dev/null || true; }
 
 # --- health ---------------------------------------------------------------------------------------
 

@@ -49,9 +49,12 @@ within() {
         CARGO_HTTP_CAINFO=/etc/this-machine.crt "$@"
 }
 
-# booted NAME SCRIPT: boots that root in a container and runs the script there.
+# booted NAME SCRIPT [NETWORK]: boots that root in a container and runs the script there, in a network
+# namespace of this name, or in one of its own.
 booted() {
-    local at=$folder/$1
+    local at=$folder/$1 network=--private-network
+    [ -z "${3:-}" ] || network=--network-namespace-path=/run/netns/$3
+    rm -f "$at/passed"
     printf '#!/bin/bash\ntrap "systemctl poweroff" EXIT\n%s\n' "$2" >"$at/script"
     chmod 755 "$at/script"
     printf '[Unit]\nAfter=multi-user.target\n[Service]\nExecStart=/script\nStandardOutput=append:/script.log\nStandardError=append:/script.log\n' \
@@ -60,7 +63,7 @@ booted() {
     ln -sf ../script.service "$at/etc/systemd/system/default.target.wants/"
     rm -f "$at/usr/sbin/policy-rc.d"
     # A machine without systemd of its own cannot give the container a scope.
-    timeout 600 systemd-nspawn --directory="$at" --boot --register=no --private-network --quiet \
+    timeout 600 systemd-nspawn --directory="$at" --boot --register=no $network --quiet \
         $([ -d /run/systemd/system ] || echo --keep-unit) </dev/null >"$at.boot.log" 2>&1 || true
     cat "$at/script.log"
     [ -e "$at/passed" ]

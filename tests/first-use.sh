@@ -3,7 +3,8 @@
 # Is the way from nothing to a running server as the documents say? Types what mediamtx/README.md
 # says, in fresh Debians that are booted in containers, beside a Mosquitto that is somebody's own;
 # adds a robot, renews the certificate, changes the name, and takes everything away again. The same
-# with Docker, where an engine is there.
+# with Docker, where an engine is there. A robot in a machine of its own is set up as README.md says;
+# its picture is decoded, also after both were booted again.
 #   tests/first-use.sh FOLDER [ROOT]...     bookworm-amd64, trixie-amd64, docker; default: all
 # FOLDER keeps the roots. Needs root, an amd64 Debian, the packages (scripts/packages.sh; made
 # quickly if they are not there) and MediaMTX in PATH or in $MEDIAMTX.
@@ -29,22 +30,26 @@ ls "$debs"/droidrelay-bridge_*_amd64.deb >/dev/null 2>&1 || {
     ls "$debs"/droidrelay-bridge_*_amd64.deb >/dev/null 2>&1 || DEB_BUILD_OPTIONS=noopt "$root/scripts/packages.sh"
 }
 
-# typed WORDS: the lines of the block in the kit's README that has these words, as they stand there.
+# typed DOCUMENT WORDS: the lines of the block that has these words, as they stand there.
 typed() {
-    awk -v words="$1" '
+    awk -v words="$2" '
         /^```/ { if (inside && index(block, words)) { printf "%s", block; found = 1; exit } inside = !inside; block = ""; next }
         inside { block = block $0 "\n" }
         END { exit !found }
-    ' "$root/mediamtx/README.md" || fail "mediamtx/README.md has no block with $1"
+    ' "$root/$1" || fail "$1 has no block with $2"
 }
 
+functions='
+    wait_for() { for second in $(seq 60); do ! "$@" >/dev/null 2>&1 || return 0; sleep 0.5; done; echo "never: $*"; return 1; }
+    pids() { systemctl show -P MainPID droidrelay-broker droidrelay-media droidrelay-bridge; }
+    wait_long() { for second in $(seq 600); do ! "$@" || return 0; sleep 1; done; return 1; }
+'
 # What is typed on the server, and what is expected then; runs in the booted root.
 server='
     set -ex
     export SSL_CERT_FILE=/etc/this-machine.crt MEDIAMTX_RELEASES=file:///releases
     kit=/usr/share/droidrelay/mediamtx
-    wait_for() { for second in $(seq 60); do ! "$@" >/dev/null 2>&1 || return 0; sleep 0.5; done; echo "never: $*"; return 1; }
-    pids() { systemctl show -P MainPID droidrelay-broker droidrelay-media droidrelay-bridge; }
+    '"$functions"'
     # Somebody has a Mosquitto of their own here, and something on a port that is needed.
     systemctl enable --now mosquitto
     mosquitto -p 8883 &
@@ -74,6 +79,19 @@ server='
     ! setpriv --reuid=droidrelay-bridge --regid=droidrelay-bridge --clear-groups cat $folder/ca/ca.key
 
     # A robot that is added is let in, without another word.
+    touch /ready
+    wait_long test -e /continue
+    touch /passed
+'
+# After the next boot.
+later='
+    set -ex
+    kit=/usr/share/droidrelay/mediamtx
+    folder=/srv/droidrelay
+    '"$functions"'
+    wait_for $kit/install.sh --check
+    touch /ready
+    wait_long test -e /continue
     before=$(pids)
     droidrelay-bridge --config $folder/bridge.toml robot add robot2
     enter() { mosquitto_pub -h 192.0.2.1 -p 8883 --cafile $folder/tls/ca.crt -u robot2 -P "$(cat $folder/secrets/robots/robot2/mqtt.pass)" -t robots/robot2/stream/state -n; }
@@ -139,6 +157,26 @@ server='
     systemctl is-active mosquitto
     touch /passed
 '
+# The robot, set up by what README.md says; then after the next boot.
+robot='
+    set -ex
+    '"$functions"'
+    cd /home/pi
+    bash -ex /typed
+    touch /ready
+    wait_long test -e /continue
+    touch /passed
+'
+robot_later='
+    set -ex
+    '"$functions"'
+    wait_for systemctl is-active droidrelay@front
+    touch /ready
+    wait_long test -e /continue
+    apt-get -q -y purge gstreamer1.0-droidrelay droidrelay
+    rm -r /home/pi/*
+    touch /passed
+'
 # What is left of it; nothing is expected.
 left='
     find / -xdev -name "*droidrelay*" -not -path "/proc/*" -not -path "/packages/*" -not -path "/var/lib/apt/*" -not -path "/var/log/*"
@@ -147,15 +185,64 @@ left='
     true
 '
 
+# Both machines, each in a network of its own, with a cable between them.
+connect() {
+    ip netns add "$net-server"
+    ip netns add "$net-robot"
+    ip -n "$net-server" link add lan type veth peer name lan netns "$net-robot"
+    ip -n "$net-server" address add 192.0.2.1/24 dev lan
+    ip -n "$net-server" address add 192.0.2.2/24 dev lan
+    ip -n "$net-robot" address add 192.0.2.3/24 dev lan
+    for side in server robot; do
+        ip -n "$net-$side" link set lo up
+        ip -n "$net-$side" link set lan up
+    done
+}
+disconnect() {
+    ip netns del "$net-server" 2>/dev/null || true
+    ip netns del "$net-robot" 2>/dev/null || true
+}
+net=first-use-$$
+trap disconnect EXIT
+# begin MACHINE SCRIPT: boots it, until it waits for somebody to look.
+begin() {
+    rm -f "$folder/$1/ready" "$folder/$1/continue"
+    booted "$1" "$2" "$net-${1%%-*}" >>"$folder/$1.log" 2>&1 &
+    machines+=($!)
+    for second in $(seq 300); do
+        [ ! -e "$folder/$1/ready" ] || return 0
+        kill -0 $! 2>/dev/null || break
+        sleep 1
+    done
+    fail "$1 is not ready, see the end of $folder/$1.log"
+}
+# Both go on, and end.
+end() {
+    local machine
+    touch "$folder/$server_at/continue" "$folder/$robot_at/continue"
+    for machine in "${machines[@]}"; do wait "$machine" || fail "see the ends of $folder/$server_at.log and $robot_at.log"; done
+    machines=()
+}
+# A viewer opens a player: the robot starts, and thirty pictures are decoded.
+look() {
+    local password begin
+    password=$(cat "$folder/$server_at/srv/droidrelay/secrets/owner.pass")
+    begin=$(date +%s%N)
+    timeout 60 ip netns exec "$net-robot" ffmpeg -v error -rtsp_transport tcp \
+        -i "rtsps://owner:$password@192.0.2.1:8322/robots/robot1" -frames:v 30 -f null - </dev/null || fail "no picture"
+    echo "$1: 30 pictures in $((($(date +%s%N) - begin) / 1000000)) ms"
+}
+
 try() {
-    local name=$1 at=$folder/$1
-    echo "== $name"
-    fresh "$name" "$name"
-    within "$name" apt-get -q -y --no-install-recommends install systemd-sysv iproute2 openssl mosquitto mosquitto-clients curl ca-certificates >"$at.log" 2>&1 ||
-        fail "$name, see the end of $at.log"
+    local release=$1 machines=() server_at=server-$1 robot_at=robot-$1 at=$folder/server-$1 machine
+    echo "== $release"
+    connect
+    for machine in server robot; do fresh $machine-"$release" "$release" >/dev/null; done
+    within "$server_at" apt-get -q -y --no-install-recommends install systemd-sysv iproute2 openssl mosquitto mosquitto-clients curl ca-certificates >"$at.log" 2>&1 ||
+        fail "see the end of $at.log"
     mkdir -p "$at/packages" "$at/releases/v1.20.1" "$at/wrong/v1.20.1"
     cp "$debs"/droidrelay-bridge_*_amd64.deb "$at/packages"
-    within "$name" sh -c 'apt-get -q -y --no-install-recommends install /packages/*.deb' >>"$at.log" 2>&1 || fail "$name, see $at.log"
+    within "$server_at" sh -c 'apt-get -q -y --no-install-recommends install /packages/*.deb' >>"$at.log" 2>&1 || fail "see the end of $at.log"
     # The kit as it is here: the packages may be older.
     cp -r "$root/mediamtx" "$at/usr/share/droidrelay/"
     cp "$root/bridge/systemd/droidrelay-bridge.service" "$at/bridge.service"
@@ -168,17 +255,33 @@ try() {
         cp ./* "$at/wrong/v1.20.1"
         echo more >>"$at/wrong/v1.20.1/mediamtx_v1.20.1_linux_amd64.tar.gz"
     )
-    # The two addresses of the server.
-    mkdir -p "$at/etc/systemd/system/default.target.wants"
-    printf '[Service]\nType=oneshot\nExecStart=ip address add 192.0.2.1/24 dev lo\nExecStart=ip address add 192.0.2.2/24 dev lo\n' >"$at/etc/systemd/system/addresses.service"
-    ln -sf ../addresses.service "$at/etc/systemd/system/default.target.wants/"
     # There is no sudo, and one address is the name.
-    typed install.sh | sed 's/^sudo //; s/cloud.example/192.0.2.1/' >"$at/typed"
-    booted "$name" "$server" >>"$at.log" 2>&1 || fail "$name, see the end of $at.log"
-    found=$(within "$name" sh -c "$left")
-    [ -z "$found" ] || fail "left after uninstall: $found"
-    echo "$name: installed, renewed, renamed, removed"
-    rm -rf "$at"
+    local as_typed='s/sudo //g; s/cloud.example/192.0.2.1/g'
+    typed mediamtx/README.md install.sh | sed "$as_typed" >"$at/typed"
+    begin "$server_at" "$server"
+
+    # The robot has a test picture for a camera; what it installs is fetched before, without its network.
+    at=$folder/$robot_at
+    mkdir -p "$at/home/pi"
+    cp "$debs"/{gstreamer1.0-droidrelay,droidrelay}_*_amd64.deb "$at/home/pi"
+    within "$robot_at" sh -c 'cd /home/pi && apt-get -q -y --no-install-recommends install systemd-sysv iproute2 ./*.deb \
+        gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-ugly' >"$at.log" 2>&1 || fail "see the end of $at.log"
+    cp "$folder/$server_at"/srv/droidrelay/{secrets/robots/robot1/*.pass,tls/ca.crt} "$at/home/pi"
+    typed README.md droidrelay@front | sed "1,/^ssh/d; $as_typed; s/ gstreamer1.0-libcamera//; s/pi5.launch/test-picture.launch/; s/^apt update && //" >"$at/typed"
+    begin "$robot_at" "$robot"
+    look "first picture"
+    end
+    begin "$server_at" "$later"
+    begin "$robot_at" "$robot_later"
+    look "after both were booted again"
+    end
+    for machine in "$server_at" "$robot_at"; do
+        found=$(within "$machine" sh -c "$left")
+        [ -z "$found" ] || fail "left on $machine: $found"
+        rm -rf "${folder:?}/$machine"
+    done
+    disconnect
+    echo "$release: installed, looked at, booted again, renewed, renamed, removed"
 }
 try_docker() {
     local at=$folder/docker compose=(docker compose) container first
@@ -205,7 +308,7 @@ try_docker() {
     mkdir "$at"
     cp "$root/mediamtx/compose.yml" "$at/"
     cd "$at"
-    typed 'docker compose up' | sed "s/docker compose/${compose[*]}/; s/cloud.example/127.0.0.1/" >typed
+    typed mediamtx/README.md 'docker compose up' | sed "s/docker compose/${compose[*]}/; s/cloud.example/127.0.0.1/" >typed
     # With a terminal, as somebody who types has one.
     script -qec "bash -ex typed" said >/dev/null </dev/null || { cat said; fail "what was typed"; }
     ids() { "${compose[@]}" ps -q | sort; }
