@@ -19,6 +19,7 @@ use gst::prelude::*;
 use super::{
     cat::CAT,
     descriptors::Devices,
+    downstream,
     elements::{Elements, target_state, with_children},
     settings::Standby,
     shared::{Membership, Role},
@@ -476,7 +477,10 @@ impl Upstream {
 
     fn stop(&mut self, valve: &gst::Element, sinkpad: &gst::Pad, now: Duration) {
         self.wait_for_pushes(sinkpad);
-        self.elements.stop();
+        self.elements.stop(|| {
+            downstream::drain(valve);
+            self.valves.iter().for_each(downstream::drain);
+        });
         self.devices.stopped(&self.all(), now);
         // So that a pipeline-wide EOS reaches what is downstream while no source runs.
         valve.set_element_flags(gst::ElementFlags::SOURCE);
