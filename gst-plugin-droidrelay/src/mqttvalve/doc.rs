@@ -159,8 +159,9 @@ const DOC: &[(&str, &str)] = &[
       no retained messages  who comes later sees neither state nor availability
       small packets         the state is shortened
     `client-id` is by default another one for each machine, topic and element, also where robots
-    run from copies of one disk. Where another client takes the session all the same, log and
-    state say so with the remedy, and what was started by MQTT is closed when no session has lasted
+    run from copies of one disk. A second valve on one machine with the same client-id stays away from
+    the broker while the first is there, and says so. Where another client takes the session, log and
+    state say so with the remedy, the session is tried again after 10 to 60 s, and what was started by MQTT is closed when no session has lasted
     for 10 s during `offline-timeout`. Addresses of the broker are tried side by side (RFC 8305), and an
     error names each. `password-file`, `ca-file`, `cert-file` and `key-file` may be
     replaced at any time: they are read for each connection. The last will is delayed by 1 s.",

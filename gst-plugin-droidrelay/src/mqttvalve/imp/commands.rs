@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use droidrelay_wire::{
-    Command,
+    Command, FaultKind,
     mqtt::session::{Event, Message},
     words::{
         command,
@@ -129,6 +129,11 @@ impl MqttValve {
             }
             Event::Down(fault) => {
                 gst::warning!(CAT, imp = self, "no MQTT session: {fault}");
+                if fault.kind == FaultKind::TakenOver
+                    && let Some(link) = self.link()
+                {
+                    link.taken();
+                }
                 let mut control = self.control.lock();
                 control.link(false, self.now());
                 control.note(Place::Broker, fault.text);
