@@ -227,7 +227,7 @@ owned=(server.conf mediamtx.yml mosquitto.conf acl bridge.toml passwd)
 for part in secrets tls ca .made "${owned[@]}"; do
     [ ! -e "$folder/$part" ] || cp -a "$folder/$part" "$stage/"
 done
-mkdir -p "$stage/secrets" "$stage/tls" "$stage/ca" "$stage/.made" "$folder/data"
+mkdir -p "$stage/secrets" "$stage/tls" "$stage/ca" "$stage/.made" "$folder/data" "$folder/enroll"
 said=$stage/said
 : >"$said"
 
@@ -247,6 +247,8 @@ take() {
     done
     give_rights "$folder"
     [ "$(id -u)" != 0 ] || ! has mosquitto || chown -R mosquitto: "$folder/data"
+    # Each invitation to a robot is good once: the bridge notes that there.
+    [ "$(id -u)" != 0 ] || ! has droidrelay-bridge || chown -R droidrelay-bridge: "$folder/enroll"
 }
 
 case $task in

@@ -14,9 +14,9 @@ build() { "$cargo" build --locked --profile "$profile" --manifest-path "$source/
 subfolder=$([ "$profile" = dev ] && echo debug || echo release)
 here=$CARGO_TARGET_DIR/$subfolder
 made=$CARGO_TARGET_DIR/${CARGO_BUILD_TARGET:+$CARGO_BUILD_TARGET/}$subfolder
-build -p gst-plugin-droidrelay -p droidrelay-bridge -p droidrelay
+build -p gst-plugin-droidrelay -p droidrelay-bridge -p droidrelay -p droidrelay-enroll
 if [ -n "${CARGO_BUILD_TARGET:-}" ]; then
-    (unset CARGO_BUILD_TARGET && build -p gst-plugin-droidrelay -p droidrelay-bridge -p droidrelay)
+    (unset CARGO_BUILD_TARGET && build -p gst-plugin-droidrelay -p droidrelay-bridge -p droidrelay -p droidrelay-enroll)
 fi
 for output; do
     case $output in

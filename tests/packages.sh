@@ -54,6 +54,7 @@ look() {
 TEXT
     expect "files of droidrelay" "$(contents droidrelay "$arch")" <<TEXT
 -rwxr-xr-x ./usr/bin/droidrelay
+-rwxr-xr-x ./usr/lib/droidrelay/droidrelay-enroll
 -rw-r--r-- ./usr/lib/systemd/system/droidrelay@.service
 -rw-r--r-- ./usr/lib/sysusers.d/droidrelay.conf
 -rw-r--r-- ./usr/lib/udev/rules.d/60-droidrelay.rules

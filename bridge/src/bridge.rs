@@ -6,6 +6,7 @@ use std::{
     collections::HashSet,
     future::Future,
     mem,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -57,6 +58,8 @@ pub struct Bridge {
     pub grants: Grants,
     is_asked: AtomicBool,
     pub mediamtx: demand::Settings,
+    /// Where the invitations to robots are.
+    pub enroll_folder: PathBuf,
     /// Whose word on who asks is believed.
     pub proxies: Vec<IpNet>,
     /// How long a `start` stays good on its way to the robot.
@@ -92,6 +95,7 @@ impl Bridge {
             grants: Grants::default(),
             is_asked: AtomicBool::new(false),
             mediamtx: config.mediamtx,
+            enroll_folder: config.enroll.folder,
             proxies: config.proxies,
             start_expiry: config.start_expiry,
             ack_timeout: config.ack_timeout,

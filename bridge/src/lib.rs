@@ -9,6 +9,7 @@ pub mod auth;
 mod bridge;
 /// What the command line does beside serving.
 pub mod cli {
+    pub mod enroll;
     pub mod hook;
     pub mod notify;
     pub mod robot;
@@ -17,6 +18,7 @@ mod clock;
 pub mod config;
 pub mod connections;
 mod demand;
+mod enroll;
 mod events;
 mod failure;
 mod fleet;

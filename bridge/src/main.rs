@@ -14,7 +14,7 @@ use clap::{Parser, Subcommand};
 use droidrelay_bridge::{
     Bridge, Config, app,
     auth::{Hash, give_memory_back},
-    cli::{hook, notify, robot},
+    cli::{enroll, hook, notify, robot},
     config,
     connections::Connections,
     housekeeping,
@@ -81,9 +81,19 @@ enum Subcommands {
 
 #[derive(Subcommand)]
 enum RobotCommand {
-    /// Make the robot's broker user with its rights and its publisher's credential; print the
-    /// robot's line.
+    /// Make the robot's broker users with their rights and its publisher's credential; print the
+    /// command to be typed on the robot.
     Add(robot::Options),
+    /// Print a new command for a robot that is there: after 15 minutes, for another machine, or to
+    /// renew what it has.
+    Enroll {
+        /// Name of the robot.
+        name: String,
+        #[command(flatten)]
+        way: enroll::Way,
+    },
+    /// List the robots with their topics and paths.
+    List,
     /// Take away what `add` gave.
     Remove(robot::Options),
 }
@@ -97,10 +107,15 @@ fn main() -> ExitCode {
         Some(Subcommands::Hook(options)) => block_on(hook::run(&options)),
         Some(Subcommands::Robot { what }) => match what {
             RobotCommand::Add(options) => robot::add(&options, &path),
-            RobotCommand::Remove(options) => robot::remove(&options, &path).map(|told| {
-                // Its files are gone, whatever the broker says.
-                told + &block_on(robot::clear(&options.name, &path)).unwrap_or_else(|err| err)
-            }),
+            RobotCommand::Enroll { name, way } => robot::enroll(&name, &way, &path),
+            RobotCommand::List => enroll::list(&path),
+            RobotCommand::Remove(options) => {
+                let streams = robot::streams(&options.name, &path);
+                robot::remove(&options, &path).map(|told| {
+                    // Its files are gone, whatever the broker says.
+                    told + &block_on(robot::clear(&streams, &path)).unwrap_or_else(|err| err)
+                })
+            }
         }
         .and_then(|told| print(&told)),
         None if arguments.print_config_template => print(config::TEMPLATE),

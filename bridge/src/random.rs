@@ -2,6 +2,7 @@
 
 //! Random bytes, and bytes as text.
 
+pub use droidrelay_wire::words::enroll::hex;
 use ring::rand::{SecureRandom, SystemRandom};
 
 pub fn random<const N: usize>() -> Result<[u8; N], String> {
@@ -10,9 +11,4 @@ pub fn random<const N: usize>() -> Result<[u8; N], String> {
         .fill(&mut bytes)
         .map_err(|_| "the system gives no random numbers")?;
     Ok(bytes)
-}
-
-/// Two hexadecimal digits for each byte.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

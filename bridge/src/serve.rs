@@ -21,6 +21,7 @@ use droidrelay_wire::net::tls::{certificates, private_key};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
+use ring::digest::{SHA256, digest};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::ServerConfig;
 use socket2::SockRef;
@@ -97,6 +98,14 @@ impl Tls {
     pub fn has_changed(&self) -> bool {
         let times = times(&self.cert_file, &self.key_file);
         times.is_some() && times != *self.read.lock()
+    }
+
+    /// SHA-256 of the certificate, by which a robot knows this server.
+    pub fn fingerprint(&self) -> Result<[u8; 32], String> {
+        let chain = certificates(&self.cert_file)?;
+        let mut fingerprint = [0; 32];
+        fingerprint.copy_from_slice(digest(&SHA256, &chain[0]).as_ref());
+        Ok(fingerprint)
     }
 
     fn acceptor(&self) -> TlsAcceptor {

@@ -3,6 +3,8 @@
 //! What a line asks of a camera that the camera lacks, and what it has instead, the nearest first:
 //! of a size, a format or a rate that is not there GStreamer says "Internal data stream error".
 
+pub mod node;
+
 use gst::prelude::*;
 
 /// Of what a camera has, as many kinds are named.

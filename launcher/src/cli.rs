@@ -2,7 +2,7 @@
 
 //! The command line.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
@@ -64,6 +64,16 @@ pub enum Action {
     /// stream. The exit code is that of the first failure: 65, 66, 78 the file; 69 something is
     /// missing or out of reach; 77 a right or a login is missing. 0: nothing has failed.
     Doctor(Doctor),
+    /// Set this robot up with the command that its server has printed
+    ///
+    /// On the server: droidrelay-bridge robot add NAME. It fetches passwords and certificate, finds
+    /// the cameras of this machine and the launch file that fits, and starts the service.
+    /// droidrelay enroll --help has its options.
+    #[command(disable_help_flag = true)]
+    Enroll(Enrollment),
+    /// Take away what enroll made, and stop the service
+    #[command(disable_help_flag = true)]
+    Leave(Enrollment),
     /// Write a shell's completions to stdout
     Completions { shell: Shell },
     /// Write the manual page to stdout, for man(1)
@@ -174,6 +184,18 @@ pub struct Doctor {
     /// nothing is published, only a connection made.
     #[arg(long, requires = "file")]
     pub publish: bool,
+}
+
+/// For the program droidrelay-enroll, which reads them.
+#[derive(Args)]
+pub struct Enrollment {
+    /// https://HOST/enroll#..., or options
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "ARGUMENT"
+    )]
+    pub words: Vec<OsString>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

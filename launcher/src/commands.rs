@@ -3,9 +3,13 @@
 //! The commands of the command line: each ends in an exit code.
 
 use std::{
+    ffi::OsString,
     io::Write,
     net::{SocketAddr, TcpListener},
+    os::unix::process::CommandExt,
     panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    process::Command,
     time::Duration,
 };
 
@@ -20,7 +24,7 @@ use droidrelay_wire::{
 };
 
 use crate::{
-    cli::{Action, Cli, Doctor, OnEos, Poll, Run},
+    cli::{Action, Cli, Doctor, Enrollment, OnEos, Poll, Run},
     doctor,
     failure::Failure,
     file::{opening, pipeline, source::Source},
@@ -68,6 +72,8 @@ pub fn main() -> u8 {
                 settings,
                 publish,
             }) => Ok(doctor::look(file, settings, publish, &log)),
+            Action::Enroll(Enrollment { words }) => enrollment("enroll", words),
+            Action::Leave(Enrollment { words }) => enrollment("leave", words),
             Action::Completions { shell } => completions(shell),
             Action::Man => manual_page(),
         }
@@ -200,6 +206,25 @@ fn clients(options: Poll) -> Result<Option<(KeptClient, KeptClient)>, Failure> {
         KeptClient::new(client.clone()),
         KeptClient::new(client),
     )))
+}
+
+/// Becomes the program that sets robots up; back only where that cannot be.
+fn enrollment(what: &str, words: Vec<OsString>) -> Result<u8, Failure> {
+    let own = std::env::current_exe().unwrap_or_default();
+    let folder = own.parent().unwrap_or(Path::new("/"));
+    // As it is built, and as it is installed.
+    let places = [
+        folder.join("droidrelay-enroll"),
+        folder.join("../lib/droidrelay/droidrelay-enroll"),
+    ];
+    let program = places.iter().find(|place| place.exists());
+    let program = program.unwrap_or(&places[1]);
+    let failed = Command::new(program).arg(what).args(words).exec();
+    let text = format!(
+        "{}: {failed}; install the package droidrelay anew",
+        program.display()
+    );
+    Err(Failure::new(exit::UNAVAILABLE, text))
 }
 
 fn completions(shell: Shell) -> Result<u8, Failure> {

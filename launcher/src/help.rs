@@ -45,6 +45,7 @@ sections! {
                          bitrate), RELOADING, STOPPING; WATCHDOG while the main loop lives
                          and frames leave every rtmpauthsink that is publishing"
     "Examples": "  droidrelay check robot.launch
+  sudo droidrelay enroll 'https://cloud.example:8443/enroll#...'
   sudo droidrelay doctor front
   droidrelay doctor robot.launch --set BROKER=mqtts://cloud.example
   droidrelay run robot.launch --trigger motion:lease=30 --metrics 9101

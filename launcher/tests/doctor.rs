@@ -187,6 +187,30 @@ fn each_fault_has_its_line_with_the_remedy_and_its_exit_code() {
 }
 
 #[test]
+fn what_is_wrong_is_named_in_the_order_in_which_a_person_mends_it() {
+    let (code, lines) = doctor(
+        "v4l2src device=/dev/video-none ! mqttvalve broker=mqtt://127.0.0.1:1 \
+         password-file=/nonexistent/pass ! fakesink",
+        &[],
+    );
+    assert_eq!(code, 78, "{}", lines.join("\n"));
+    let place = |part: &str| {
+        let found = lines.iter().position(|line| line.contains(part));
+        found.unwrap_or_else(|| panic!("no {part} in\n{}", lines.join("\n")))
+    };
+    let order = [
+        "plugin droidrelay:",
+        "password-file /nonexistent/pass: No such file",
+        "clock:",
+        "broker mqtt://127.0.0.1:1: name:",
+        "broker mqtt://127.0.0.1:1: TCP:",
+        "/dev/video-none: not there",
+    ];
+    let places = order.map(place);
+    assert!(places.is_sorted(), "{places:?} in\n{}", lines.join("\n"));
+}
+
+#[test]
 fn a_certificate_that_does_not_hold_is_named_with_the_remedy() {
     let folder = Folder::new();
     let authority = Authority::new().unwrap();

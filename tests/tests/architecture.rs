@@ -23,7 +23,7 @@ use syn::{
 };
 
 /// What each crate that is delivered may depend on, of this workspace.
-const ARROWS: [(&str, &[&str]); 6] = [
+const ARROWS: [(&str, &[&str]); 7] = [
     ("droidrelay-wire", &[]),
     ("droidrelay-camera", &[]),
     ("droidrelay-rtmp", &["droidrelay-wire"]),
@@ -36,6 +36,10 @@ const ARROWS: [(&str, &[&str]); 6] = [
         &["droidrelay-wire", "droidrelay-rtmp", "droidrelay-camera"],
     ),
     ("droidrelay-bridge", &["droidrelay-wire"]),
+    (
+        "droidrelay-enroll",
+        &["droidrelay-wire", "droidrelay-camera"],
+    ),
 ];
 
 /// The plugin's folders that only `lib.rs` and themselves import.

@@ -8,6 +8,7 @@ mod attack;
 mod brokers;
 mod commands;
 mod discovery;
+mod enroll;
 mod fixtures;
 mod kit;
 mod looking;

@@ -44,6 +44,7 @@ pub mod secret;
 /// events, and the gate that decides on commands. Pure: no I/O, no thread, no clock.
 pub mod words {
     pub mod command;
+    pub mod enroll;
     pub mod gate;
     pub mod hook;
     pub mod poll;

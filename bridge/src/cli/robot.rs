@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! `droidrelay-bridge robot add`: all that a new robot needs on the server, in one go.
+//! `droidrelay-bridge robot add` and `robot remove`: all that a new robot needs on the server, in one go.
 //!
 //! The broker's password file and access list and the bridge's own configuration lie in one
 //! folder, as `mediamtx/setup.sh` makes it. Each gets its part; nothing that stands there is
@@ -26,16 +26,15 @@ use droidrelay_wire::{
 use ring::pbkdf2;
 use tokio::{runtime::Handle, sync::mpsc, time::timeout};
 
+use super::enroll::{self, MQTT_PASS, RTMP_PASS, Way, broker_user};
 use crate::{
     auth::Hash,
     config::Config,
+    enroll::withdraw,
     random::{hex, random},
     robots::{Robot, all_topics, check_name, wanted_topic},
 };
 
-/// The robot's passwords, in its folder.
-const MQTT_PASS: &str = "mqtt.pass";
-const RTMP_PASS: &str = "rtmp.pass";
 /// For the broker to take what is cleared.
 const BROKER_PATIENCE: Duration = Duration::from_secs(4);
 /// Rounds that Mosquitto's own tool takes; the passwords are random, so more would gain nothing.
@@ -46,24 +45,22 @@ const ROUNDS: NonZeroU32 = NonZeroU32::new(101).unwrap();
 pub struct Options {
     /// Name of the robot, and of its users at broker and media server.
     pub name: String,
-    /// Name or address at which the robot reaches the server. Default: the host of the watch
-    /// URLs in the configuration.
+    /// A camera with a stream of its own, which is NAME.CAMERA for viewers; can be given several
+    /// times. Without it the robot has one stream, NAME.
+    #[arg(long = "camera", value_name = "CAMERA", conflicts_with = "valve")]
+    pub cameras: Vec<String>,
+    /// Another valve of a robot that is there: it gets a broker user of its own, NAME+VALVE,
+    /// because the broker knows each client by its user.
     #[arg(long)]
-    pub host: Option<String>,
+    pub valve: Option<String>,
     /// Mosquitto's password file. Default: `passwd` beside the configuration.
     #[arg(long, value_name = "FILE")]
     pub passwd: Option<PathBuf>,
     /// Mosquitto's access list. Default: `acl` beside the configuration.
     #[arg(long, value_name = "FILE")]
     pub acl: Option<PathBuf>,
-    /// Another valve of a robot that is there: it gets a broker user of its own, NAME+VALVE,
-    /// because the broker knows each client by its user.
-    #[arg(long)]
-    pub valve: Option<String>,
-    /// Where the robot's passwords are written, in a folder of its name. Default:
-    /// `secrets/robots` beside the configuration.
-    #[arg(long, value_name = "FOLDER")]
-    pub secrets: Option<PathBuf>,
+    #[command(flatten)]
+    pub way: Way,
 }
 
 /// The files, and what they hold.
@@ -86,7 +83,7 @@ impl Files {
             config: config.to_owned(),
             passwd: beside(&options.passwd, "passwd"),
             acl: beside(&options.acl, "acl"),
-            secrets: beside(&options.secrets, "secrets/robots").join(&options.name),
+            secrets: options.way.secrets(config, &options.name),
             ca: folder.join("tls/ca.crt"),
         }
     }
@@ -97,25 +94,13 @@ pub fn add(options: &Options, config: &Path) -> Result<String, String> {
     let name = checked(&options.name)?;
     let files = Files::of(options, config);
     let before = Config::load(config)?;
-    let robot = before.directory.robot(name).ok_or_else(|| {
-        format!(
-            "{}: there is no robot {name:?}: add a [robots] template, or a [[robot]] with this name",
-            config.display()
-        )
-    })?;
-    let host = options.host.clone().or_else(|| before.watch.host());
-    let host = host.ok_or_else(|| {
-        format!(
-            "where does the robot find the server? Give --host NAME, or a [watch] URL in {}",
-            config.display()
-        )
-    })?;
-    check_host(&host)?;
+    let robots = streams_of(name, &options.cameras, &before, config)?;
+    let host = host_of(options.way.host.as_ref(), &before, config)?;
     let text = read(&files.config)?;
     let passwd = read(&files.passwd)?;
     let acl = read(&files.acl)?;
     if let Some(valve) = &options.valve {
-        return add_valve(&robot, checked(valve)?, &host, &files, (&passwd, &acl));
+        return add_valve(&robots[0], checked(valve)?, &host, &files, (&passwd, &acl));
     }
     if before.users.iter().any(|user| user.name == name)
         || passwd.lines().any(|line| is_password_of(line, name))
@@ -123,18 +108,25 @@ pub fn add(options: &Options, config: &Path) -> Result<String, String> {
         || files.secrets.symlink_metadata().is_ok()
     {
         return Err(format!(
-            "{name:?} is there already: take another name, or first `droidrelay-bridge robot remove {name}`"
+            "{name:?} is there already: `droidrelay-bridge robot enroll {name}` prints its command anew; else take another name, or first `droidrelay-bridge robot remove {name}`"
         ));
     }
 
-    let (mqtt, rtmp) = (password()?, password()?);
-    let text = joined(&text, &config_block(name, &Hash::sha256(&rtmp)));
+    let rtmp = password()?;
+    let text = joined(&text, &config_block(name, &robots, &Hash::sha256(&rtmp)));
     // What the bridge would refuse at its next start must not be written.
     Config::parse(&text, config, |name| std::env::var(name).ok())?;
-    let passwd = joined(&passwd, &format!("{name}:{}\n", mosquitto_hash(&mqtt)?));
-    let acl = joined(&acl, &acl_block(&robot, name));
+    let (mut passwd, mut acl) = (passwd, acl);
+    let mut secrets = vec![(RTMP_PASS.to_owned(), rtmp)];
+    for robot in &robots {
+        let (user, file) = broker_user(name, &robot.name);
+        let mqtt = password()?;
+        passwd = joined(&passwd, &format!("{user}:{}\n", mosquitto_hash(&mqtt)?));
+        acl = joined(&acl, &acl_block(name, robot, &user));
+        secrets.push((file, mqtt));
+    }
     make_folder(&files.secrets).map_err(|err| cannot("make", &files.secrets, &err))?;
-    for (file, secret) in [(MQTT_PASS, &mqtt), (RTMP_PASS, &rtmp)] {
+    for (file, secret) in secrets {
         let path = files.secrets.join(file);
         write_new(&path, secret.expose()).map_err(|err| cannot("write", &path, &err))?;
     }
@@ -145,7 +137,67 @@ pub fn add(options: &Options, config: &Path) -> Result<String, String> {
     ] {
         replace(path, &text).map_err(|err| cannot("write", path, &err))?;
     }
-    Ok(instructions(&robot, name, &host, &files, MQTT_PASS))
+    // It is added, whether a command can be made or not.
+    let command = enroll::told(name, &host, &options.way, config)
+        .unwrap_or_else(|reason| format!("There is no command for the robot: {reason}.\n"));
+    let by_hand = robots.iter().map(|robot| {
+        let (user, file) = broker_user(name, &robot.name);
+        by_hand(name, robot, &user, &host, &files, &file)
+    });
+    let by_hand: String = by_hand.collect();
+    Ok(format!("{name} is added.\n{RELOAD}{command}{by_hand}"))
+}
+
+/// Prints a command for a robot that is there.
+pub fn enroll(name: &str, way: &Way, config: &Path) -> Result<String, String> {
+    let name = checked(name)?;
+    let host = host_of(way.host.as_ref(), &Config::load(config)?, config)?;
+    enroll::told(name, &host, way, config)
+}
+
+/// The robot's streams: one, or one of each camera.
+fn streams_of(
+    name: &str,
+    cameras: &[String],
+    config: &Config,
+    path: &Path,
+) -> Result<Vec<Robot>, String> {
+    let mut names: Vec<String> = Vec::new();
+    for camera in cameras {
+        let stream = format!("{name}.{}", checked(camera)?);
+        checked(&stream)?;
+        if names.contains(&stream) {
+            return Err(format!(
+                "--camera {camera} is given twice: take another name"
+            ));
+        }
+        names.push(stream);
+    }
+    if names.is_empty() {
+        names.push(name.to_owned());
+    }
+    let robot = |name: String| {
+        config.directory.robot(&name).ok_or_else(|| {
+            format!(
+                "{}: there is no robot {name:?}: add a [robots] template, or a [[robot]] with this name",
+                path.display()
+            )
+        })
+    };
+    names.into_iter().map(robot).collect()
+}
+
+/// Where robots find the server.
+fn host_of(given: Option<&String>, config: &Config, path: &Path) -> Result<String, String> {
+    let host = given.cloned().or_else(|| config.watch.host());
+    let host = host.ok_or_else(|| {
+        format!(
+            "where does the robot find the server? Give --host NAME, or a [watch] URL in {}",
+            path.display()
+        )
+    })?;
+    check_host(&host)?;
+    Ok(host)
 }
 
 /// A broker user for another valve of the robot.
@@ -168,20 +220,23 @@ fn add_valve(
     }
     let secret = password()?;
     let passwd = joined(passwd, &format!("{user}:{}\n", mosquitto_hash(&secret)?));
-    let acl = joined(acl, &acl_block(robot, &user));
+    let acl = joined(acl, &acl_block(name, robot, &user));
     let file = format!("mqtt-{valve}.pass");
     let path = files.secrets.join(&file);
     write_new(&path, secret.expose()).map_err(|err| cannot("write", &path, &err))?;
     for (path, text) in [(&files.passwd, passwd), (&files.acl, acl)] {
         replace(path, &text).map_err(|err| cannot("write", path, &err))?;
     }
-    Ok(instructions(robot, &user, host, files, &file))
+    let by_hand = by_hand(name, robot, &user, host, files, &file);
+    Ok(format!("{user} is added.\n{RELOAD}{by_hand}"))
 }
 
 /// Takes away all that [`add`] gave, and nothing else: the robot gets in nowhere any more.
 pub fn remove(options: &Options, config: &Path) -> Result<String, String> {
     let name = checked(&options.name)?;
     let files = Files::of(options, config);
+    // A configuration that is wrong elsewhere keeps nobody in.
+    let enroll_folder = Config::load(config).ok().map(|it| it.enroll.folder);
     let marked = [&files.acl, &files.config];
     let texts = marked.map(|path| Ok::<_, String>((path, read(path)?)));
     let is_mine = |line: &str| line.trim_end() == header(name);
@@ -212,6 +267,13 @@ pub fn remove(options: &Options, config: &Path) -> Result<String, String> {
         replace(&files.passwd, &new).map_err(|err| cannot("write", &files.passwd, &err))?;
     }
     remove_secrets(&files.secrets).map_err(|err| cannot("remove", &files.secrets, &err))?;
+    if let Some(folder) = enroll_folder {
+        let is_camera = |robot: &str| {
+            let rest = robot.strip_prefix(name);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        withdraw(&folder, is_camera);
+    }
     Ok(format!("{name} is removed.\n{RELOAD}"))
 }
 
@@ -237,18 +299,31 @@ fn remove_secrets(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Clears what the broker keeps of a robot, so that nobody sees it any more; what came of it, for
+/// The streams of the robot `name`, as viewers know them; itself where the configuration says
+/// nothing.
+pub fn streams(name: &str, config: &Path) -> Vec<String> {
+    let streams = Config::load(config).map(|config| enroll::streams(&config, name));
+    let streams = streams.unwrap_or_default();
+    match streams.is_empty() {
+        true => vec![name.to_owned()],
+        false => streams,
+    }
+}
+
+/// Clears what the broker keeps of robots, so that nobody sees them any more; what came of it, for
 /// the terminal.
-pub async fn clear(name: &str, config: &Path) -> Result<String, String> {
+pub async fn clear(names: &[String], config: &Path) -> Result<String, String> {
     let config = Config::load(config)?;
-    let Some(robot) = config.directory.robot(name) else {
+    let robots = names.iter().filter_map(|name| config.directory.robot(name));
+    let topics: Vec<String> = robots.map(|robot| robot.topic).collect();
+    let Some(first) = topics.first() else {
         return Ok(String::new());
     };
     let (told, mut news) = mpsc::unbounded_channel();
     let mqtt = session::Config {
         // The bridge's own, which runs, has that one.
         client_id: format!("droidrelay-bridge-{}", hex(&random::<8>()?)),
-        subscriptions: vec![wanted_topic(&robot.topic)],
+        subscriptions: vec![wanted_topic(first)],
         live: Vec::new(),
         ..config.mqtt
     };
@@ -267,7 +342,7 @@ pub async fn clear(name: &str, config: &Path) -> Result<String, String> {
             Some(Err(reason)) => return Err(reason),
             None => return Err("the session has ended".into()),
         }
-        for topic in all_topics(&robot.topic) {
+        for topic in topics.iter().flat_map(|topic| all_topics(topic)) {
             let retained = Properties {
                 retain: true,
                 ..Properties::default()
@@ -318,12 +393,12 @@ fn check_host(host: &str) -> Result<(), String> {
 }
 
 const RELOAD: &str = "\
-Let mosquitto and droidrelay-bridge know: send each SIGHUP, or
-  systemctl reload droidrelay-broker droidrelay-bridge
+The kit's servers take that by themselves; any others need SIGHUP each, mosquitto and droidrelay-bridge.
 ";
 
-fn instructions(robot: &Robot, user: &str, host: &str, files: &Files, mqtt: &str) -> String {
-    let Robot { name, topic, path } = robot;
+/// What the command does otherwise.
+fn by_hand(name: &str, robot: &Robot, user: &str, host: &str, files: &Files, mqtt: &str) -> String {
+    let Robot { topic, path, .. } = robot;
     let ca = Some(&files.ca).filter(|ca| ca.exists()).cloned();
     let trust = ca
         .as_ref()
@@ -334,7 +409,7 @@ fn instructions(robot: &Robot, user: &str, host: &str, files: &Files, mqtt: &str
         .map(|file| format!("  {}\n", file.display()))
         .collect();
     format!(
-        "{user} is added.\n{RELOAD}Give the robot, in /etc/droidrelay:\n{files}\
+        "By hand: give the robot, in /etc/droidrelay:\n{files}\
          The robot's line, with the camera and encoder that it has (pipelines/ has more):\n\
          gst-launch-1.0 libcamerasrc ! video/x-raw,format=NV12,width=1280,height=720,framerate=30/1 ! \\\n  \
          mqttvalve broker=mqtts://{host}:8883{trust} topic={topic} username={user} \
@@ -350,16 +425,18 @@ fn header(name: &str) -> String {
     format!("# Robot {name}, by `droidrelay-bridge robot add`.")
 }
 
-fn config_block(name: &str, hash: &Hash) -> String {
+fn config_block(name: &str, robots: &[Robot], hash: &Hash) -> String {
+    let robots: Vec<String> = robots.iter().map(|it| format!("\"{}\"", it.name)).collect();
     format!(
-        "{}\n[[user]]\nname = \"{name}\"\nrole = \"robot\"\nrobots = [\"{name}\"]\npassword = \"{hash}\"\n\n",
-        header(name)
+        "{}\n[[user]]\nname = \"{name}\"\nrole = \"robot\"\nrobots = [{}]\npassword = \"{hash}\"\n\n",
+        header(name),
+        robots.join(", ")
     )
 }
 
-/// For the robot's own user, or that of another valve.
-fn acl_block(robot: &Robot, user: &str) -> String {
-    let Robot { name, topic, .. } = robot;
+/// For a user of the robot `name`, at the valve of one of its streams.
+fn acl_block(name: &str, robot: &Robot, user: &str) -> String {
+    let topic = &robot.topic;
     format!(
         "{}\nuser {user}\ntopic read {topic}\ntopic write {}\ntopic write {}\n\n",
         header(name),
@@ -508,10 +585,13 @@ mod tests {
             let options = Options {
                 name: name.into(),
                 valve: valve.map(Into::into),
-                host: host.map(Into::into),
+                cameras: Vec::new(),
                 passwd: None,
                 acl: None,
-                secrets: None,
+                way: Way {
+                    host: host.map(Into::into),
+                    ..Way::default()
+                },
             };
             what(&options, &self.0.join("bridge.toml"))
         }

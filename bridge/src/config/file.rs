@@ -44,6 +44,7 @@ pub struct File {
     pub watch: Watch,
     pub failures: FailureLimit,
     pub connections: ConnectionLimits,
+    pub enroll: EnrollTable,
     pub mediamtx: MediaMtxTable,
     pub share: Option<ShareTable>,
     #[serde(rename = "webhook")]
@@ -176,6 +177,28 @@ impl TryFrom<String> for MediaPath {
             ));
         }
         Ok(MediaPath(path))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct EnrollTable {
+    pub folder: PathBuf,
+    pub url: Option<Spanned<String>>,
+    pub broker: Option<String>,
+    pub location: Option<Spanned<String>>,
+    pub ca_file: PathBuf,
+}
+
+impl Default for EnrollTable {
+    fn default() -> Self {
+        EnrollTable {
+            folder: "enroll".into(),
+            url: None,
+            broker: None,
+            location: None,
+            ca_file: "tls/ca.crt".into(),
+        }
     }
 }
 

@@ -27,13 +27,13 @@ use ring::hmac;
 use toml::Spanned;
 
 use self::file::{
-    Broker, File, Listed, Listen, MediaMtxTable, Mqtt, Robots, ShareTable, TlsTable, UrlText,
-    UserTable, WebhookTable,
+    Broker, EnrollTable, File, Listed, Listen, MediaMtxTable, Mqtt, Robots, ShareTable, TlsTable,
+    UrlText, UserTable, WebhookTable,
 };
 use crate::{
     auth::{Credentials, FailureLimit, Hash, Role, User},
     connections::ConnectionLimits,
-    demand,
+    demand, enroll,
     random::{hex, random},
     robots::{self, Directory, PLACEHOLDER, Robot, TopicTemplate, all_topics},
     serve::Tls,
@@ -78,6 +78,7 @@ pub struct Config {
     pub tls_listen: Option<SocketAddr>,
     /// Plain HTTP for MediaMTX alone, on this host.
     pub mediamtx_listen: Option<SocketAddr>,
+    pub(crate) enroll: enroll::Settings,
     pub(crate) mediamtx: demand::Settings,
     pub(crate) share_key: Option<hmac::Key>,
     pub(crate) webhooks: Vec<Webhook>,
@@ -196,6 +197,7 @@ impl File {
                 .into_iter()
                 .map(webhook)
                 .collect::<Result<_, _>>()?,
+            enroll: self.enroll.check(folder)?,
             mediamtx: self.mediamtx.check(folder)?,
             start_expiry: self.mqtt.start_expiry,
             ack_timeout: self.mqtt.ack_timeout,
@@ -249,6 +251,36 @@ impl MediaMtxTable {
             lease: self.lease,
             api: self.api.map(api).transpose()?,
             own,
+        })
+    }
+}
+
+impl EnrollTable {
+    fn check(self, folder: &Path) -> Result<enroll::Settings, Refusal> {
+        if let Some(url) = self
+            .url
+            .as_ref()
+            .filter(|url| !url.get_ref().starts_with("https://"))
+        {
+            return refuse(
+                url,
+                "enroll.url is not https://…: passwords go there, write https://host",
+            );
+        }
+        if let Some(location) = self.location.as_ref()
+            && !location.get_ref().contains("{path}")
+        {
+            return refuse(
+                location,
+                "every robot would publish to one path: put {path} into it",
+            );
+        }
+        Ok(enroll::Settings {
+            folder: folder.join(self.folder),
+            url: self.url.map(Spanned::into_inner),
+            broker: self.broker,
+            location: self.location.map(Spanned::into_inner),
+            ca_file: folder.join(self.ca_file),
         })
     }
 }

@@ -139,7 +139,7 @@ async fn whole(request: Request) -> Result<Request, Failure> {
 
 /// Who asks: the peer, or whom the last of the trusted proxies says that it speaks for. A proxy on
 /// this host is one of them.
-fn client(proxies: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+pub fn client(proxies: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     const FORWARDED: HeaderName = HeaderName::from_static("x-forwarded-for");
     let is_trusted = |address: IpAddr| {
         let address = address.to_canonical();

@@ -4,6 +4,7 @@
 
 mod auth;
 mod commands;
+mod enroll;
 mod events;
 mod mediamtx;
 mod metrics;
@@ -26,7 +27,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, delete, get, post, put},
 };
-use droidrelay_wire::{Command, words::hook};
+use droidrelay_wire::{
+    Command,
+    words::{enroll::PATH, hook},
+};
 use serde_json::{Value, json};
 
 use crate::{bridge::Bridge, failure::Failure, serve::CameByTls};
@@ -64,6 +68,8 @@ fn open_routes() -> Routes {
         ("/", get(index)),
         ("/healthz", get(health)),
         ("/openapi.json", get(openapi)),
+        // A token of its own, which is no user's.
+        (PATH, post(enroll::enroll).get(enroll::status)),
     ]
 }
 

@@ -3,6 +3,7 @@
 //! The router, before a broker that takes connections and never answers.
 
 use std::{
+    fs,
     net::{SocketAddr, TcpListener},
     time::Duration,
 };
@@ -14,17 +15,24 @@ use axum::{
     http::header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
-use droidrelay_wire::mqtt::session::{Capabilities, Event, Message};
+use droidrelay_wire::{
+    Secret,
+    mqtt::session::{Capabilities, Event, Message},
+    words::enroll::Bundle,
+};
 use http_body_util::BodyExt;
+use tempfile::TempDir;
 use tokio::{runtime::Handle, time::Instant};
 use tower::ServiceExt;
 
-use crate::{Config, auth::Hash};
+use crate::{Config, auth::Hash, enroll::invite};
 
 /// A bridge whose broker takes connections and never answers.
 struct Bench {
     bridge: Arc<Bridge>,
     _broker: TcpListener,
+    /// Of the configuration.
+    folder: TempDir,
 }
 
 impl Bench {
@@ -57,8 +65,11 @@ impl Bench {
             sha("hunter2"),
             sha("t0ken"),
         );
-        let config = Config::parse(&text, "bridge.toml".as_ref(), |_| None).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("enroll")).unwrap();
+        let config = Config::parse(&text, &folder.path().join("bridge.toml"), |_| None).unwrap();
         Bench {
+            folder,
             bridge: Bridge::start(config, &Handle::current()).unwrap(),
             _broker: broker,
         }
@@ -154,6 +165,62 @@ async fn wrong_credentials_are_refused_and_then_limited() {
         .parse()
         .unwrap();
     assert!((1..=30).contains(&wait), "{wait}");
+}
+
+#[tokio::test]
+async fn a_robot_gets_its_bundle_once_in_time_and_guesses_are_limited() {
+    let bench = Bench::new();
+    let folder = bench.folder.path().join("enroll");
+    let text = r#"{"robot":"r1","page":"https://h:8443/","broker":"mqtts://h:8883",
+        "rtmp_user":"r1","rtmp_password":"hunter2","cameras":[{"name":"r1",
+        "topic":"robots/r1/stream","location":"rtmps://h:1936/robots/r1",
+        "mqtt_user":"r1","mqtt_password":"hunter3"}]}"#;
+    let bundle = Bundle::parse(text.as_bytes()).unwrap();
+    let now = bench.bridge.fleet.now().wall.as_secs();
+    let ask = async |method: &str, token: &Secret| {
+        let bearer = format!("Bearer {}", token.expose());
+        bench.send(request(method, "/enroll", Some(&bearer))).await
+    };
+    let token = invite(&folder, &bundle, now).unwrap();
+    let (status, given, head) = ask("POST", &token).await;
+    assert_eq!(
+        (status, &given["rtmp_password"]),
+        (StatusCode::OK, &json!("hunter2"))
+    );
+    assert_eq!(head.headers()[CACHE_CONTROL], "no-store");
+    let (status, json, _) = ask("POST", &token).await;
+    assert_eq!(status, StatusCode::GONE);
+    let reason = json["error"].as_str().unwrap();
+    assert!(
+        reason.contains("used already") && reason.contains("robot enroll"),
+        "{reason}"
+    );
+    // Whether it is there is told to who has the token.
+    let seen = |online: bool, state: Value| json!({"robots":[{"name":"r1","online":online,"state":state}]});
+    assert_eq!(ask("GET", &token).await.1, seen(false, Value::Null));
+    bench.bridge.fleet.apply(Event::Up(Capabilities::ALL));
+    bench.say("robots/r1/stream/availability", "online");
+    bench.say("robots/r1/stream/state", r#"{"state":"idle"}"#);
+    assert_eq!(ask("GET", &token).await.1, seen(true, json!("idle")));
+
+    let late = invite(&folder, &bundle, now - 15 * 60).unwrap();
+    let (status, json, _) = ask("POST", &late).await;
+    assert_eq!(status, StatusCode::GONE);
+    let reason = json["error"].as_str().unwrap();
+    assert!(reason.contains("valid until"), "{reason}");
+
+    let good = invite(&folder, &bundle, now).unwrap();
+    let without = bench.send(request("POST", "/enroll", None)).await.0;
+    assert_eq!(without, StatusCode::UNAUTHORIZED);
+    for _ in 0..2 {
+        assert_eq!(
+            ask("POST", &"c0ffee".into()).await.0,
+            StatusCode::UNAUTHORIZED
+        );
+    }
+    let (status, _, head) = ask("POST", &good).await;
+    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+    assert!(head.headers().contains_key(RETRY_AFTER));
 }
 
 #[tokio::test]

@@ -4,73 +4,14 @@
 
 use std::{
     fs, io,
-    os::{
-        fd::AsRawFd,
-        unix::fs::{MetadataExt, OpenOptionsExt},
-    },
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
+use droidrelay_camera::node::Node;
+
 use super::report::{Report, forbidden, missing};
 use crate::failure::Failure;
-
-/// `VIDIOC_QUERYCAP` (linux/videodev2.h): what it writes, and where the words are in it.
-const QUERYCAP: libc::c_ulong = 0x8068_5600;
-const QUERYCAP_SIZE: usize = 104;
-const CAPABILITIES: usize = 84;
-const DEVICE_CAPABILITIES: usize = 88;
-/// The second word says what this node does, not only the whole device.
-const HAS_DEVICE_CAPABILITIES: u32 = 0x8000_0000;
-/// Pictures come from it: in one plane, in several.
-const CAPTURE: u32 = 0x0000_0001 | 0x0000_1000;
-/// Pictures go into it and come out of it again: an encoder, a converter.
-const MEMORY_TO_MEMORY: u32 = 0x0000_8000 | 0x0000_4000;
-const METADATA: u32 = 0x0080_0000 | 0x0800_0000;
-
-/// What a node of V4L2 is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Node {
-    Camera,
-    Converter,
-    Metadata,
-    Other,
-}
-
-impl Node {
-    fn of(capabilities: u32, of_device: u32) -> Self {
-        let has = match capabilities & HAS_DEVICE_CAPABILITIES {
-            0 => capabilities,
-            _ => of_device,
-        };
-        match has {
-            _ if has & MEMORY_TO_MEMORY != 0 => Node::Converter,
-            _ if has & CAPTURE != 0 => Node::Camera,
-            _ if has & METADATA != 0 => Node::Metadata,
-            _ => Node::Other,
-        }
-    }
-
-    /// None for what is not of V4L2.
-    fn ask(file: &fs::File) -> Option<Self> {
-        let mut answer = [0u8; QUERYCAP_SIZE];
-        // SAFETY: the kernel writes as many bytes as the number of the call says, which are there.
-        let asked = unsafe { libc::ioctl(file.as_raw_fd(), QUERYCAP as _, answer.as_mut_ptr()) };
-        let word = |at: usize| {
-            let bytes = answer[at..at + 4].try_into();
-            u32::from_ne_bytes(bytes.expect("four bytes"))
-        };
-        (asked == 0).then(|| Node::of(word(CAPABILITIES), word(DEVICE_CAPABILITIES)))
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Node::Camera => "a camera",
-            Node::Converter => "an encoder or converter, not a camera",
-            Node::Metadata => "a camera's metadata, no pictures",
-            Node::Other => "no camera",
-        }
-    }
-}
 
 /// A process that has a device open.
 #[derive(Debug, PartialEq, Eq)]
@@ -211,22 +152,6 @@ mod tests {
         assert_eq!(name_in("/etc/passwd", 0).as_deref(), Some("root"));
         assert_eq!(name_in("/etc/group", 0).as_deref(), Some("root"));
         assert_eq!(name_in("/etc/group", u32::MAX - 7), None);
-    }
-
-    #[test]
-    fn what_a_node_is_for_is_told_by_the_node_and_not_by_its_device() {
-        // A USB camera says of both of its nodes what the whole device can.
-        let both = HAS_DEVICE_CAPABILITIES | CAPTURE | METADATA;
-        assert_eq!(Node::of(both, 0x0420_0001), Node::Camera);
-        assert_eq!(Node::of(both, 0x04a0_0000), Node::Metadata);
-        assert_eq!(
-            Node::of(HAS_DEVICE_CAPABILITIES, 0x0400_4000),
-            Node::Converter
-        );
-        assert_eq!(Node::of(0x0400_0001, 0), Node::Camera, "an old driver");
-        assert_eq!(Node::of(HAS_DEVICE_CAPABILITIES, 2), Node::Other);
-        let file = fs::File::open("/dev/null").unwrap();
-        assert_eq!(Node::ask(&file), None);
     }
 
     /// Who has it, once no more than `count` do: a child that another test has just forked has our

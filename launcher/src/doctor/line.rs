@@ -2,14 +2,14 @@
 
 //! What a launch file's line needs.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
+use droidrelay_camera::node::Node;
 use droidrelay_wire::exit;
 use gst::prelude::*;
 
 use super::{
-    device::{self, Node},
-    machine,
+    device, machine,
     report::{Report, failed, missing},
     server,
 };
@@ -77,8 +77,33 @@ pub fn elements(file: &LaunchFile, report: &mut Report) {
     }
 }
 
-/// Everything behind the elements of the line: devices, broker, server.
+/// The files that valves and sinks read: passwords, certificates, keys.
+pub fn files(pipeline: &gst::Pipeline, report: &mut Report) {
+    const PROPERTIES: [&str; 4] = ["password-file", "ca-file", "cert-file", "key-file"];
+    let Elements { valves, sinks, .. } = Elements::of(pipeline);
+    for element in valves.iter().chain(&sinks) {
+        let named = |property: &&str| element.find_property(property).is_some();
+        for property in PROPERTIES.into_iter().filter(named) {
+            let path = element.property::<Option<String>>(property);
+            let Some(path) = path.filter(|path| !path.is_empty()) else {
+                continue;
+            };
+            let what = format!("{}: {property} {path}", element.name());
+            let looked = fs::File::open(&path).map_err(|err| {
+                let remedy = "write it, readable for the service's group droidrelay (mode 640); `sudo droidrelay enroll` writes all of them";
+                failed(exit::CONFIG, &what, err, remedy)
+            });
+            if report.check(looked).is_some() {
+                report.ok(what, "is there");
+            }
+        }
+    }
+}
+
+/// Everything behind the elements of the line, in the order in which a person mends it: a network
+/// first, the servers in it, and then the devices.
 pub fn pipeline(file: &LaunchFile, pipeline: &gst::Pipeline, publish: bool, report: &mut Report) {
+    servers(file, pipeline, publish, report);
     let all: Vec<gst::Element> = pipeline.iterate_recurse().into_iter().flatten().collect();
     for element in &all {
         let Some(factory) = element.factory() else {
@@ -111,6 +136,10 @@ pub fn pipeline(file: &LaunchFile, pipeline: &gst::Pipeline, publish: bool, repo
         };
         report.check(opened);
     }
+}
+
+/// Broker and server of each element that has one.
+fn servers(file: &LaunchFile, pipeline: &gst::Pipeline, publish: bool, report: &mut Report) {
     let elements = Elements::of(pipeline);
     if elements.valves.is_empty() {
         report.note(

@@ -38,7 +38,6 @@ fn examine(source: Option<Source>, publish: bool, log: &Log) -> u8 {
         return report.code;
     }
     report.check(machine::plugin(&report));
-    report.check(machine::clock(&report));
     let read = source.and_then(|source| {
         let file = source
             .read(log)
@@ -49,11 +48,21 @@ fn examine(source: Option<Source>, publish: bool, log: &Log) -> u8 {
     match read {
         Some((file, source)) => {
             line::elements(&file, &mut report);
-            if let Some(pipeline) = report.check(source.build(&file, log)) {
+            // In the order in which a person mends it: nothing is seen of a server by a machine
+            // whose files are missing or whose clock is wrong.
+            let pipeline = report.check(source.build(&file, log));
+            if let Some(pipeline) = &pipeline {
+                line::files(pipeline, &mut report);
+            }
+            report.check(machine::clock(&report));
+            if let Some(pipeline) = pipeline {
                 line::pipeline(&file, &pipeline, publish, &mut report);
             }
         }
-        None => machine::cameras(&mut report),
+        None => {
+            report.check(machine::clock(&report));
+            machine::cameras(&mut report);
+        }
     }
     report.code
 }

@@ -161,6 +161,8 @@ pub enum Login {
         user: String,
         password: Secret,
     },
+    /// A token that is in no file.
+    Token(Secret),
 }
 
 impl Login {
@@ -175,6 +177,7 @@ impl Login {
                 sensitive("Bearer", Secret::from_file(token_file)?.expose()).map(Some)
             }
             Login::Given { user, password } => basic(user, password.expose()).map(Some),
+            Login::Token(token) => sensitive("Bearer", token.expose()).map(Some),
         }
     }
 }

@@ -13,6 +13,9 @@ pub struct TlsFiles {
     pub cert_file: Option<PathBuf>,
     /// Private key for `cert_file` (PKCS#8, PKCS#1 or SEC1).
     pub key_file: Option<PathBuf>,
+    /// SHA-256 of the one certificate that the server may have; name, time and signer do not count
+    /// then. None: whatever the others say.
+    pub pinned: Option<[u8; 32]>,
     pub checks: Checks,
 }
 

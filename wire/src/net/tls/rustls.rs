@@ -4,6 +4,7 @@ use std::{error::Error, fmt, io, path::Path, sync::Arc};
 
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, RootCertStore,
+    client::danger::ServerCertVerifier,
     pki_types::{
         CertificateDer, PrivateKeyDer, ServerName,
         pem::{self, PemObject},
@@ -12,7 +13,10 @@ use rustls::{
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{files::TlsFiles, verifier::Verifier};
+use super::{
+    files::TlsFiles,
+    verifier::{Pinned, Verifier},
+};
 use crate::files::read_regular;
 
 /// Largest PEM file that is read, in bytes: Debian's whole trust store has some 220,000.
@@ -28,14 +32,20 @@ pub struct Client(Arc<ClientConfig>);
 impl Client {
     pub(super) fn new(files: &TlsFiles) -> Result<Self, String> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let (roots, trusted) = roots(files)?;
-        let verifier = Verifier::new(roots, trusted, files.checks, &provider)
-            .map_err(|err| format!("cannot set up TLS: {err}"))?;
+        let verifier: Arc<dyn ServerCertVerifier> = match files.pinned {
+            Some(fingerprint) => Arc::new(Pinned::new(fingerprint, &provider)),
+            None => {
+                let (roots, trusted) = roots(files)?;
+                let verifier = Verifier::new(roots, trusted, files.checks, &provider)
+                    .map_err(|err| format!("cannot set up TLS: {err}"))?;
+                Arc::new(verifier)
+            }
+        };
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|err| format!("cannot set up TLS: {err}"))?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier));
+            .with_custom_certificate_verifier(verifier);
         let config = match (&files.cert_file, &files.key_file) {
             (None, None) => builder.with_no_client_auth(),
             (Some(cert_file), Some(key_file)) => {
@@ -126,6 +136,9 @@ fn unaccepted(fault: &CertificateError) -> String {
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             "; reach the server by a name in it, or give it one with this name"
+        }
+        CertificateError::ApplicationVerificationFailure => {
+            "; it is another one than the fingerprint names: somebody may stand between, or it was renewed meanwhile"
         }
         // As tools make them that sign a key with itself.
         CertificateError::Other(error)
