@@ -295,7 +295,11 @@ impl Robot {
             .observer
             .seen()
             .position(mark, |seen| seen.is_available(OFFLINE));
-        ensure!(offline.is_none(), "it was offline meanwhile");
+        ensure!(
+            offline.is_none(),
+            "it was offline meanwhile: {:?}",
+            self.observer.seen().since(mark)
+        );
         Ok(())
     }
 
