@@ -461,6 +461,7 @@ impl Fleet {
             "online": online,
             "state": view.state.as_deref(),
             "watch": self.watch_urls.fill(robot),
+            "whep": self.watch_urls.whep(robot),
         })
     }
 

@@ -13,6 +13,7 @@ mod poll;
 mod request;
 mod robots;
 mod share;
+mod whep;
 
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ use axum::{
     },
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{MethodRouter, delete, get, post, put},
+    routing::{MethodRouter, delete, get, patch, post, put},
 };
 use droidrelay_wire::{
     Command,
@@ -50,6 +51,11 @@ fn routes() -> Routes {
         ("/robots/{robot}/stream/stop", asking(Command::stop())),
         ("/robots/{robot}/stream/keyframe", asking(Command::Keyframe)),
         ("/robots/{robot}/stream/state", put(poll::report)),
+        ("/robots/{robot}/whep", post(whep::whep)),
+        (
+            "/robots/{robot}/whep/{session}",
+            patch(whep::whep).delete(whep::whep),
+        ),
         (
             "/robots/{robot}/share",
             post(share::share).delete(share::revoke),
