@@ -120,16 +120,15 @@ need_packages() {
     for package in "$@"; do is_installed "$package" || missing+=("$package"); done
     [ ${#missing[@]} -gt 0 ] || return 0
     echo "installing ${missing[*]}"
-    # What comes with a service of its own does not start it: the user's own Mosquitto goes on as it
-    # is, and one that comes now is for this server alone.
-    if [ ! -e $policy ]; then
+    # A Mosquitto that comes now is for this server alone: its own service does not start.
+    if [[ " ${missing[*]} " == *" mosquitto "* ]] && [ ! -e $policy ]; then
         printf '#!/bin/sh\nexit 101\n' >$policy
         chmod 755 $policy
         trap 'rm -f /usr/sbin/policy-rc.d' EXIT
     fi
     apt-get -q -q update || true
     DEBIAN_FRONTEND=noninteractive apt-get -q -q -y --no-install-recommends install "${missing[@]}" >/dev/null
-    [[ " ${missing[*]} " != *" mosquitto "* ]] || ! runs_systemd || systemctl -q disable mosquitto.service
+    [[ " ${missing[*]} " != *" mosquitto "* ]] || ! command -v systemctl >/dev/null || systemctl -q disable mosquitto.service
     printf '%s\n' "${missing[@]}" >>$lib/packages
 }
 

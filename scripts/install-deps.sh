@@ -4,6 +4,7 @@
 #   scripts/install-deps.sh [tests]     "tests": also what only tests/run.sh needs
 #   scripts/install-deps.sh packages [ARCH]     only what scripts/packages.sh needs
 #   scripts/install-deps.sh cluster     also what only building a broker in tests/brokers.sh --cluster needs
+#   scripts/install-deps.sh machines    only what lab/vm.sh needs
 #   scripts/install-deps.sh release     only what scripts/release and fresh roots of Debian need
 # Nothing is touched, and no root asked for, when all of it is there.
 set -euo pipefail
@@ -24,9 +25,12 @@ fi
 if [ "${1:-}" = cluster ]; then
     wanted+=(cmake g++ libssl-dev make perl protobuf-compiler)
 fi
-needs_rust() { [ "${1:-}" != release ] && ! rust_is_new_enough; }
+needs_rust() { [[ " release machines " != *" ${1:-} "* ]] && ! rust_is_new_enough; }
 if [ "${1:-}" = release ]; then
     wanted=(apt-utils binfmt-support buildah debootstrap gpg gpg-agent qemu-user-static systemd-container)
+fi
+if [ "${1:-}" = machines ]; then
+    wanted=(debootstrap e2fsprogs openssh-client python3 qemu-system-x86 qemu-utils)
 fi
 # cargo-web is the current Rust in Debian's security suite; Debian's own is too old.
 ! needs_rust "$@" || wanted+=(cargo-web rustc-web)

@@ -233,9 +233,32 @@ look() {
     echo "$1: 30 pictures in $((($(date +%s%N) - begin) / 1000000)) ms"
 }
 
+# Where there is no Mosquitto: it brings its own, whose service stays off, and takes it away again.
+try_bare() {
+    local at=$folder/bare
+    fresh bare "$1" >"$at.log"
+    # Nothing but install.sh keeps a service from starting.
+    rm "$at/usr/sbin/policy-rc.d"
+    mkdir "$at/packages"
+    cp "$debs"/droidrelay-bridge_*_amd64.deb "$at/packages"
+    within bare sh -c 'apt-get -q -y --no-install-recommends install /packages/*.deb' >>"$at.log" 2>&1 || fail "see the end of $at.log"
+    cp -r "$root/mediamtx" "$at/usr/share/droidrelay/"
+    cp "$mediamtx" "$at/mediamtx"
+    within bare env MEDIAMTX=/mediamtx /usr/share/droidrelay/mediamtx/install.sh 192.0.2.1 robot1 >>"$at.log" 2>&1 || fail "see the end of $at.log"
+    [ -e "$at/usr/sbin/mosquitto" ] && [ ! -e "$at/usr/sbin/policy-rc.d" ] || fail "$1: no Mosquitto, or a policy that stays"
+    [ ! -L "$at/etc/systemd/system/multi-user.target.wants/mosquitto.service" ] || fail "$1: mosquitto.service is on"
+    within bare /usr/local/lib/droidrelay/install.sh --uninstall >>"$at.log" 2>&1
+    [ ! -e "$at/usr/sbin/mosquitto" ] || fail "$1: Mosquitto is left"
+    within bare apt-get -q -y purge droidrelay-bridge >>"$at.log" 2>&1
+    found=$(within bare sh -c "$left")
+    [ -z "$found" ] || fail "left on $1: $found"
+    rm -rf "$at"
+}
+
 try() {
     local release=$1 machines=() server_at=server-$1 robot_at=robot-$1 at=$folder/server-$1 machine
     echo "== $release"
+    try_bare "$release"
     connect
     for machine in server robot; do fresh $machine-"$release" "$release" >/dev/null; done
     within "$server_at" apt-get -q -y --no-install-recommends install systemd-sysv iproute2 openssl mosquitto mosquitto-clients curl ca-certificates >"$at.log" 2>&1 ||

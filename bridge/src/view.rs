@@ -69,10 +69,3 @@ impl RobotView {
         self.availability == Availability::Unknown && self.state.is_none()
     }
 }
-
-/// Why a robot's stream is as it is, by its own word.
-pub fn reason(state: &RobotState) -> Option<&str> {
-    let publish = state.publish.as_ref();
-    let reason = publish.and_then(|publish| publish.reason.as_deref());
-    reason.or(state.last_error.as_deref())
-}

@@ -22,7 +22,7 @@ use crate::{
     clock::{since_1970, utc},
     metrics::Metrics,
     random::hex,
-    view::{Availability, RobotView, reason},
+    view::{Availability, RobotView},
 };
 
 /// Calls that wait for one receiver; more are dropped and told in the log.
@@ -74,7 +74,7 @@ impl RobotEvent {
             }
             RobotEvent::Offline => format!("{robot} is offline"),
             RobotEvent::Online => format!("{robot} is online again"),
-            RobotEvent::Error => match state.and_then(reason) {
+            RobotEvent::Error => match state.and_then(RobotState::reason) {
                 Some(reason) => format!("{robot} cannot stream: {reason}"),
                 None => format!("{robot} cannot stream"),
             },

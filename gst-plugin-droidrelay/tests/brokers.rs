@@ -15,9 +15,7 @@ use droidrelay_testkit::{
         old_broker::{Answer, OldBroker},
     },
 };
-use droidrelay_wire::{
-    Cause, RobotState, StreamState, mqtt::session::Properties, words::topics::ONLINE,
-};
+use droidrelay_wire::{RobotState, StreamState, mqtt::session::Properties, words::topics::ONLINE};
 use gst::prelude::*;
 
 fn with(lines: &'static str) -> Mosquitto {
@@ -128,24 +126,54 @@ fn two_pipelines_of_one_process_with_the_same_names_have_a_session_each() {
 }
 
 #[test]
-fn who_takes_the_session_is_named_and_the_camera_closes_after_the_offline_timeout() {
+fn of_two_valves_with_one_client_id_the_second_names_it_and_waits_for_the_first() {
     let broker = Mosquitto::start().unwrap();
     let observer = Observer::start(&broker).unwrap();
-    let valve = format!("{} client-id=twin offline-timeout=2", broker.valve());
-    let pipelines = [(); 2].map(|()| pipeline(&valve));
+    let valve = format!("{} client-id=twin", broker.valve());
+    let [first, second] = [(); 2].map(|()| pipeline(&valve));
+    start(&first);
+    until("the connection", || is_connected(&first));
+    start(&second);
+    until("the client id is told as taken", || {
+        let error = state(&second).last_error.unwrap_or_default();
+        error.contains("the client id \"twin\"") && error.contains("set client-id")
+    });
+    for command in ["start", "stop", "start"] {
+        observer.send(command).unwrap();
+        until("the first obeys", || {
+            is_open(&first) == (command == "start")
+        });
+    }
+    assert!(is_connected(&first) && !is_connected(&second));
+    assert_eq!(stat(&first, "reconnects"), 0);
+    end(first);
+    until("the second goes on", || is_connected(&second));
+    observer.send("start").unwrap();
+    until("the second obeys", || is_open(&second));
+    end(second);
+}
+
+/// As the server kit's does.
+#[test]
+fn where_the_broker_takes_the_user_as_client_id_one_of_two_valves_of_a_user_goes_on() {
+    let broker = with("use_username_as_clientid true");
+    let observer = Observer::start(&broker).unwrap();
+    let pipelines = [(); 2].map(|()| pipeline(&broker.valve()));
     start(&pipelines[0]);
     until("the connection", || is_connected(&pipelines[0]));
-    observer.send("start").unwrap();
-    until("it opened", || is_open(&pipelines[0]));
     start(&pipelines[1]);
-    until("the session is told as taken", || {
-        pipelines.iter().any(|pipeline| {
-            let error = state(pipeline).last_error.unwrap_or_default();
-            error.contains("client id") && error.contains("set client-id")
-        })
+    until("who waits says why", || {
+        let error = state(&pipelines[1]).last_error.unwrap_or_default();
+        error.contains("a user of its own")
     });
-    until("it closed", || !is_open(&pipelines[0]));
-    assert_eq!(state(&pipelines[0]).cause, Cause::Offline);
+    until("the first is back", || is_connected(&pipelines[0]));
+    for command in ["start", "stop", "start"] {
+        observer.send(command).unwrap();
+        until("it obeys", || {
+            is_open(&pipelines[0]) == (command == "start")
+        });
+    }
+    assert!(!is_connected(&pipelines[1]));
     pipelines.into_iter().for_each(end);
 }
 

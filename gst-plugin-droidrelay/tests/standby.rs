@@ -388,3 +388,42 @@ fn an_encoder_for_a_file_is_left_alone() {
     drop(valve);
     end(pipeline);
 }
+
+/// What a camera has made is given back before it is closed: its driver would stay open, and
+/// libcamerasrc of libcamera 0.0.3 crashes.
+#[test]
+fn no_frame_is_held_downstream_when_the_camera_is_closed() {
+    let pipeline = launch(
+        "videotestsrc name=camera is-live=true ! video/x-raw,width=64,height=48,framerate=30/1 \
+         ! mqttvalve name=valve ! queue name=queue max-size-buffers=3 leaky=downstream \
+         ! identity sleep-time=100000 ! fakesink name=end async=false",
+    );
+    let (passed, _) = count(&pipeline, "end");
+    let queue = pipeline.by_name("queue").unwrap();
+    let (held, seen) = std::sync::mpsc::channel();
+    let watched = queue.clone();
+    pipeline.bus().unwrap().set_sync_handler(move |_, message| {
+        if let gst::MessageView::StateChanged(change) = message.view()
+            && message.src().is_some_and(|src| src.name() == "camera")
+            && change.current() == gst::State::Null
+        {
+            let _ = held.send(watched.property::<u32>("current-level-buffers"));
+        }
+        gst::BusSyncReply::Pass
+    });
+    let valve = pipeline.by_name("valve").unwrap();
+    start(&pipeline);
+    for round in 0..3 {
+        let before = passed.load(Ordering::SeqCst);
+        valve.set_property("drop", false);
+        until("a full queue", || {
+            passed.load(Ordering::SeqCst) > before
+                && queue.property::<u32>("current-level-buffers") == 3
+        });
+        valve.set_property("drop", true);
+        assert_eq!(seen.recv_timeout(DEADLINE), Ok(0), "round {round}");
+    }
+    no_error(&pipeline);
+    drop(valve);
+    end(pipeline);
+}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
 //! The programs that measure Droidrelay and write `docs/5-reports`. `tests/bench.sh`,
-//! `tests/faults.sh`, `tests/soak.sh` and `tests/pictures.sh` build and run them.
+//! `tests/faults.sh`, `tests/soak.sh`, `tests/pictures.sh` and `lab/vm.sh` build and run them.
 
 mod bench;
 mod faults;
@@ -9,6 +9,7 @@ mod pictures;
 mod soak;
 mod subscriber;
 mod uplink;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -22,6 +23,7 @@ enum Lab {
     Pictures(pictures::Options),
     Soak(soak::Options),
     Uplink(uplink::Options),
+    Vm(vm::Options),
 }
 
 fn main() -> ExitCode {
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         Lab::Pictures(options) => ("pictures", pictures::run(&options)),
         Lab::Soak(options) => ("soak", soak::run(&options)),
         Lab::Uplink(options) => ("uplink", uplink::run(&options)),
+        Lab::Vm(options) => ("vm", vm::run(&options)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

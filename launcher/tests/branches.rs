@@ -15,7 +15,10 @@ use droidrelay_testkit::{
     servers::relay::{Event, Kind},
     testbed::{ENCODER, TEST_PICTURE, Testbed},
 };
-use droidrelay_wire::{StreamState, words::topics::ONLINE};
+use droidrelay_wire::{
+    RobotState, StreamState,
+    words::{fault::Place, topics::ONLINE},
+};
 use rustix::process::Signal;
 
 use crate::common::{Folder, PATIENCE, Running, Systemd, droidrelay_with_plugins};
@@ -65,17 +68,35 @@ fn a_full_disk_stops_the_recording_and_not_the_stream_and_the_recording_comes_ba
     let told = running.wait_for("the stream goes on: recording: ");
     assert!(told.starts_with("WARNING"), "{told}");
     systemd.wait_for("STATUS=idle; recording does not run: recording: ");
-    testbed.observer.send("start").unwrap();
-    testbed
-        .observer
-        .wait_state(mark, StreamState::Live)
+    // Whoever looks at the robot is told, whether it streams or not.
+    let full = |state: &RobotState| {
+        let branch = state.faults.at(&Place::Branch);
+        branch.is_some_and(|why| why.starts_with("recording does not run: recording: "))
+    };
+    let observer = &testbed.observer;
+    observer
+        .wait_where(mark, "the full disk, idle", |state| {
+            full(state) && state.state == StreamState::Idle
+        })
         .unwrap();
+    observer.send("start").unwrap();
+    let (_, told) = observer
+        .wait_where(mark, "the full disk, live", |state| {
+            full(state) && state.state == StreamState::Live
+        })
+        .unwrap();
+    assert_eq!(told.last_error.as_deref(), told.faults.at(&Place::Branch));
     let live = testbed.observer.seen().mark();
     let events = testbed.relay.events().mark();
 
     fs::remove_file(&recording).unwrap();
     running.wait_for("the branch of recording runs again");
     grows(&recording);
+    observer
+        .wait_where(live, "no fault", |state| {
+            state.faults.is_empty() && state.last_error.is_none()
+        })
+        .unwrap();
     let said = testbed.observer.seen().since(live);
     let left = said.iter().filter_map(Seen::state);
     assert!(

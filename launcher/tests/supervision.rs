@@ -19,7 +19,10 @@ use droidrelay_testkit::{
 };
 use droidrelay_wire::{
     RobotState, StreamState,
-    words::topics::{OFFLINE, ONLINE},
+    words::{
+        fault::Place,
+        topics::{OFFLINE, ONLINE},
+    },
 };
 use rustix::process::Signal;
 
@@ -416,6 +419,23 @@ fn the_robot_is_told_as_what_it_is_on_each_step() {
     let all = seen.since(mark);
     let viewers = all.iter().rev().find_map(Seen::state).unwrap();
     assert_eq!(viewers.viewers, ["*"], "{all:#?}");
+    // Why it is away stays with the broker, and goes when it plays again.
+    let away = seen.since(mark);
+    let last = away
+        .iter()
+        .take_while(|seen| !seen.is_available(OFFLINE))
+        .filter_map(Seen::state)
+        .last()
+        .unwrap();
+    let why = last.faults.at(&Place::Source).unwrap_or_default();
+    assert!(why.starts_with("scriptedsrc0: "), "{last:?}");
+    robot
+        .testbed
+        .observer
+        .wait_where(offline, "live without a fault", |state| {
+            state.state == StreamState::Live && state.last_error.is_none()
+        })
+        .unwrap();
     assert!(Path::new(&robot.folder.path("starts")).exists());
     end(running);
 }
@@ -470,4 +490,48 @@ fn a_size_that_the_camera_lacks_is_named_in_state_and_log() {
     let mut running = Running::start(&mut run(&line("warm")));
     let text = running.wait_for("failure 1 in a row");
     assert!(text.contains(TOLD), "{text}");
+}
+
+/// The server ends a session without media, and is told of beside the camera, not in place of it.
+#[test]
+fn a_camera_that_is_frozen_is_named_whatever_the_server_says_of_it() {
+    for standby in ["warm", "cold"] {
+        let mut robot = Robot::new();
+        let line = robot.line("50 freeze|gone", standby);
+        let line = line.replacen("standby=", "source-timeout=1 standby=", 1);
+        let mut command = droidrelay_with_plugins();
+        command.arg("run").arg(robot.folder.launch(&line));
+        let mut running = robot.start(command.args(["--stall-timeout", "0"]));
+        let observer = &robot.testbed.observer;
+        let mark = observer.seen().mark();
+        observer.send("start").unwrap();
+        robot.wait_live(mark);
+        let frozen = |state: &RobotState| {
+            let why = state.faults.at(&Place::Source);
+            state.state == StreamState::Error && why.is_some() && why == state.last_error.as_deref()
+        };
+        let told = observer.wait_where(mark, "the camera named", frozen);
+        assert!(
+            told.unwrap()
+                .1
+                .last_error
+                .unwrap()
+                .contains("no frame for 1 s")
+        );
+        let logged = running.wait_for("no frame for 1 s");
+        assert!(logged.starts_with("WARNING"), "{logged}");
+
+        let mark = observer.seen().mark();
+        robot.testbed.relay.kill();
+        let both = |state: &RobotState| frozen(state) && state.faults.at(&Place::Server).is_some();
+        let told = observer.wait_where(mark, "camera and server named", both);
+        told.unwrap();
+        let said = observer.seen().since(mark);
+        let mut told = said.iter().filter_map(Seen::state);
+        assert!(
+            told.all(|state| state.state == StreamState::Error),
+            "{said:#?}"
+        );
+        end(running);
+    }
 }

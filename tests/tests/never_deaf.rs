@@ -20,7 +20,10 @@ use droidrelay_testkit::{
         silent::SilentServer,
     },
 };
-use droidrelay_wire::{StreamState, words::topics::ONLINE};
+use droidrelay_wire::{
+    StreamState,
+    words::{fault::Place, topics::ONLINE},
+};
 use tempfile::TempDir;
 
 /// From a fault's end to a command that is obeyed.
@@ -330,7 +333,8 @@ fn messages_of_ten_megabytes_cost_no_connection() {
         .observer
         .wait_where(0, "one refused command", refused)
         .unwrap();
-    assert!(state.last_error.unwrap().contains("4096"));
+    let refused = state.faults.at(&Place::Command);
+    assert!(refused.is_some_and(|why| why.contains("4096")), "{state:?}");
     scene.observer.send(&huge).unwrap();
     scene.obeys(&robot, Instant::now());
     scene.stop();

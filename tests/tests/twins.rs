@@ -10,7 +10,9 @@ use std::{
 
 use droidrelay_testkit::{
     clients::observer::Observer,
+    journal::DEADLINE,
     net::netns::{Namespace, isolated},
+    process::poll,
     robot::{Plugins, Robot, Runner},
     secrets::write_private,
     servers::mosquitto::{Mosquitto, TOPIC},
@@ -165,4 +167,76 @@ fn one_client_id_for_two_is_told_with_the_remedy_and_neither_streams_on() {
             twin.robot.end().unwrap();
         }
     });
+}
+
+/// Two services on one machine, each by `droidrelay run` with the same line.
+fn services(valve: &str) -> [Robot; 2] {
+    let line = format!(
+        "videotestsrc is-live=true ! video/x-raw,format=GRAY8,width=64,height=48,framerate=10/1 \
+         ! {valve} ! fakesink async=false"
+    );
+    [(); 2].map(|()| Robot::start(Runner::Droidrelay, &line).unwrap())
+}
+
+fn wait(robot: &Robot, mark: usize, what: &str) {
+    let said = robot.log().wait(mark, what, |line| line.contains(what));
+    said.unwrap_or_else(|err| panic!("{err:#}\n{}", robot.text()));
+}
+
+/// As with a copied .env.
+#[test]
+fn two_services_on_one_machine_and_topic_open_and_close_together() {
+    let broker = Mosquitto::start().unwrap();
+    let observer = Observer::start(&broker).unwrap();
+    let twins = services(&broker.valve());
+    broker
+        .wait_subscribers(2, |filter| filter == TOPIC)
+        .unwrap();
+    for _ in 0..3 {
+        for (command, told) in [("start", ": live (mqtt)"), ("stop", ": idle (mqtt)")] {
+            let marks = twins.each_ref().map(|twin| twin.log().mark());
+            observer.send(command).unwrap();
+            for (twin, mark) in twins.iter().zip(marks) {
+                wait(twin, mark, told);
+            }
+        }
+    }
+    for mut twin in twins {
+        assert!(!twin.text().contains("no MQTT session"), "{}", twin.text());
+        twin.end().unwrap();
+    }
+}
+
+#[test]
+fn two_services_with_one_client_id_do_not_fight_for_it_and_the_second_says_so() {
+    let broker = Mosquitto::start().unwrap();
+    let observer = Observer::start(&broker).unwrap();
+    let twins = services(&format!("{} client-id=robot", broker.valve()));
+    let names = "another valve on this machine has the client id \"robot\"";
+    let second = poll(DEADLINE, || {
+        twins.iter().position(|twin| twin.text().contains(names))
+    });
+    let second = second.unwrap_or_else(|| panic!("{}", twins[0].text()));
+    let first = &twins[1 - second];
+    wait(first, 0, "connected to the broker");
+    for (command, told) in [("start", ": live (mqtt)"), ("stop", ": idle (mqtt)")] {
+        let mark = first.log().mark();
+        observer.send(command).unwrap();
+        wait(first, mark, told);
+    }
+    assert!(
+        !first.text().contains("no MQTT session"),
+        "{}",
+        first.text()
+    );
+    assert!(!twins[second].text().contains("connected to the broker"));
+    // When the first has gone the second comes.
+    let [zero, one] = twins;
+    let (mut first, mut second) = match second {
+        0 => (one, zero),
+        _ => (zero, one),
+    };
+    first.end().unwrap();
+    wait(&second, 0, "connected to the broker");
+    second.end().unwrap();
 }

@@ -45,6 +45,7 @@ pub mod secret;
 pub mod words {
     pub mod command;
     pub mod enroll;
+    pub mod fault;
     pub mod gate;
     pub mod hook;
     pub mod poll;

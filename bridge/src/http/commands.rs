@@ -26,7 +26,7 @@ use crate::{
     bridge::{Bridge, word},
     failure::Failure,
     robots::Robot,
-    view::{Availability, RobotView, reason},
+    view::{Availability, RobotView},
 };
 
 #[derive(Default, Deserialize)]
@@ -157,7 +157,8 @@ fn why_not_live(bridge: &Bridge, robot: &Robot) -> String {
         (Availability::Unknown, None) => "the robot has never announced itself".into(),
         (_, None) => "the robot does not tell its state".into(),
         (_, Some(state)) => {
-            let detail = reason(&state).map_or(String::new(), |reason| format!(": {reason}"));
+            let reason = state.reason().map(|reason| format!(": {reason}"));
+            let detail = reason.unwrap_or_default();
             let what = match &state.state {
                 StreamState::Live => return "the robot became live just now".into(),
                 StreamState::Idle => "the robot has not opened its stream",

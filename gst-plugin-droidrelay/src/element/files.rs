@@ -73,7 +73,11 @@ impl Credentials {
             Some(path) => Some(Secret::from_file(path)?),
             None => self.password.clone().or_else(|| self.url.password.clone()),
         };
-        let username = self.user.clone().or_else(|| self.url.username.clone());
+        let username = self.username().map(str::to_owned);
         Ok(UserInfo { username, password })
+    }
+
+    pub fn username(&self) -> Option<&str> {
+        self.user.as_deref().or(self.url.username.as_deref())
     }
 }

@@ -69,6 +69,7 @@ impl Announcer {
             .changes
             .back()
             .and_then(|(_, change)| change.who.clone());
+        let at = state.faults.first().map(|fault| fault.at.as_str());
         let structure = gst::Structure::builder("mqttvalve-state")
             .field("state", state.state.as_str())
             .field("open", state.state != StreamState::Idle)
@@ -77,6 +78,7 @@ impl Announcer {
             .field("viewers", state.viewers.len() as u32)
             .field("lease-until", &state.lease_until)
             .field("last-error", &state.last_error)
+            .field("fault-at", at)
             .build();
         let message = gst::message::Element::builder(structure).src(valve).build();
         // Without a bus nobody listens.

@@ -39,7 +39,7 @@ pub struct BrokerLink {
     /// Online has been said; the session says it again at each connect.
     said_online: AtomicBool,
     /// Free for others when the session has ended.
-    _client_id: ClientId,
+    client_id: Arc<ClientId>,
 }
 
 /// What Home Assistant has been told.
@@ -57,7 +57,7 @@ impl BrokerLink {
     /// Starts connecting, without waiting for it. `wake`: this valve has to publish for its group.
     pub fn connect(
         io: &Handle,
-        (config, client_id): (Config, ClientId),
+        (config, client_id): (Config, Arc<ClientId>),
         topics: Topics,
         wake: impl Fn() + Send + Sync + 'static,
         on_event: impl FnMut(Event) + Send + 'static,
@@ -71,8 +71,13 @@ impl BrokerLink {
             topics,
             discovery: Mutex::default(),
             said_online: AtomicBool::new(false),
-            _client_id: client_id,
+            client_id,
         }
+    }
+
+    /// Another client has taken the session.
+    pub fn taken(&self) {
+        self.client_id.taken();
     }
 
     /// Sessions that were up after the first one.

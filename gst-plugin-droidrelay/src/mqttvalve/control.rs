@@ -8,6 +8,7 @@ use std::{collections::VecDeque, time::Duration};
 use droidrelay_wire::{
     PublishPhase, PublishState, RobotState, StreamState,
     words::{
+        fault::{Faults, Place},
         gate::{Change, Gate, Outcome},
         state::{Cause, VIEWER_COUNT},
     },
@@ -23,6 +24,10 @@ const BROKER_LIMITS: &str = "broker_limits";
 const LISTED_VIEWERS: usize = 64;
 /// Openings and closings that wait for the announcer; older pairs cancel out.
 const WAITING_CHANGES: usize = 64;
+
+/// A session that has lasted this long makes forgotten why there was none: before, nobody at the
+/// broker could be told.
+const SESSION_LASTS: Duration = Duration::from_secs(30);
 
 /// Key frames that `keyframe` commands can cause: one in this time.
 const KEYFRAME_INTERVAL: Duration = Duration::from_millis(500);
@@ -56,8 +61,15 @@ pub struct Control {
     changes: VecDeque<(u64, Change)>,
     /// As it was told last; [`Control::robot_state`] brings the rest up to date.
     pub state: RobotState,
-    /// Why the robot cannot deliver, while it cannot.
-    fault: Option<String>,
+    /// What is wrong now, by what the valve sees. Each entry goes when its place is well again:
+    /// the source's with a frame, the encoder's with one of its own, the server's with what the sink
+    /// says next, the broker's when a session has lasted, a refused command's with one that is
+    /// obeyed. What concerns an opening ends with it; a setting's is told until the next one.
+    faults: Faults,
+    /// And by what the application says, until it takes it back.
+    reported: Faults,
+    /// The broker's fault is over, and told until then.
+    broker_well_at: Option<Duration>,
     last_command: Option<String>,
     pub opens: u64,
     /// Number of the last opening.
@@ -96,13 +108,13 @@ impl Control {
             Outcome::Changed(change) => {
                 self.state.cause = change.cause.clone();
                 self.flowing = false;
-                self.fault = None;
+                self.forget(&[Place::Source, Place::Encoder, Place::Server]);
                 if change.open {
                     self.opens += 1;
                     self.opening = link::next_opening();
                     self.opened_at = Some(now);
                     self.start_latency = None;
-                    self.state.last_error = None;
+                    self.forget(&[Place::Setting, Place::Command]);
                 }
                 if self.changes.len() >= WAITING_CHANGES {
                     self.changes.drain(..2);
@@ -152,6 +164,7 @@ impl Control {
     pub fn release(&mut self) -> u64 {
         self.released = true;
         self.state.publish = None;
+        self.forget(&[Place::Server]);
         self.opening
     }
 
@@ -184,6 +197,10 @@ impl Control {
 
     /// Ends leases that have run out, and gives all that is to be announced.
     pub fn report(&mut self, offline_timeout: Duration, standby: &str, now: Duration) -> Report {
+        if self.connected && self.broker_well_at.is_some_and(|at| at <= now) {
+            self.broker_well_at = None;
+            self.forget(&[Place::Broker]);
+        }
         let outcome = self.gate.expire(offline_timeout, now);
         let expired = self.decided(outcome, now);
         let keyframe = self.take_keyframe(now, KEYFRAME_INTERVAL);
@@ -200,6 +217,7 @@ impl Control {
                 .next_deadline(offline_timeout)
                 .into_iter()
                 .chain(self.keyframe_due(KEYFRAME_INTERVAL))
+                .chain(self.broker_well_at.filter(|_| self.connected))
                 .min(),
         }
     }
@@ -210,6 +228,8 @@ impl Control {
         // The way to the server may be there again, too.
         self.hurry |= up;
         self.gate.link(up, now);
+        let was_away = up && self.faults.at(&Place::Broker).is_some();
+        self.broker_well_at = was_away.then(|| now + SESSION_LASTS);
     }
 
     /// What the broker cannot do; true where that is new.
@@ -225,19 +245,20 @@ impl Control {
     /// Counts a command that is not obeyed.
     pub fn refuse(&mut self, reason: String) {
         self.state.refused_commands += 1;
-        self.note(format!("command refused: {reason}"));
+        self.note(Place::Command, format!("command refused: {reason}"));
     }
 
     /// Keeps the last command that was obeyed, so that a sender sees that it was.
     pub fn obeyed(&mut self, command: String, id: Option<&str>) {
         self.last_command = Some(command);
         self.state.last_command_id = id.map(str::to_owned);
+        self.forget(&[Place::Command]);
     }
 
     /// The first buffer since the opening passes, or the first one after a fault; returns the
     /// opening's number.
     pub fn flowing(&mut self, now: Duration) -> u64 {
-        self.fault = None;
+        self.forget(&[Place::Source]);
         if !std::mem::replace(&mut self.flowing, true) {
             self.start_latency = self.opened_at.map(|at| now.saturating_sub(at));
         }
@@ -251,7 +272,8 @@ impl Control {
         self.decided(outcome, now);
         self.started = true;
         self.flowing = false;
-        self.fault = None;
+        self.faults = Faults::default();
+        self.broker_well_at = None;
         self.state.publish = None;
         self.opened_at = self.gate.is_open().then_some(now);
         self.start_latency = None;
@@ -259,28 +281,45 @@ impl Control {
 
     pub fn publish(&mut self, publish: PublishState, now: Duration) {
         self.published_at = now;
-        if publish.reason.is_some() {
-            self.state.last_error.clone_from(&publish.reason);
-        }
+        self.faults.set(Place::Server, publish.reason.clone());
         self.state.publish = Some(publish);
     }
 
     /// The camera cannot deliver, until it can again.
     pub fn fault(&mut self, fault: String) {
-        self.note(fault.clone());
-        self.fault = Some(fault);
+        self.note(Place::Source, fault);
     }
 
-    /// A fault that does not keep the robot from delivering.
-    pub fn note(&mut self, error: String) {
-        self.state.last_error = Some(error);
+    /// What is wrong there from now on.
+    pub fn note(&mut self, at: Place, error: String) {
+        if at == Place::Broker {
+            self.broker_well_at = None;
+        }
+        self.faults.set(at, Some(error));
+    }
+
+    pub fn is_noted(&self, at: &Place) -> bool {
+        self.faults.at(at).is_some()
+    }
+
+    pub fn forget(&mut self, places: &[Place]) {
+        for place in places {
+            self.faults.set(place.clone(), None);
+        }
+    }
+
+    /// What the application knows to be wrong; true where that is new.
+    pub fn report_fault(&mut self, at: Place, reason: Option<String>) -> bool {
+        let is_new = self.reported.at(&at) != reason.as_deref();
+        self.reported.set(at, reason);
+        is_new
     }
 
     fn stream_state(&self) -> StreamState {
         if !self.gate.is_open() {
             return StreamState::Idle;
         }
-        if self.fault.is_some() {
+        if self.faults.at(&Place::Source).is_some() {
             return StreamState::Error;
         }
         match self.state.publish.as_ref().map(|publish| &publish.state) {
@@ -307,6 +346,9 @@ impl Control {
         ] {
             told.more.insert(name.into(), value);
         }
+        let mut faults = self.faults.clone();
+        faults.add(self.reported.clone());
+        told.set_faults(faults);
         told.viewers = holders.take(LISTED_VIEWERS).map(str::to_owned).collect();
         let until = self.gate.open_until();
         told.lease_until = until.map(|until| utc_after(until.saturating_sub(now)));
@@ -433,6 +475,110 @@ mod tests {
         assert_eq!(said.last_error.as_deref(), Some("cannot open /dev/video0"));
         control.flowing(Duration::ZERO);
         assert_eq!(state(&mut control), StreamState::Live);
+        let said = control.robot_state("cold", Duration::ZERO);
+        assert_eq!(said.last_error, None, "no error that is over beside live");
+    }
+
+    fn lost(reason: &str) -> PublishState {
+        PublishState {
+            reason: Some(reason.into()),
+            ..publish("backoff")
+        }
+    }
+
+    fn last_error(control: &mut Control) -> Option<String> {
+        control.robot_state("cold", Duration::ZERO).last_error
+    }
+
+    #[test]
+    fn the_nearest_to_the_camera_is_told_whatever_comes_of_it() {
+        let mut control = Control::new();
+        apply(&mut control, Command::start());
+        control.publish(lost("the server closed the connection"), Duration::ZERO);
+        control.fault("the camera gives no frame".into());
+        control.publish(lost("the server closed the connection"), Duration::ZERO);
+        control.note(Place::Broker, "no session".into());
+        let said = control.robot_state("cold", Duration::ZERO);
+        assert_eq!(said.state, StreamState::Error);
+        assert_eq!(
+            said.last_error.as_deref(),
+            Some("the camera gives no frame")
+        );
+        let places: Vec<_> = said.faults.iter().map(|fault| fault.at.as_str()).collect();
+        assert_eq!(places, ["source", "server", "broker"]);
+
+        // Each goes with its own.
+        control.flowing(Duration::ZERO);
+        let error = last_error(&mut control);
+        assert_eq!(error.as_deref(), Some("the server closed the connection"));
+        control.publish(publish("publishing"), Duration::ZERO);
+        assert_eq!(last_error(&mut control).as_deref(), Some("no session"));
+    }
+
+    #[test]
+    fn what_concerns_an_opening_ends_with_it() {
+        let mut control = Control::new();
+        apply(&mut control, Command::start());
+        control.fault("the camera gives no frame".into());
+        control.note(Place::Encoder, "the encoder gives nothing".into());
+        control.publish(lost("the server closed the connection"), Duration::ZERO);
+        apply(&mut control, Command::stop());
+        assert_eq!(last_error(&mut control), None);
+    }
+
+    #[test]
+    fn what_the_application_reports_stays_until_it_takes_it_back() {
+        let mut control = Control::new();
+        let disk = || Some("the disk is full".to_owned());
+        assert!(control.report_fault(Place::Branch, disk()));
+        assert!(!control.report_fault(Place::Branch, disk()), "no news");
+        apply(&mut control, Command::start());
+        control.flowing(Duration::ZERO);
+        control.publish(publish("publishing"), Duration::ZERO);
+        assert_eq!(state(&mut control), StreamState::Live);
+        assert_eq!(last_error(&mut control), disk());
+        control.fault("the camera gives no frame".into());
+        let said = control.robot_state("cold", Duration::ZERO);
+        assert_eq!(said.faults.at(&Place::Branch), disk().as_deref());
+        assert_ne!(said.last_error, disk(), "the camera is nearer");
+        control.start(Duration::ZERO);
+        assert_eq!(last_error(&mut control), disk());
+        assert!(control.report_fault(Place::Branch, None));
+        assert_eq!(last_error(&mut control), None);
+    }
+
+    #[test]
+    fn why_there_was_no_session_is_told_until_one_has_lasted() {
+        let at = Duration::from_secs;
+        let mut control = Control::new();
+        let told = |control: &mut Control, now| {
+            let report = control.report(Duration::ZERO, "cold", now);
+            (report.state.last_error.is_some(), report.due)
+        };
+        control.link(true, at(0));
+        control.note(Place::Broker, "another client took the session".into());
+        control.link(false, at(5));
+        assert_eq!(told(&mut control, at(100)), (true, None));
+        control.link(true, at(100));
+        assert_eq!(told(&mut control, at(101)), (true, Some(at(130))));
+        control.note(Place::Broker, "another client took the session".into());
+        control.link(false, at(110));
+        assert!(told(&mut control, at(131)).0);
+        control.link(true, at(140));
+        assert!(told(&mut control, at(169)).0);
+        assert_eq!(told(&mut control, at(170)), (false, None));
+        // What the broker refuses in a session is not over because that lasts.
+        control.note(Place::Broker, "the broker refuses a message".into());
+        assert_eq!(told(&mut control, at(1000)), (true, None));
+    }
+
+    #[test]
+    fn a_refused_command_is_told_until_another_is_obeyed() {
+        let mut control = Control::new();
+        control.refuse("nonsense".into());
+        assert!(last_error(&mut control).is_some_and(|error| error.contains("nonsense")));
+        control.obeyed("stop".into(), None);
+        assert_eq!(last_error(&mut control), None);
     }
 
     #[test]

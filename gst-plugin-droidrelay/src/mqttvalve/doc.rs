@@ -118,14 +118,32 @@ const DOC: &[(&str, &str)] = &[
     is a start without id, `local` the local switch), viewer_count, broker_limits (what is
     lost at this broker, see Brokers; absent where nothing is), lease_until, publish (what
     rtmpauthsink says: state, reason, attempt, next_try in seconds, bitrate in bits per second
-    of the last five seconds or more), last_error, last_command
-    (the last one obeyed), last_command_id (its MQTT 5 correlation data, printable UTF-8 of at
+    of the last five seconds or more), last_error (what is wrong now, or null), faults (see
+    Faults; absent where nothing is wrong), last_command (the last one obeyed), last_command_id (its MQTT 5 correlation data, printable UTF-8 of at
     most 128 bytes, or else its id: so a sender sees that it was executed), opens (openings so
     far), refused_commands, standby, start_latency_ms, still_open (devices of upstream that this
     process has open though upstream is stopped; only where there are any), version. `live` means that the server has
     accepted the publisher and frames flow. `availability-topic`: online or offline, retained;
     offline is the last will and is sent at a clean end too; online is sent again 15 s after
     connecting and each time that the connection is twice as old, should a will have come late.",
+    ),
+    (
+        "Faults",
+        "
+    `faults` lists what is wrong now, one entry for each place, as {\"at\":PLACE,\"reason\":TEXT}; the
+    nearest to the camera comes first, and its reason is last_error. An entry goes away:
+      source    the camera fails or gives no frame        with the next frame, or at closing
+                for `source-timeout` (a warm camera too)
+      encoder   it is fed and gives nothing               when it gives something, or at closing
+      branch    beside the stream: a recording,           when the application takes it back
+                a full disk
+      server    rtmpauthsink cannot publish               with what it says next, or at closing
+      broker    no session, or a message is refused       when a session has lasted for 30 s
+      setting   something is not done as it was asked     at the next opening
+      command   one was refused                           with one that is obeyed, or at opening
+    The action signal report-fault(at: string, reason: string or NULL) -> boolean, is a place, adds
+    what the application knows, until it is called with NULL. droidrelay run tells so why the
+    pipeline does not play, and which side branch does not run.",
     ),
     (
         "Brokers",
@@ -141,8 +159,9 @@ const DOC: &[(&str, &str)] = &[
       no retained messages  who comes later sees neither state nor availability
       small packets         the state is shortened
     `client-id` is by default another one for each machine, topic and element, also where robots
-    run from copies of one disk. Where another client takes the session all the same, log and
-    state say so with the remedy, and what was started by MQTT is closed when no session has lasted
+    run from copies of one disk. A second valve on one machine with the same client-id stays away from
+    the broker while the first is there, and says so. Where another client takes the session, log and
+    state say so with the remedy, the session is tried again after 10 to 60 s, and what was started by MQTT is closed when no session has lasted
     for 10 s during `offline-timeout`. Addresses of the broker are tried side by side (RFC 8305), and an
     error names each. `password-file`, `ca-file`, `cert-file` and `key-file` may be
     replaced at any time: they are read for each connection. The last will is delayed by 1 s.",
@@ -164,9 +183,9 @@ const DOC: &[(&str, &str)] = &[
     (
         "Messages",
         "
-    Element message `mqttvalve-state` on each change, also of the last error (why there is no MQTT
+    Element message `mqttvalve-state` on each change, also of last_error (why there is no MQTT
     session, for example) or of `still_open` alone: state, open (boolean), cause, who, viewers (uint), lease-until,
-    last-error. Latency message after upstream was started.",
+    last-error, fault-at (its place, see Faults). Latency message after upstream was started.",
     ),
     (
         "Errors",

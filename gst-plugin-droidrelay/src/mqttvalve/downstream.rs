@@ -2,6 +2,8 @@
 
 //! What is done with the elements behind the valve.
 
+use std::{sync::mpsc, time::Duration};
+
 use gst::prelude::*;
 use gst_base::prelude::*;
 
@@ -42,6 +44,30 @@ impl FreedSinks {
                 sink.set_async(true);
             }
         }
+    }
+}
+
+/// How long downstream may take to let go of a camera's frames.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// Waits until the queues and elements behind `valve` have let go of what they were given, as
+/// long as that may take. A camera's driver keeps its device open while somebody holds a frame of
+/// it, and libcamerasrc of libcamera 0.0.3 crashes when one is given back after it is in NULL.
+pub fn drain(valve: &gst::Element) {
+    let (done, answer) = mpsc::sync_channel(1);
+    valve.call_async(move |valve| {
+        for pad in valve.src_pads() {
+            pad.peer_query(&mut gst::query::Drain::new());
+        }
+        // Nobody waits for it any more where it has taken too long.
+        let _ = done.send(());
+    });
+    if answer.recv_timeout(DRAIN).is_err() {
+        gst::warning!(
+            CAT,
+            obj = valve,
+            "downstream still holds frames of the camera"
+        );
     }
 }
 

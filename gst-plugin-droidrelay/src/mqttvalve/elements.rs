@@ -242,9 +242,17 @@ impl Elements {
         providers.find(|element| element.provide_clock().as_ref() == Some(clock))
     }
 
-    /// Brings the elements to NULL and holds them there.
-    pub fn stop(&self) {
-        if let Err(error) = self.drive(gst::State::Null, |_| {}) {
+    /// Brings the elements to NULL and holds them there; `between`: when they make nothing any more,
+    /// and before they give up what they have made it of.
+    pub fn stop(&self, between: impl FnOnce()) {
+        let mut running = self.elements();
+        running.retain(|element| target_state(element) > gst::State::Ready);
+        if !running.is_empty() {
+            // What cannot go there is brought to NULL all the same.
+            let _ = self.drive(running, gst::State::Ready, |_| {});
+            between();
+        }
+        if let Err(error) = self.drive(self.elements(), gst::State::Null, |_| {}) {
             gst::warning!(CAT, "{error}");
         }
     }
@@ -258,20 +266,25 @@ impl Elements {
                 .iter()
                 .any(|it| target_state(it) > gst::State::Ready)
         {
-            self.drive(gst::State::Ready, |_| {})?;
+            self.drive(self.elements(), gst::State::Ready, |_| {})?;
         }
-        self.drive(state, |element| set_times(element, valve))
+        self.drive(self.elements(), state, |element| set_times(element, valve))
     }
 
     fn elements(&self) -> Vec<gst::Element> {
         self.hold.elements()
     }
 
-    /// Brings those that are held to `state`, nearest first; none that is taken away meanwhile
-    /// stays in it.
-    fn drive(&self, state: gst::State, prepare: impl Fn(&gst::Element)) -> Result<(), String> {
+    /// Brings `elements`, which are held, to `state`, nearest first; none that is taken away
+    /// meanwhile stays in it.
+    fn drive(
+        &self,
+        elements: Vec<gst::Element>,
+        state: gst::State,
+        prepare: impl Fn(&gst::Element),
+    ) -> Result<(), String> {
         let mut outcome = Ok(());
-        for element in self.elements() {
+        for element in elements {
             element.set_locked_state(true);
             prepare(&element);
             let result = element.set_state(state);

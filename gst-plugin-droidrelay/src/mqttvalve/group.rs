@@ -71,7 +71,7 @@ impl Member {
         let (&first, publisher) = group.first_key_value()?;
         if first == self.number {
             let states = group.values().filter_map(|entry| entry.state.as_ref());
-            let worst = worst_state(states).cloned();
+            let worst = worst_state(states);
             let entry = group.get_mut(&first)?;
             if entry.last_published == worst {
                 return None;

@@ -10,7 +10,10 @@ use std::{
         unix::net::{SocketAddr, UnixListener},
     },
     path::Path,
+    sync::atomic::{AtomicBool, Ordering},
 };
+
+use parking_lot::Mutex;
 
 /// Sessions of one machine that would have one name.
 const MAX_TWINS: u32 = 64;
@@ -20,8 +23,11 @@ const SHOWN: usize = 24;
 /// The client id of a valve that was given none. Machine, topic and element go into a hash, so
 /// that no two fold into one; the topic is shown for those who read the broker's log.
 pub fn client_id(topic: &str, element: &str) -> String {
-    let machine = machine(Path::new("/")).unwrap_or_else(|| glib::host_name().to_string());
-    named(&machine, topic, element)
+    named(&this_machine(), topic, element)
+}
+
+fn this_machine() -> String {
+    machine(Path::new("/")).unwrap_or_else(|| glib::host_name().to_string())
 }
 
 fn named(machine: &str, topic: &str, element: &str) -> String {
@@ -78,49 +84,121 @@ fn machine(root: &Path) -> Option<String> {
     serial().or_else(adapter).or_else(installation)
 }
 
-/// A client id that no other valve of this machine has, for as long as this lives.
+/// A name that one valve of this machine has at a time.
+struct Claim {
+    name: String,
+    /// The kernel gives the name to one socket at a time, and takes it back with the process.
+    socket: Mutex<Option<UnixListener>>,
+}
+
+impl Claim {
+    fn of(what: &str) -> Self {
+        Claim {
+            name: format!("droidrelay/{}", hash(what)),
+            socket: Mutex::default(),
+        }
+    }
+
+    /// Takes it, where no other valve has it; whether it is ours now.
+    fn take(&self) -> bool {
+        let mut socket = self.socket.lock();
+        if socket.is_some() {
+            return true;
+        }
+        let claimed = SocketAddr::from_abstract_name(&self.name)
+            .and_then(|name| UnixListener::bind_addr(&name));
+        match claimed {
+            Ok(claimed) => *socket = Some(claimed),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return false,
+            // Where the kernel has no such names there is nobody to be told apart from.
+            Err(_) => {}
+        }
+        true
+    }
+}
+
+/// A valve's client id, and its right to it among the valves of this machine.
 pub struct ClientId {
     id: String,
-    /// The kernel gives its name to one socket at a time, and takes it back with the process.
-    _claim: Option<UnixListener>,
+    broker: String,
+    own: Claim,
+    /// Of the broker's user: there are brokers that take the user's name as client id.
+    login: Option<Claim>,
+    /// Another client has taken the session.
+    was_taken: AtomicBool,
 }
 
 impl ClientId {
     /// `id`, or where a pipeline with the same names has that one, another one made of it; the one
     /// that was made of it `before`, if it is free: what the broker keeps is kept under that name.
-    pub fn claim(id: &str, before: Option<&str>) -> Self {
+    pub fn claim(id: &str, before: Option<&str>, broker: &str, user: Option<&str>) -> Self {
         let all = (1..=MAX_TWINS).map(|twin| match twin {
             1 => id.to_owned(),
             twin => format!("{id}-{twin}"),
         });
         let mut all: Vec<String> = all.collect();
         all.sort_by_key(|id| Some(id.as_str()) != before);
-        for id in all {
-            let claimed = SocketAddr::from_abstract_name(format!("droidrelay/{}", hash(&id)))
-                .and_then(|name| UnixListener::bind_addr(&name));
-            match claimed {
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
-                claimed => {
-                    // Where the kernel has no such names there is nobody to be told apart from.
-                    let _claim = claimed.ok();
-                    return ClientId { id, _claim };
-                }
-            }
-        }
-        // They throw each other out, and are told so.
-        ClientId::fixed(id)
+        let claimed = all.into_iter().find_map(|id| {
+            let own = Claim::of(&id);
+            own.take().then_some((id, own))
+        });
+        // Where all are taken, it waits for one.
+        let (id, own) = claimed.unwrap_or_else(|| (id.to_owned(), Claim::of(id)));
+        Self::with(id, own, broker, user)
     }
 
-    /// An id that was given, whoever else has it.
-    pub fn fixed(id: &str) -> Self {
+    /// An id that was given: another valve that has it is waited for.
+    pub fn fixed(id: &str, broker: &str, user: Option<&str>) -> Self {
+        let own = Claim::of(&format!("{}\0{broker}\0{id}", this_machine()));
+        own.take();
+        Self::with(id.to_owned(), own, broker, user)
+    }
+
+    fn with(id: String, own: Claim, broker: &str, user: Option<&str>) -> Self {
+        let login = user.map(|user| {
+            let machine = this_machine();
+            Claim::of(&format!("{machine}\0{broker}\0user\0{user}"))
+        });
+        if let Some(login) = &login {
+            login.take();
+        }
         ClientId {
-            id: id.to_owned(),
-            _claim: None,
+            id,
+            broker: broker.to_owned(),
+            own,
+            login,
+            was_taken: AtomicBool::new(false),
         }
     }
 
     pub fn as_str(&self) -> &str {
         &self.id
+    }
+
+    /// Another client has taken the session.
+    pub fn taken(&self) {
+        self.was_taken.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this valve may connect, which would throw out another one of this machine. The error
+    /// names the remedy.
+    pub fn check(&self) -> Result<(), String> {
+        if !self.own.take() {
+            return Err(format!(
+                "another valve on this machine has the client id {:?} at {}, which it would lose: set client-id to \
+                 another one in one of them, or in neither",
+                self.id, self.broker
+            ));
+        }
+        let login = self.login.as_ref();
+        if self.was_taken.load(Ordering::Relaxed) && !login.is_none_or(Claim::take) {
+            return Err(format!(
+                "another valve on this machine has the same user at {}, which takes the user name as client id: give \
+                 each a user of its own (droidrelay-bridge robot add --valve)",
+                self.broker
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -210,19 +288,48 @@ mod tests {
     fn two_at_a_time_have_two_ids_and_one_after_the_other_the_same() {
         let id = format!("test-{}", std::process::id());
         let twin = format!("{id}-2");
-        let first = ClientId::claim(&id, None);
-        let second = ClientId::claim(&id, Some("of another topic"));
+        let claim = |before| ClientId::claim(&id, before, "mqtt://h", None);
+        let first = claim(None);
+        let second = claim(Some("of another topic"));
         assert_eq!(first.as_str(), id);
         assert_eq!(second.as_str(), twin);
         drop(first);
-        assert_eq!(
-            ClientId::claim(&id, Some(&twin)).as_str(),
-            id,
-            "it is not free"
-        );
+        assert_eq!(claim(Some(&twin)).as_str(), id, "it is not free");
         drop(second);
-        assert_eq!(ClientId::claim(&id, Some(&twin)).as_str(), twin);
-        assert_eq!(ClientId::claim(&id, None).as_str(), id);
-        assert_eq!(ClientId::fixed(&id).as_str(), id);
+        assert_eq!(claim(Some(&twin)).as_str(), twin);
+        assert_eq!(claim(None).as_str(), id);
+    }
+
+    #[test]
+    fn an_id_that_was_given_is_for_one_valve_at_a_time_at_each_broker() {
+        let id = format!("given-{}", std::process::id());
+        let fixed = |broker| ClientId::fixed(&id, broker, None);
+        let (first, second, other) = (fixed("mqtt://h"), fixed("mqtt://h"), fixed("mqtt://i"));
+        assert_eq!((first.as_str(), second.as_str()), (&id[..], &id[..]));
+        assert_eq!(first.check(), Ok(()));
+        assert_eq!(other.check(), Ok(()));
+        let error = second.check().unwrap_err();
+        assert!(
+            error.contains(&id) && error.contains("set client-id"),
+            "{error}"
+        );
+        drop(first);
+        assert_eq!(second.check(), Ok(()));
+    }
+
+    #[test]
+    fn where_the_user_names_the_session_one_of_two_valves_goes_on() {
+        let id = format!("user-{}", std::process::id());
+        let claim = || ClientId::claim(&id, None, "mqtt://h", Some("robot1"));
+        let (first, second) = (claim(), claim());
+        // Most brokers tell them apart.
+        assert_eq!((first.check(), second.check()), (Ok(()), Ok(())));
+        first.taken();
+        second.taken();
+        assert_eq!(first.check(), Ok(()));
+        let error = second.check().unwrap_err();
+        assert!(error.contains("a user of its own"), "{error}");
+        drop(first);
+        assert_eq!(second.check(), Ok(()));
     }
 }

@@ -410,6 +410,15 @@ impl ObjectImpl for MqttValve {
                     valve.local_command(&Command::Stop { id });
                     Some(valve.flow.is_closed())
                 }),
+                // Whether there is such a place.
+                action(
+                    "report-fault",
+                    &[String::static_type(), id],
+                    |valve, args| {
+                        let at = args[0].get::<Option<String>>().ok()??;
+                        Some(valve.report_fault(&at, filled(&args[1])))
+                    },
+                ),
                 // Whether it is open, so that there will be one.
                 action("keyframe", &[], |valve, _| {
                     valve.local_command(&Command::Keyframe);

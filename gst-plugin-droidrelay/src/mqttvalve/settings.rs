@@ -3,7 +3,7 @@
 //! The properties as they were set; nothing here connects, blocks or judges before
 //! [`Settings::check`].
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use glib::prelude::*;
 
@@ -205,12 +205,13 @@ impl Settings {
     }
 
     /// The client id: two sessions with one would throw each other out for ever.
-    fn client_id(&self, element: &str) -> ClientId {
+    fn client_id(&self, element: &str, broker: &BrokerUrl) -> ClientId {
+        let (broker, user) = (broker.to_string(), self.credentials.username());
         match &self.client_id {
-            Some(id) => ClientId::fixed(id),
+            Some(id) => ClientId::fixed(id, &broker, user),
             None => {
                 let id = identity::client_id(&self.topic, element);
-                ClientId::claim(&id, self.session.as_deref())
+                ClientId::claim(&id, self.session.as_deref(), &broker, user)
             }
         }
     }
@@ -233,7 +234,7 @@ impl Settings {
 
     /// Checks everything that can be checked without the network. None: no broker is set. The
     /// client id is this valve's for as long as it is kept.
-    pub fn check(&self, element: &str) -> Result<Option<(session::Config, ClientId)>, String> {
+    pub fn check(&self, element: &str) -> Result<Option<(session::Config, Arc<ClientId>)>, String> {
         let topics = self.topics();
         topics.check()?;
         let Some(broker) = self.broker.clone().transpose()? else {
@@ -246,7 +247,7 @@ impl Settings {
                 MIN_KEEP_ALIVE.as_secs()
             ));
         }
-        let client_id = self.client_id(element);
+        let client_id = Arc::new(self.client_id(element, &broker));
         broker.scheme.check_built_in()?;
         if let Some(prefix) = &self.discovery_prefix {
             Device::new(client_id.as_str(), self.topics()).check(prefix)?;
@@ -257,11 +258,12 @@ impl Settings {
             .then(|| tls::Source::new(self.tls.clone()))
             .transpose()?;
         self.credentials.read()?;
-        let credentials = self.credentials.clone();
+        let (credentials, right) = (self.credentials.clone(), client_id.clone());
         let config = session::Config {
             broker,
             client_id: client_id.as_str().to_owned(),
             credentials: Box::new(move || {
+                right.check()?;
                 let UserInfo { username, password } = credentials.read()?;
                 Ok((username, password))
             }),

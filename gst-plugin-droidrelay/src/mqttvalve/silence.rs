@@ -27,6 +27,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 pub struct EncoderWatch {
     probe: Option<Probe>,
     spell: Option<Spell>,
+    /// What it had given when it began, and whether there was more since.
+    begun: u64,
+    gives: bool,
 }
 
 /// Counts what comes out of an encoder.
@@ -83,7 +86,7 @@ impl EncoderWatch {
         let pad = encoder.static_pad("src")?;
         if self.probe.as_ref().is_none_or(|probe| probe.pad != pad) {
             self.probe = Some(Probe::of(pad));
-            self.spell = None;
+            (self.spell, self.begun, self.gives) = (None, 0, false);
         }
         let given = self.probe.as_ref()?.given.load(Ordering::Relaxed);
         let begins = Spell {
@@ -96,14 +99,21 @@ impl EncoderWatch {
                 let is_over = spell.is_over(passed, now);
                 if is_over {
                     self.spell = Some(begins);
+                    (self.begun, self.gives) = (given, false);
                 }
                 is_over.then(|| encoder.name().into())
             }
             _ => {
                 self.spell = Some(begins);
+                self.gives = given > self.begun;
                 None
             }
         }
+    }
+
+    /// Something has come out of it since it began, or began anew.
+    pub fn gives(&self) -> bool {
+        self.gives
     }
 
     /// Nothing is fed to it.

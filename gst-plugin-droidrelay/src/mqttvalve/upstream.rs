@@ -19,6 +19,7 @@ use gst::prelude::*;
 use super::{
     cat::CAT,
     descriptors::Devices,
+    downstream,
     elements::{Elements, target_state, with_children},
     settings::Standby,
     shared::{Membership, Role},
@@ -179,6 +180,8 @@ pub struct Upstream {
     retry_at: Duration,
     /// Frames that had come when it was last seen that they do, and when that was.
     frames: (u64, Duration),
+    /// It was told that none come.
+    is_silent: bool,
     /// The one of [`Status`] to which the elements were brought last.
     life: u64,
     membership: Membership,
@@ -209,6 +212,7 @@ impl Upstream {
             backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
             retry_at: Duration::ZERO,
             frames: (inputs.frames, inputs.now),
+            is_silent: false,
             life: 0,
             membership,
             valves: Vec::new(),
@@ -259,6 +263,8 @@ impl Upstream {
             let inputs = inputs();
             let (whose, fault) = self.look(valve, sinkpad, inputs);
             outcome.fault = fault.filter(|_| inputs.open).or(outcome.fault);
+            let silence = self.watch(valve, inputs);
+            outcome.fault = silence.or(outcome.fault);
             let Some(event) = self.next_event(valve, whose, inputs) else {
                 outcome.due = self.due(valve, inputs);
                 break;
@@ -344,30 +350,39 @@ impl Upstream {
     fn due(&self, valve: &gst::Element, inputs: Inputs) -> Option<Duration> {
         match self.status.own_state() {
             UpstreamState::Failed => Some(self.retry_at),
-            UpstreamState::Running if is_watched(valve, inputs) => {
-                Some(self.frames.1 + inputs.timeout)
+            state if runs(state) && is_watched(valve, inputs) => {
+                // Told of, it is over with the next frame.
+                Some(self.frames.1 + inputs.timeout).filter(|_| !self.is_silent)
             }
             _ => None,
         }
     }
 
-    /// A camera that says nothing has failed as well.
-    fn watch(&mut self, valve: &gst::Element, inputs: Inputs) {
-        let runs = self.status.own_state() == UpstreamState::Running && is_watched(valve, inputs);
-        if !runs || self.frames.0 != inputs.frames {
+    /// A camera that says nothing has failed as well. One that is not the valve's to start anew is
+    /// told of.
+    fn watch(&mut self, valve: &gst::Element, inputs: Inputs) -> Option<String> {
+        let state = self.status.own_state();
+        if !runs(state) || !is_watched(valve, inputs) || self.frames.0 != inputs.frames {
             self.frames = (inputs.frames, inputs.now);
-        } else if inputs.now >= self.frames.1 + inputs.timeout {
-            let camera = self.line.last().map(|it| it.name()).unwrap_or_default();
+            self.is_silent = false;
+        } else if inputs.now >= self.frames.1 + inputs.timeout && !self.is_silent {
+            let camera = self.line.last().map(|it| it.name());
+            let camera = camera.as_deref().unwrap_or("upstream");
             let seconds = inputs.timeout.as_secs();
-            self.status
-                .fail(format!("{camera}: no frame for {seconds} s"));
+            let fault = format!("{camera}: no frame for {seconds} s");
+            if state == UpstreamState::Running {
+                self.status.fail(fault);
+            } else {
+                self.is_silent = true;
+                return Some(fault);
+            }
         }
+        None
     }
 
     /// What has happened and was not followed yet.
     fn next_event(&mut self, valve: &gst::Element, whose: Whose, inputs: Inputs) -> Option<Event> {
         use UpstreamState::{Failed, Following, Inactive, Running, Stopped, Untouched};
-        self.watch(valve, inputs);
         let state = self.status.own_state();
         let open = match whose {
             _ if state == Inactive => return None,
@@ -476,7 +491,10 @@ impl Upstream {
 
     fn stop(&mut self, valve: &gst::Element, sinkpad: &gst::Pad, now: Duration) {
         self.wait_for_pushes(sinkpad);
-        self.elements.stop();
+        self.elements.stop(|| {
+            downstream::drain(valve);
+            self.valves.iter().for_each(downstream::drain);
+        });
         self.devices.stopped(&self.all(), now);
         // So that a pipeline-wide EOS reaches what is downstream while no source runs.
         valve.set_element_flags(gst::ElementFlags::SOURCE);
@@ -526,8 +544,13 @@ impl Drop for Upstream {
     }
 }
 
+/// Frames come from there while the valve is open.
+fn runs(state: UpstreamState) -> bool {
+    matches!(state, UpstreamState::Running | UpstreamState::Untouched)
+}
+
 fn is_watched(valve: &gst::Element, inputs: Inputs) -> bool {
-    inputs.timeout > Duration::ZERO && target_state(valve) == gst::State::Playing
+    inputs.open && inputs.timeout > Duration::ZERO && target_state(valve) == gst::State::Playing
 }
 
 /// The outermost object around `valve`, if there is one.

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use droidrelay_wire::Command;
+use droidrelay_wire::{Command, words::fault::Place};
 use gst::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -157,6 +157,13 @@ impl Elements {
                 Command::Stop { id } => valve.emit_by_name("stop", &[id]),
                 Command::Keyframe => valve.emit_by_name("keyframe", &[]),
             };
+        }
+    }
+
+    /// Has the valves tell in their state what is wrong at `at`; None: nothing.
+    pub fn report_fault(&self, at: &Place, reason: Option<&str>) {
+        for valve in &self.valves {
+            let _: bool = valve.emit_by_name("report-fault", &[&at.as_str(), &reason]);
         }
     }
 

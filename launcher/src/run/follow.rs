@@ -44,6 +44,7 @@ impl BridgeLink {
     pub fn report(&self, mut state: RobotState) {
         // What an element complains of may name what it was given.
         state.last_error = state.last_error.map(|text| self.log.clean(&text));
+        state.faults.map_reasons(|text| self.log.clean(&text));
         let text = Some(state_text(&state));
         self.states.send_if_modified(|reported| {
             let is_new = *reported != text;

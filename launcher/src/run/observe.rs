@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use droidrelay_wire::{Command, PublishPhase, RobotState, StreamState};
+use droidrelay_wire::{Command, PublishPhase, RobotState, StreamState, words::fault::Place};
 
 use super::{
     elements::Elements,
@@ -139,8 +139,12 @@ impl Observer {
         let (reason, is_bad) = match message.name().as_str() {
             "mqttvalve-state" => {
                 let state = StreamState::from(state.as_str());
-                let is_bad = matches!(state, StreamState::Error | StreamState::Refused);
-                (field("last-error"), is_bad)
+                let at = field("fault-at").map(|at| Place::from(at.as_str()));
+                let is_bad = matches!(state, StreamState::Error | StreamState::Refused)
+                    || matches!(at, Some(Place::Source | Place::Encoder | Place::Server));
+                // The launcher itself tells of branches.
+                let reason = field("last-error").filter(|_| at != Some(Place::Branch));
+                (reason, is_bad)
             }
             "rtmpauthsink-state" => {
                 let phase = PublishPhase::from(state.as_str());
@@ -173,7 +177,8 @@ impl Observer {
                 Some(Link::Up) => self.log.info(&format!("{name}: connected to the broker")),
                 Some(Link::UpAgain) => self.log.info(&format!("{name}: connected again")),
                 Some(Link::Lost) => {
-                    let reason = valve.state.last_error.iter();
+                    let reason = valve.state.faults.at(&Place::Broker);
+                    let reason = reason.iter();
                     let reason: String = reason.map(|reason| format!(": {reason}")).collect();
                     self.log
                         .warning(&format!("{name}: no MQTT session{reason}"));

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use droidrelay_wire::Backoff;
+use droidrelay_wire::{Backoff, words::fault::Place};
 
 /// Every so many failures in a row the pipeline is built anew.
 const REBUILD_AFTER: u32 = 3;
@@ -19,8 +19,8 @@ pub struct Recovery {
     backoff: Backoff,
     /// An element is of no more use: the next start needs a new pipeline.
     pub is_broken: bool,
-    /// Why the pipeline does not play.
-    pub reason: Option<String>,
+    /// Why the pipeline does not play, and what of it has failed.
+    pub reason: Option<(Place, String)>,
 }
 
 impl Recovery {
@@ -35,9 +35,9 @@ impl Recovery {
     }
 
     /// One more failure: how long to wait before the next start; None: give up.
-    pub fn fail(&mut self, reason: &str, random: f64) -> Option<Duration> {
+    pub fn fail(&mut self, at: Place, reason: &str, random: f64) -> Option<Duration> {
         self.failures += 1;
-        self.reason = Some(reason.to_owned());
+        self.reason = Some((at, reason.to_owned()));
         let gives_up = self.give_up_after > 0 && self.failures >= self.give_up_after;
         (!gives_up).then(|| self.backoff.next(random))
     }
@@ -69,15 +69,18 @@ mod tests {
         assert!(!recovery.needs_rebuild());
         let mut waits = Vec::new();
         let mut rebuilds = Vec::new();
-        while let Some(wait) = recovery.fail("no camera", 1.0) {
+        while let Some(wait) = recovery.fail(Place::Source, "no camera", 1.0) {
             waits.push(wait.as_millis());
             rebuilds.push(recovery.needs_rebuild());
         }
         assert_eq!(waits, [500, 1000, 2000]);
         assert_eq!(rebuilds, [false, false, true]);
-        assert_eq!(recovery.reason.as_deref(), Some("no camera"));
+        assert_eq!(
+            recovery.reason,
+            Some((Place::Source, "no camera".to_owned()))
+        );
         recovery.reset();
-        assert!(recovery.fail("no camera", 1.0).is_some());
+        assert!(recovery.fail(Place::Source, "no camera", 1.0).is_some());
         recovery.is_broken = true;
         assert!(recovery.needs_rebuild());
         recovery.is_broken = false;
@@ -87,6 +90,6 @@ mod tests {
     #[test]
     fn without_a_limit_it_never_gives_up() {
         let mut recovery = Recovery::new(0);
-        assert!((0..100).all(|_| recovery.fail("no camera", 0.0).is_some()));
+        assert!((0..100).all(|_| recovery.fail(Place::Source, "no camera", 0.0).is_some()));
     }
 }

@@ -3,8 +3,11 @@
 //! What valves and sinks say at one moment, and what systemd and the bridge are told of it.
 
 use droidrelay_wire::{
-    PublishPhase, RobotState, StreamState,
-    words::state::{MAX_STATE, worst_state},
+    PublishPhase, RobotState, Standby, StreamState,
+    words::{
+        fault::Place,
+        state::{MAX_STATE, worst_state},
+    },
 };
 
 use super::health::Passage;
@@ -33,6 +36,11 @@ pub struct Sink {
 }
 
 impl Valve {
+    /// It starts its camera anew, which has failed.
+    fn tries_again(&self) -> bool {
+        self.state.state == StreamState::Error && self.state.standby == Standby::Cold
+    }
+
     /// Leases that hold it open.
     pub fn viewers(&self) -> u32 {
         self.stats.get("viewers").unwrap_or_default()
@@ -51,7 +59,7 @@ impl Snapshot {
             .valves
             .iter()
             // A camera that fails is known to its valve, which tries it again.
-            .filter(|valve| valve.open && valve.state.state != StreamState::Error)
+            .filter(|valve| valve.open && !valve.tries_again())
             .map(|valve| Passage {
                 what: format!("no media has come through {}, which is open,", valve.name),
                 count: count(&valve.stats, "passed"),
@@ -114,36 +122,21 @@ impl Snapshot {
             parts.push("no MQTT session".into());
         }
         let text = parts.join(", ");
-        let reason = match state.state {
-            StreamState::Backoff | StreamState::Refused => state
-                .publish
-                .as_ref()
-                .and_then(|publish| publish.reason.as_ref()),
-            StreamState::Error => state.last_error.as_ref(),
-            _ => None,
-        };
-        match reason {
-            Some(reason) => format!("{text}: {reason}"),
-            None => text,
-        }
+        // That there is no session with the broker is said.
+        let at = |at| state.faults.at(at);
+        let why = at(&Place::Source).or(at(&Place::Encoder));
+        let why = why.or(at(&Place::Server)).map(|why| format!(": {why}"));
+        let branch = at(&Place::Branch).map(|why| format!("; {why}"));
+        text + &why.unwrap_or_default() + &branch.unwrap_or_default()
     }
 
-    fn worst_state(&self) -> Option<&RobotState> {
+    fn worst_state(&self) -> Option<RobotState> {
         worst_state(self.valves.iter().map(|valve| &valve.state))
     }
 
-    /// What a bridge is told of the robot; `fault`: why its pipeline does not play; `side`: what
-    /// beside the stream does not run.
-    pub fn robot_state(&self, fault: Option<&str>, side: Option<String>) -> Option<RobotState> {
-        let mut state = self.worst_state()?.clone();
-        state.last_error = state.last_error.or(side);
-        if let Some(fault) = fault {
-            state.last_error = Some(fault.to_owned());
-            if state.state != StreamState::Idle {
-                state.state = StreamState::Error;
-            }
-        }
-        Some(state)
+    /// What a bridge is told of the robot.
+    pub fn robot_state(&self) -> Option<RobotState> {
+        self.worst_state()
     }
 
     /// Bits per second that servers take at this moment.
@@ -180,16 +173,25 @@ pub mod tests {
             open: state != StreamState::Idle,
             broker: true,
             connected: true,
-            state: RobotState {
-                state,
-                last_error: Some("no camera".into()),
-                ..RobotState::default()
-            },
+            state: told(state),
             stats: gst::Structure::builder("stats")
                 .field("viewers", viewers)
                 .field("passed", 7u64)
                 .build(),
         }
+    }
+
+    /// A state whose camera has failed.
+    fn told(state: StreamState) -> RobotState {
+        let mut told = RobotState {
+            standby: Standby::Cold,
+            ..RobotState::default()
+        };
+        if state == StreamState::Error {
+            told.faults.set(Place::Source, Some("no camera".into()));
+        }
+        told.state = state;
+        told
     }
 
     pub fn sink(state: PublishPhase, bitrate: u64) -> Sink {
@@ -224,6 +226,16 @@ pub mod tests {
         let failed = vec![valve(StreamState::Error, 1), valve(StreamState::Live, 1)];
         let failed = seen(failed, publishing());
         assert_eq!(failed.status(), "error, 1 viewer: no camera");
+        let mut faulty = seen(vec![valve(StreamState::Error, 1)], vec![]);
+        let faults = &mut faulty.valves[0].state.faults;
+        faults.set(Place::Server, Some("closed the connection".into()));
+        faults.set(Place::Branch, Some("disk full".into()));
+        assert_eq!(faulty.status(), "error, 1 viewer: no camera; disk full");
+        faulty.valves[0].state.faults.set(Place::Source, None);
+        assert_eq!(
+            faulty.status(),
+            "error, 1 viewer: closed the connection; disk full"
+        );
         assert_eq!(seen(vec![], publishing()).status(), "playing, 1500 kbit/s");
         assert_eq!(seen(vec![], vec![]).status(), "playing");
     }
@@ -248,6 +260,10 @@ pub mod tests {
             [(7, false)]
         );
         assert_eq!(due(StreamState::Error, PublishPhase::Connecting), []);
+        // Nobody but the launcher starts the camera of a warm valve anew.
+        let mut warm = seen(vec![valve(StreamState::Error, 1)], vec![]);
+        warm.valves[0].state.standby = Standby::Warm;
+        assert_eq!(warm.passages().len(), 1);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use droidrelay_wire::{RobotState, backoff::jitter, exit};
+use droidrelay_wire::{RobotState, backoff::jitter, exit, words::fault::Place};
 use gst::prelude::*;
 use rustix::process::Signal;
 
@@ -100,6 +100,16 @@ struct Run {
     /// A side branch has failed while the pipeline was starting: that may be why it does not.
     branch_failed: bool,
     playing_since: Option<Instant>,
+}
+
+/// What of the stream an element that has failed is: an encoder, or what comes before it.
+fn place_of(element: Option<&gst::Object>) -> Place {
+    let element = element.and_then(|object| object.downcast_ref::<gst::Element>());
+    let class = element.and_then(|element| element.metadata("klass"));
+    match class.is_some_and(|class| class.contains("Encoder")) {
+        true => Place::Encoder,
+        false => Place::Source,
+    }
 }
 
 pub struct Supervisor {
@@ -229,9 +239,7 @@ impl Supervisor {
             Event::Poll(event) => self.observer.poll(event, &self.elements),
             Event::Disk(id, outcome) => {
                 self.side.done(id, outcome, &mut self.timers);
-                if self.phase == Phase::Playing {
-                    self.observe();
-                }
+                self.branches_changed();
             }
             Event::Broker if self.is_ending() => {}
             Event::Broker => self.observe(),
@@ -258,7 +266,7 @@ impl Supervisor {
         self.log.info("ending: asked by a signal");
         self.notify.stopping();
         self.notify.status("stopping");
-        let state = self.elements.snapshot().robot_state(None, None);
+        let state = self.elements.snapshot().robot_state();
         self.observer.report(state.map(RobotState::into_ended));
         self.net.stop();
         self.timers.arm(Timer::End, END_DEADLINE);
@@ -303,9 +311,7 @@ impl Supervisor {
                     && self.side.fail(source, &text)
                 {
                     self.run.branch_failed |= self.phase == Phase::Starting;
-                    if self.phase == Phase::Playing {
-                        self.observe();
-                    }
+                    self.branches_changed();
                     return;
                 }
                 let debug = error.debug().unwrap_or_default();
@@ -316,7 +322,7 @@ impl Supervisor {
                     self.recovery.is_broken = true;
                 }
                 if running {
-                    self.fail(&text);
+                    self.fail(place_of(message.src()), &text);
                 } else if finishing {
                     self.bring_down(Next::Exit(exit::OK));
                 }
@@ -470,7 +476,7 @@ impl Supervisor {
                 } else if matches!(self.phase, Phase::Starting | Phase::Playing) {
                     let text = format!("the pipeline does not go to {state:?}");
                     self.log.error(&text);
-                    self.fail(&text);
+                    self.fail(Place::Source, &text);
                 }
             }
             // The latency of a pipeline whose source is stopped by its valve cannot be asked
@@ -540,7 +546,7 @@ impl Supervisor {
                 }
                 Err(fault) => {
                     self.log.error(&fault.text);
-                    self.fail("the pipeline cannot be built any more");
+                    self.fail(Place::Source, "the pipeline cannot be built any more");
                     return;
                 }
             }
@@ -559,13 +565,37 @@ impl Supervisor {
         self.elements = elements;
         self.pipeline = pipeline;
         self.recovery.is_broken = false;
+        self.tell_faults();
         self.watch();
     }
 
-    fn fail(&mut self, reason: &str) {
+    /// What is beside the stream has failed, or runs again.
+    fn branches_changed(&mut self) {
+        match self.phase {
+            Phase::Playing => self.observe(),
+            _ => self.tell_faults(),
+        }
+    }
+
+    /// The valves tell what they cannot know: why the pipeline does not play, and what is wrong
+    /// beside the stream.
+    fn tell_faults(&self) {
+        let why = |at: &Place| {
+            let reason = self.recovery.reason.as_ref();
+            let reason = reason.filter(|(place, _)| place == at);
+            reason.map(|(_, text)| self.log.clean(text))
+        };
+        for at in [Place::Source, Place::Encoder] {
+            self.elements.report_fault(&at, why(&at).as_deref());
+        }
+        let side = self.side.fault().map(|text| self.log.clean(&text));
+        self.elements.report_fault(&Place::Branch, side.as_deref());
+    }
+
+    fn fail(&mut self, at: Place, reason: &str) {
         self.counters.failures += 1;
         self.notify.reloaded();
-        let wait = self.recovery.fail(reason, jitter());
+        let wait = self.recovery.fail(at, reason, jitter());
         let failures = self.recovery.failures;
         let Some(wait) = wait else {
             self.log.error(&format!(
@@ -598,11 +628,14 @@ impl Supervisor {
     /// Tells systemd and the bridge what the elements say. Where media stands still, the pipeline
     /// has failed.
     fn observe(&mut self) {
+        self.tell_faults();
         let seen = self.elements.snapshot();
         if !self.is_ending() {
-            let fault = self.recovery.reason.as_deref();
-            let side = self.side.fault();
-            self.observer.report(seen.robot_state(fault, side));
+            let mut state = seen.robot_state();
+            if let Some(state) = state.as_mut().filter(|_| self.recovery.reason.is_some()) {
+                state.is_down();
+            }
+            self.observer.report(state);
         }
         self.observer.keep_leases(&self.elements);
         if self.phase != Phase::Playing {
@@ -611,13 +644,9 @@ impl Supervisor {
         self.observer.brokers(&seen);
         if let Some(text) = self.observer.stalled(&seen, self.policy.stall_timeout) {
             self.log.error(&text);
-            return self.fail(&text);
+            return self.fail(Place::Source, &text);
         }
-        let mut status = seen.status();
-        if let Some(fault) = self.side.fault() {
-            status += &format!("; {fault}");
-        }
-        self.notify.status(&status);
+        self.notify.status(&seen.status());
         // What runs beside the stream is not interrupted for it.
         if seen.left_open().is_some() && self.side.is_empty() {
             if !self.timers.is_armed(Timer::Succeed) {

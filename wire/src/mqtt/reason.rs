@@ -101,7 +101,7 @@ impl Reason {
             ),
             0x8E => (
                 "another client has connected with the same client id",
-                "are there two robots from one image, or two services with one client-id? set client-id to one of its own in each",
+                "are there two robots from one image, or two services with one client-id? set client-id to one of its own in each, and where the broker takes the user name as client id, as the server kit's does, give each a user of its own",
             ),
             0x8F => (
                 "it does not take this topic filter",

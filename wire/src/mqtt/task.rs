@@ -48,8 +48,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 /// next beginning are never closer than `BACKOFF_MIN` (with jitter).
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(3);
-/// In place of it where somebody else has our session: each try takes it from them.
-const TAKEN_OVER_PAUSE: Duration = Duration::from_secs(10);
+/// In place of it where somebody else has our session: each try takes it from them, and the longer
+/// that goes on the rarer it is.
+const TAKEN_OVER_MIN: Duration = Duration::from_secs(10);
+const TAKEN_OVER_MAX: Duration = Duration::from_secs(60);
 /// A connection as old as this, and then each time that its age has doubled, says anew what the
 /// last will would change: that of a login which was given up comes late where the nodes of a
 /// cluster wait for each other, and stands until somebody says otherwise.
@@ -133,6 +135,7 @@ impl<F: FnMut(Event) + Send> Task<F> {
 
     pub async fn run(mut self, mut stopped: oneshot::Receiver<Last>) {
         let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
+        let mut taken_over = Backoff::new(TAKEN_OVER_MIN, TAKEN_OVER_MAX);
         let mut tries = 0;
         loop {
             let started = Instant::now();
@@ -158,7 +161,12 @@ impl<F: FnMut(Event) + Send> Task<F> {
             }
             let random = jitter();
             let pause = match is_taken {
-                true => Backoff::new(TAKEN_OVER_PAUSE, TAKEN_OVER_PAUSE).next(random),
+                true => {
+                    if started.elapsed() > TAKEN_OVER_MAX {
+                        taken_over.reset();
+                    }
+                    taken_over.next(random)
+                }
                 false => backoff.next(random).saturating_sub(started.elapsed()),
             };
             let shortest = Backoff::new(BACKOFF_MIN, BACKOFF_MIN).next(random);

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::word::words;
+use super::{fault::Faults, word::words};
 
 words! {
     /// What a viewer needs to know of the robot's stream, in one word.
@@ -125,8 +125,11 @@ pub struct RobotState {
     /// The sink's publishing session; absent where no `rtmpauthsink` is downstream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub publish: Option<PublishState>,
-    /// Last fault or refused command, without any secret.
+    /// What is wrong now, without any secret: the reason of the first of `faults`.
     pub last_error: Option<String>,
+    /// All that is wrong now, the nearest to the source first.
+    #[serde(skip_serializing_if = "Faults::is_empty")]
+    pub faults: Faults,
     /// What the sender of the last command that was obeyed knows it by: its MQTT 5 correlation
     /// data, where that is printable UTF-8 of at most 128 bytes, or else the id in it.
     pub last_command_id: Option<String>,
@@ -157,6 +160,30 @@ const CUTS: [usize; 3] = [256, 64, 0];
 const LONGEST_TEXT: usize = 1024;
 
 impl RobotState {
+    /// Tells of these faults, and of no others.
+    pub fn set_faults(&mut self, faults: Faults) {
+        self.last_error = faults.first().map(|fault| fault.reason.clone());
+        self.faults = faults;
+    }
+
+    /// The pipeline of this robot does not play, whatever it says of its stream.
+    pub fn is_down(&mut self) {
+        if self.state != StreamState::Idle {
+            self.state = StreamState::Error;
+        }
+    }
+
+    /// Why the stream is as it is.
+    pub fn reason(&self) -> Option<&str> {
+        let publish = self.publish.as_ref();
+        let publish = publish.and_then(|publish| publish.reason.as_deref());
+        match self.faults.first() {
+            Some(fault) => Some(&fault.reason),
+            // A robot of version 0.1 keeps an error that is over.
+            None => publish.or(self.last_error.as_deref()),
+        }
+    }
+
     /// Whether all who hold the stream open are listed.
     pub fn lists_all_viewers(&self) -> bool {
         let count = self.more.get(VIEWER_COUNT).and_then(Value::as_u64);
@@ -191,6 +218,7 @@ impl RobotState {
         if write(&state).len() > limit {
             state.more.retain(|name, _| name == VIEWER_COUNT);
             state.still_open.clear();
+            state.faults = Faults::default();
             state.publish = None;
         }
         write(&state)
@@ -208,6 +236,7 @@ impl RobotState {
                     .filter(|text| !text.is_empty());
             }
         }
+        self.faults.map_reasons(|reason| cut(reason, length));
         for value in self.more.values_mut() {
             if let Value::String(text) = value {
                 *text = cut(std::mem::take(text), length);
@@ -247,21 +276,38 @@ fn cut(mut text: String, length: usize) -> String {
     text
 }
 
-/// Of several streams that are told as one, the state that is furthest from well; of equals, the
-/// first.
-pub fn worst_state<'a>(states: impl IntoIterator<Item = &'a RobotState>) -> Option<&'a RobotState> {
-    states.into_iter().reduce(|worst, state| {
+/// Several streams that are told as one: the state that is furthest from well, of equals the first,
+/// with what is wrong with any of them.
+pub fn worst_state<'a>(
+    states: impl IntoIterator<Item = &'a RobotState> + Clone,
+) -> Option<RobotState> {
+    let worst = states.clone().into_iter().reduce(|worst, state| {
         if state.state.severity() > worst.state.severity() {
             state
         } else {
             worst
         }
-    })
+    });
+    let mut worst = worst?.clone();
+    let mut faults = std::mem::take(&mut worst.faults);
+    for state in states {
+        faults.add(state.faults.clone());
+        for device in &state.still_open {
+            if !worst.still_open.contains(device) {
+                worst.still_open.push(device.clone());
+            }
+        }
+    }
+    if !faults.is_empty() {
+        worst.set_faults(faults);
+    }
+    Some(worst)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::words::fault::Place;
 
     #[test]
     fn unknown_fields_survive_and_missing_ones_default() {
@@ -301,8 +347,32 @@ mod tests {
             state(StreamState::Backoff, "3"),
             state(StreamState::Idle, "4"),
         ];
-        assert_eq!(worst_state(&states), Some(&states[1]));
+        assert_eq!(worst_state(&states).as_ref(), Some(&states[1]));
         assert_eq!(worst_state(&[]), None);
+    }
+
+    #[test]
+    fn what_is_wrong_with_one_of_several_streams_is_told_with_the_others_state() {
+        let told = |state, at, reason: &str, device: &str| {
+            let mut told = RobotState {
+                state,
+                still_open: vec![device.to_owned()],
+                ..RobotState::default()
+            };
+            let mut faults = Faults::default();
+            faults.set(at, Some(reason.to_owned()));
+            told.set_faults(faults);
+            told
+        };
+        let states = [
+            told(StreamState::Live, Place::Branch, "disk full", "/dev/video0"),
+            told(StreamState::Backoff, Place::Server, "away", "/dev/video2"),
+        ];
+        let worst = worst_state(&states).unwrap();
+        assert_eq!(worst.state, StreamState::Backoff);
+        assert_eq!(worst.last_error.as_deref(), Some("disk full"));
+        assert_eq!(worst.faults.at(&Place::Server), Some("away"));
+        assert_eq!(worst.still_open, ["/dev/video2", "/dev/video0"]);
     }
 
     #[test]
@@ -378,6 +448,7 @@ mod tests {
 #[cfg(test)]
 mod properties {
     use super::*;
+    use crate::words::fault::{Fault, Place};
     use proptest::{collection::vec, option, prelude::*, sample::select};
 
     /// Milliseconds, as times are told.
@@ -432,8 +503,11 @@ mod properties {
             publish in option::of(publish()),
             refused_commands in any::<u64>(),
             start_latency_ms in option::of(seconds()),
+            faults in vec((word(Place::ALL), "[a-z]{0,5}"), 0..3),
             more in vec(("x_[a-z]{1,5}", unknown()), 0..3),
         ) -> RobotState {
+            let faults = faults.into_iter().map(|(at, reason)| Fault { at, reason });
+            let faults = Faults::from(faults.collect::<Vec<_>>());
             RobotState {
                 state,
                 since,
@@ -442,6 +516,7 @@ mod properties {
                 lease_until,
                 publish,
                 last_error,
+                faults,
                 last_command_id,
                 standby,
                 refused_commands,

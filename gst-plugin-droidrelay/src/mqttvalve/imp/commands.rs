@@ -5,10 +5,11 @@
 use std::time::Duration;
 
 use droidrelay_wire::{
-    Command,
+    Command, FaultKind,
     mqtt::session::{Event, Message},
     words::{
         command,
+        fault::Place,
         gate::{Origin, Outcome},
     },
 };
@@ -78,6 +79,19 @@ impl MqttValve {
         }
     }
 
+    /// Action signal `report-fault`; false where the place is not one.
+    pub(super) fn report_fault(&self, at: &str, reason: Option<String>) -> bool {
+        let at = Place::from(at);
+        if let Place::Other(at) = &at {
+            gst::warning!(CAT, imp = self, "report-fault: there is no place {at:?}");
+            return false;
+        }
+        if self.control.lock().report_fault(at, reason) {
+            self.announcing.wake();
+        }
+        true
+    }
+
     /// The local switch, property `drop`.
     pub(super) fn set_drop(&self, drop: bool) {
         let lease = Some(Duration::ZERO);
@@ -115,9 +129,14 @@ impl MqttValve {
             }
             Event::Down(fault) => {
                 gst::warning!(CAT, imp = self, "no MQTT session: {fault}");
+                if fault.kind == FaultKind::TakenOver
+                    && let Some(link) = self.link()
+                {
+                    link.taken();
+                }
                 let mut control = self.control.lock();
                 control.link(false, self.now());
-                control.note(fault.text);
+                control.note(Place::Broker, fault.text);
             }
             Event::Message(message) if message.topic == command_topic => {
                 return self.on_message(&message);
@@ -133,7 +152,7 @@ impl MqttValve {
             }
             Event::Refused(fault) => {
                 gst::warning!(CAT, imp = self, "{fault}");
-                self.control.lock().note(fault.text);
+                self.control.lock().note(Place::Broker, fault.text);
             }
         }
         self.announcing.wake();

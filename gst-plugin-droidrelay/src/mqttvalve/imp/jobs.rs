@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use droidrelay_wire::words::fault::Place;
 use gst::{prelude::*, subclass::prelude::*};
 
 use super::MqttValve;
@@ -76,7 +77,7 @@ impl MqttValve {
     /// Something that does not work as it was asked for, and what is done instead.
     pub(super) fn warn(&self, text: &str) {
         gst::element_imp_warning!(self, gst::ResourceError::Settings, ("{text}"));
-        self.control.lock().note(text.to_owned());
+        self.control.lock().note(Place::Setting, text.to_owned());
     }
 
     /// Brings what is around the valve to where the gate wants it; returns when to look again.
@@ -157,9 +158,15 @@ impl MqttValve {
                 }
             });
             if begun {
-                self.warn(&silence::told(&name));
+                let text = silence::told(&name);
+                gst::element_imp_warning!(self, gst::StreamError::Encode, ("{text}"));
+                self.control.lock().note(Place::Encoder, text);
                 self.announcing.wake();
             }
+        }
+        if encoder.gives() && self.control.lock().is_noted(&Place::Encoder) {
+            self.control.lock().forget(&[Place::Encoder]);
+            self.announcing.wake();
         }
         Some(encoder.next(now))
     }
