@@ -11,7 +11,6 @@ mod metrics;
 mod page;
 mod poll;
 mod request;
-mod robots;
 mod share;
 mod whep;
 
@@ -44,8 +43,8 @@ fn routes() -> Routes {
     vec![
         ("/stream/start", asking(Command::start())),
         ("/stream/stop", asking(Command::stop())),
-        ("/robots", get(robots::list)),
-        ("/robots/{robot}", get(robots::one)),
+        ("/robots", get(commands::list)),
+        ("/robots/{robot}", get(commands::one)),
         ("/robots/{robot}/stream", get(poll::poll)),
         ("/robots/{robot}/stream/start", asking(Command::start())),
         ("/robots/{robot}/stream/stop", asking(Command::stop())),

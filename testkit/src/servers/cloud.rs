@@ -15,11 +15,11 @@ use tempfile::TempDir;
 
 use crate::{
     artifacts::artifact,
+    certs::{Login, write_private},
     clients::{observer::Observer, rtsp},
     net::http,
     process::{Process, Signal, free_port, on_free_ports, text_of},
     robot::{Robot, Runner},
-    secrets::{Login, write_private},
     servers::{
         mosquitto::{Mosquitto, TOPIC},
         relay::{PATH, find_mediamtx},
