@@ -4,8 +4,21 @@
 # from npm, lal and pebble (ACME) as Go modules. What is not there of npm and Go is said, and left
 # out.
 #   export $(scripts/install-servers.sh FOLDER)     it prints the variables that the tests want
+#   scripts/install-servers.sh FOLDER mediamtx
+# MediaMTX alone, the one that the server's image has: taken out of the image that mediamtx/Dockerfile
+# names, or $MEDIAMTX_IMAGE; as root.
 set -euo pipefail
-folder=$(realpath -m "${1:?usage: $0 FOLDER}")
+folder=$(realpath -m "${1:?usage: $0 FOLDER [mediamtx]}")
+if [ "${2:-}" = mediamtx ]; then
+    root=$(cd "$(dirname "$0")/.." && pwd)
+    "$root/scripts/install-deps.sh" release
+    export STORAGE_DRIVER=vfs
+    container=$(buildah from "${MEDIAMTX_IMAGE:-$(sed -n 's/^ARG MEDIAMTX=//p' "$root/mediamtx/Dockerfile")}")
+    trap 'buildah rm "$container" >/dev/null' EXIT
+    install -m 755 "$(buildah mount "$container")/mediamtx" "$folder/mediamtx"
+    "$folder/mediamtx" --version
+    exit
+fi
 mkdir -p "$folder/lal"
 if command -v npm >/dev/null; then
     npm install --silent --no-audit --no-fund --prefix "$folder" node-media-server@4.4.3 >&2

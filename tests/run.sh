@@ -64,8 +64,7 @@ stage_no_tls() {
 
 stage_documents() {
     check "links in documents" scripts/check-links.py
-    check "one minimum Rust version" scripts/check-msrv.sh
-    check "licence headers" scripts/check-spdx.sh
+    check "licence headers, one minimum Rust version" scripts/check-sources.sh
 }
 
 stage_tests() {

@@ -37,10 +37,10 @@ use crate::{
     fleet::Fleet,
     grants::Grants,
     metrics::Metrics,
-    presence::ON_BEHALF,
     requests::Requests,
     robots::{Robot, shares_topic},
     share::{Revoked, Shares},
+    view::ON_BEHALF,
     views::ViewerSessions,
     webhook::Webhooks,
 };

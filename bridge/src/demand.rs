@@ -27,6 +27,8 @@ pub struct Settings {
     pub lease: Duration,
     /// Its API: who looks, and the end of those who may not any more.
     pub api: Option<Client>,
+    /// Its WebRTC server, to which WHEP is handed on.
+    pub webrtc: Option<Client>,
     /// By this the bridge itself is known at the API, where MediaMTX asks the bridge who may.
     pub own: Option<Credentials>,
 }

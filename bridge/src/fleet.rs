@@ -33,10 +33,9 @@ use crate::{
     clock::{Clock, Now},
     events::Events,
     metrics::Sums,
-    presence::Speaker,
     robots::{Directory, Robot, Word},
     share::{ShareLink, Shares},
-    view::{Availability, RobotView},
+    view::{Availability, RobotView, Speaker},
     wanted::{ConnectionAge, Delivery, Heard, LeaseTable},
     watch::Watch,
     watcher::Watcher,
@@ -461,6 +460,7 @@ impl Fleet {
             "online": online,
             "state": view.state.as_deref(),
             "watch": self.watch_urls.fill(robot),
+            "whep": self.watch_urls.whep(robot),
         })
     }
 

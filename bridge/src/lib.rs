@@ -11,7 +11,36 @@ mod bridge;
 pub mod cli {
     pub mod enroll;
     pub mod hook;
-    pub mod notify;
+    /// What systemd is told over `$NOTIFY_SOCKET`; without one, nothing.
+    pub mod notify {
+        use sd_notify::NotifyState;
+        use tracing::warn;
+
+        /// The bridge listens; from here on the runtime that calls this feeds systemd's watchdog, if it
+        /// has one, until it ends.
+        pub fn ready() {
+            send(NotifyState::Ready);
+            if let Some(interval) = sd_notify::watchdog_enabled() {
+                tokio::spawn(async move {
+                    let mut ticks = tokio::time::interval(interval / 2);
+                    loop {
+                        ticks.tick().await;
+                        send(NotifyState::Watchdog);
+                    }
+                });
+            }
+        }
+
+        pub fn stopping() {
+            send(NotifyState::Stopping);
+        }
+
+        fn send(state: NotifyState) {
+            if let Err(err) = sd_notify::notify(&[state]) {
+                warn!("cannot write to $NOTIFY_SOCKET: {err}");
+            }
+        }
+    }
     pub mod robot;
 }
 mod clock;
@@ -28,7 +57,6 @@ mod http;
 pub mod log;
 mod metrics;
 mod note;
-mod presence;
 mod random;
 mod requests;
 mod robots;

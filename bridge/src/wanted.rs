@@ -24,8 +24,7 @@ use tokio::sync::{Notify, watch};
 use crate::{
     clock::{Now, millis},
     note::{Decided, HeldLease, Note},
-    presence::{Presence, Speaker},
-    view::Availability,
+    view::{Availability, Presence, Speaker},
     watcher::Watcher,
 };
 

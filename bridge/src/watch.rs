@@ -15,6 +15,9 @@ pub struct Watch {
     pub rtsp: Option<WatchUrl>,
     pub hls: Option<WatchUrl>,
     pub webrtc: Option<WatchUrl>,
+    /// The bridge hands WHEP on.
+    #[serde(skip)]
+    pub whep: bool,
 }
 
 impl Watch {
@@ -31,6 +34,11 @@ impl Watch {
             _ => authority,
         };
         (!host.is_empty() && !host.contains('{')).then(|| host.to_owned())
+    }
+
+    /// Where the page begins a WebRTC session with the robot, relative to itself.
+    pub fn whep(&self, robot: &Robot) -> Option<String> {
+        self.whep.then(|| format!("robots/{}/whep", robot.name))
     }
 
     /// The URLs of one robot's stream, by the way to watch it.

@@ -17,7 +17,8 @@ use droidrelay_wire::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{failure::Failure, machine::Found};
+use crate::machine::Found;
+use droidrelay_wire::exit::Failure;
 
 const FOLDER: &str = "etc/droidrelay";
 const GROUP: &str = "droidrelay";

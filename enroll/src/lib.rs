@@ -3,11 +3,9 @@
 //! `droidrelay enroll` and `droidrelay leave`: from the command that the server has printed to a
 //! service that runs, and back. A program of its own, which `droidrelay run` never loads.
 
-mod failure;
 mod files;
 mod machine;
 mod server;
-mod service;
 
 use std::{
     env,
@@ -25,10 +23,10 @@ use droidrelay_wire::{
     words::enroll::{Bundle, Invitation},
 };
 
-pub use failure::Failure;
+pub use droidrelay_wire::exit::Failure;
 use files::{Folder, Kept};
+use machine::URL;
 use server::Server;
-use service::URL;
 
 #[derive(Parser)]
 #[command(name = "droidrelay", version, bin_name = "droidrelay")]
@@ -136,11 +134,11 @@ fn enroll(options: Enroll) -> Result<(), Failure> {
     }
     folder.keep(&kept)?;
     for camera in &bundle.cameras {
-        service::start(&camera.name)?;
+        machine::start(&camera.name)?;
     }
     match &server {
         Some(server) => server.wait_online(&bundle)?,
-        None => service::wait_active(&bundle)?,
+        None => machine::wait_active(&bundle)?,
     }
     folder.forget_pending();
     if bundle.page != "/" {
@@ -205,7 +203,7 @@ fn leave(options: &Leave) -> Result<(), Failure> {
     let folder = Folder::open(&options.root)?;
     let kept = folder.kept(options.name.as_deref())?;
     for service in kept.services() {
-        service::stop(service)?;
+        machine::stop(service)?;
     }
     let notes = folder.remove(&kept)?;
     println!("{}: stopped and removed here", kept.robot);

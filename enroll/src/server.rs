@@ -19,7 +19,7 @@ use droidrelay_wire::{
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use crate::failure::Failure;
+use droidrelay_wire::exit::Failure;
 
 /// For an answer.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -12,7 +12,7 @@ use droidrelay_testkit::{
     clients::observer::{Observer, Seen},
     servers::{
         mosquitto::{Mosquitto, Options, TOPIC},
-        old_broker::{Answer, OldBroker},
+        other_broker::{Answer, OldBroker},
     },
 };
 use droidrelay_wire::{RobotState, StreamState, mqtt::session::Properties, words::topics::ONLINE};

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use crate::common::{end, launch, no_error, start};
 use droidrelay_testkit::{
-    secrets::{random_word, write_private},
+    certs::{random_word, write_private},
     servers::relay::{Event, Kind, Options, Relay},
 };
 use gst::prelude::*;

@@ -11,5 +11,4 @@ mod elements;
 mod extremes;
 mod keyframes;
 mod neighbours;
-mod silence;
 mod standby;

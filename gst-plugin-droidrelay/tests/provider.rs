@@ -7,8 +7,7 @@ mod common;
 
 use common::{end, launch, no_error, start, until};
 use droidrelay_testkit::{
-    certs::{Authority, Validity},
-    secrets::write_private,
+    certs::{Authority, Validity, write_private},
     servers::mosquitto::{Listener, Mosquitto, Options},
 };
 use droidrelay_wire::mqtt::broker::Scheme;

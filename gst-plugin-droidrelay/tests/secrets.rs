@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use common::{launch, until};
 use droidrelay_testkit::{
+    certs::{random_word, write_private},
     net::proxy::Proxy,
-    secrets::{random_word, write_private},
     servers::{
         mosquitto::Mosquitto,
         relay::{Event, Kind, Relay},

@@ -13,8 +13,8 @@ use tempfile::TempDir;
 
 use droidrelay_testkit::usage::family;
 use droidrelay_testkit::{
+    certs::write_private,
     process::{Process, Signal, program, text_of},
-    secrets::write_private,
     servers::mosquitto::TOPIC,
     testbed::Testbed,
 };

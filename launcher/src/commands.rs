@@ -26,7 +26,6 @@ use droidrelay_wire::{
 use crate::{
     cli::{Action, Cli, Doctor, Enrollment, OnEos, Poll, Run},
     doctor,
-    failure::Failure,
     file::{opening, pipeline, source::Source},
     help,
     log::Log,
@@ -42,6 +41,7 @@ use crate::{
     },
     v4l2,
 };
+use droidrelay_wire::exit::Failure;
 
 /// Runs the command line and returns the exit code.
 pub fn main() -> u8 {

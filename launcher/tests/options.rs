@@ -302,13 +302,6 @@ fn has(unit: &str, line: &str) -> bool {
     unit.lines().any(|found| found == line)
 }
 
-#[test]
-fn the_package_installs_the_unit_that_stands_beside_the_launcher() {
-    let (ours, packaged) = ("launcher/systemd", "debian");
-    let unit = |folder| repository(&format!("{folder}/droidrelay@.service"));
-    assert_eq!(unit(ours), unit(packaged));
-}
-
 /// What each kind of camera needs beyond V4L2, and what makes it known when it is plugged in later.
 #[test]
 fn the_unit_lets_each_kind_of_camera_and_microphone_work() {

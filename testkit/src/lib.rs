@@ -15,7 +15,6 @@ pub mod clients {
 pub mod journal;
 /// Networks that can be made bad, and HTTP.
 pub mod net {
-    pub mod crowd;
     pub mod http;
     pub mod netns;
     pub mod proxy;
@@ -23,21 +22,18 @@ pub mod net {
 }
 pub mod process;
 pub mod robot;
-pub mod secrets;
 /// What a robot and its viewers connect to.
 pub mod servers {
     pub mod balancer;
     pub mod bridge;
     pub mod cloud;
     pub mod mosquitto;
-    pub mod old_broker;
     pub mod other_broker;
     pub mod others;
     pub mod relay;
     pub mod rmqtt;
     pub mod silent;
 }
-pub mod stalls;
 pub mod testbed;
 pub mod uplink;
 pub mod usage;

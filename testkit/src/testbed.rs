@@ -9,11 +9,11 @@ use droidrelay_wire::StreamState;
 use tempfile::TempDir;
 
 use crate::{
+    certs::write_private,
     clients::observer::{Observer, Seen},
     journal::DEADLINE,
     process::poll,
     robot::{Robot, Runner},
-    secrets::write_private,
     servers::{
         bridge::Bridge,
         mosquitto::Mosquitto,

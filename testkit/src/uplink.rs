@@ -8,13 +8,13 @@ use anyhow::Result;
 use tempfile::TempDir;
 
 use crate::{
+    certs::write_private,
     journal::Journal,
     net::shaped_link::{Quality, SERVER, ShapedLink},
     robot::{
         Robot, Runner,
         stamps::{Arrival, StampReader, StampedCamera},
     },
-    secrets::write_private,
     servers::relay::{Kind, Options, Relay},
 };
 

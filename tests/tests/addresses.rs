@@ -9,11 +9,10 @@ use std::{
 };
 
 use droidrelay_testkit::{
-    certs::{Authority, Validity},
+    certs::{Authority, Login, Validity, write_private},
     clients::observer::Observer,
     net::netns::{FAR, Loss, isolated},
     robot::{Robot, Runner},
-    secrets::{Login, write_private},
     servers::{
         bridge::{Bridge, Known},
         mosquitto::{Listener, Mosquitto, Options, TOPIC},

@@ -16,14 +16,14 @@ use std::{
 
 use droidrelay_testkit::{
     artifacts::artifact,
+    certs::{Login, write_private},
     journal::DEADLINE,
     net::{
-        crowd::{connect_from, raise_file_limit},
         http,
         netns::{Network, isolated},
+        proxy::{connect_from, raise_file_limit},
     },
     process::{Process, poll, program_of},
-    secrets::{Login, write_private},
 };
 use tempfile::TempDir;
 

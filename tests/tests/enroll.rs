@@ -13,12 +13,11 @@ use std::{
 
 use droidrelay_testkit::{
     artifacts::artifact,
-    certs::{Authority, Validity},
+    certs::{Authority, Login, Validity},
     journal::DEADLINE,
     net::http,
     process::{Process, Signal, free_port, poll, program_of},
     robot::Plugins,
-    secrets::Login,
 };
 use tempfile::TempDir;
 

@@ -15,6 +15,7 @@ use std::{
 
 use droidrelay_testkit::{
     artifacts::artifact,
+    certs::Login,
     clients::{
         browser::{Browser, Screen},
         reader::Reader,
@@ -23,7 +24,6 @@ use droidrelay_testkit::{
     net::{http, netns::isolated},
     process::{Process, Signal, poll, program, program_of},
     robot::{Robot, Runner},
-    secrets::Login,
     servers::relay::{Kind, find_mediamtx},
     testbed::TEST_PICTURE,
 };

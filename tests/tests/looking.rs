@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use droidrelay_testkit::{
+    certs::Login,
     clients::{
         browser::{Browser, Screen},
         observer::Seen,
@@ -13,7 +14,6 @@ use droidrelay_testkit::{
     },
     journal::DEADLINE,
     process::poll,
-    secrets::Login,
     servers::{
         cloud::{Cloud, LEASE, Media},
         relay::Kind,

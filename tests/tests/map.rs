@@ -71,7 +71,7 @@ fn properties(element: &str) -> Vec<String> {
 fn endpoints() -> Vec<String> {
     let document: Value = serde_json::from_str(&read("bridge/openapi.json")).unwrap();
     let paths = document["paths"].as_object().unwrap();
-    let methods = ["get", "post", "put", "delete"];
+    let methods = ["get", "post", "put", "patch", "delete"];
     let endpoint = |(path, operations): (&String, &Value)| {
         let operations = operations.as_object().unwrap().keys();
         let known = operations.filter(|method| methods.contains(&method.as_str()));

@@ -9,12 +9,11 @@ use std::{
 };
 
 use droidrelay_testkit::{
-    certs::{Authority, Validity},
+    certs::{Authority, Validity, write_private},
     clients::observer::Observer,
     journal::Journal,
     net::netns::{FAR, Loss, NameServer, isolated},
     robot::{Robot, Runner},
-    secrets::write_private,
     servers::{
         mosquitto::{Mosquitto, Options, TOPIC},
         silent::SilentServer,

@@ -99,6 +99,12 @@ fn a_click_shows_the_robot_by_webrtc_and_stop_ends_it() {
     a_click_shows_the_robot_and_stop_ends_it(Media::WebRtc, "WebRTC");
 }
 
+/// Its policy lets the page reach nothing else.
+#[test]
+fn a_click_shows_the_robot_through_the_bridges_own_address_and_sign_in() {
+    a_click_shows_the_robot_and_stop_ends_it(Media::HandedOn, "WebRTC");
+}
+
 #[test]
 fn a_click_shows_the_robot_by_hls_where_that_is_all_and_stop_ends_it() {
     a_click_shows_the_robot_and_stop_ends_it(Media::Hls, "HLS, some seconds late");

@@ -9,11 +9,10 @@ use std::{
 };
 
 use droidrelay_testkit::{
-    certs::{Authority, Identity, Validity},
+    certs::{Authority, Identity, Validity, write_private},
     journal::DEADLINE,
     net::{netns::isolated, proxy::Proxy},
     robot::{Robot, Runner},
-    secrets::write_private,
     servers::relay::{self, Event, Kind, Relay},
     testbed::{TEST_PICTURE, Testbed},
 };

@@ -11,12 +11,12 @@ use std::{
 };
 
 use droidrelay_testkit::{
+    certs::{Login, write_private},
     clients::observer::Observer,
     journal::DEADLINE,
     net::http,
     process::{poll, text_of},
     robot::{Robot, Runner},
-    secrets::{Login, write_private},
     servers::{
         balancer::{Balancer, Way},
         bridge::{Bridge, Known},

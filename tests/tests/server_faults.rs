@@ -20,8 +20,8 @@ use droidrelay_testkit::{
         relay::{self, Event, Kind},
         silent::SilentServer,
     },
-    stalls::StallMonitor,
     testbed::{ENCODER, Testbed},
+    usage::StallMonitor,
 };
 use droidrelay_wire::StreamState;
 use tempfile::TempDir;

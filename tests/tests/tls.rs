@@ -9,10 +9,9 @@ use std::{
 };
 
 use droidrelay_testkit::{
-    certs::{Authority, Identity, Validity},
+    certs::{Authority, Identity, Validity, write_private},
     clients::observer::Observer,
     robot::{Robot, Runner},
-    secrets::write_private,
     servers::mosquitto::{Listener, Mosquitto, Options, TOPIC},
 };
 use droidrelay_wire::{

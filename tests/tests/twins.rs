@@ -9,12 +9,12 @@ use std::{
 };
 
 use droidrelay_testkit::{
+    certs::write_private,
     clients::observer::Observer,
     journal::DEADLINE,
     net::netns::{Namespace, isolated},
     process::poll,
     robot::{Plugins, Robot, Runner},
-    secrets::write_private,
     servers::mosquitto::{Mosquitto, TOPIC},
 };
 

@@ -4,8 +4,18 @@
 //! session that both keep ([`mqtt`]), and the way to a server ([`net`]).
 
 pub mod backoff;
-pub mod boot;
-/// Exit codes, named as in sysexits.h.
+/// Which start of the machine this is.
+pub mod boot {
+    use std::fs;
+
+    /// Another one after each boot: it names what begins anew then, as the kernel's clock does.
+    /// Empty where the kernel does not tell.
+    pub fn id() -> String {
+        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        id.trim().to_owned()
+    }
+}
+/// How commands end: exit codes, named as in sysexits.h.
 pub mod exit {
     pub const OK: u8 = 0;
     pub const USAGE: u8 = 64;
@@ -15,6 +25,23 @@ pub mod exit {
     pub const SOFTWARE: u8 = 70;
     pub const NO_PERMISSION: u8 = 77;
     pub const CONFIG: u8 = 78;
+
+    /// Why a command failed, and what to do.
+    #[derive(Debug)]
+    pub struct Failure {
+        /// One of these codes.
+        pub code: u8,
+        pub text: String,
+    }
+
+    impl Failure {
+        pub fn new(code: u8, text: impl Into<String>) -> Self {
+            Failure {
+                code,
+                text: text.into(),
+            }
+        }
+    }
 }
 mod files;
 pub mod line;

@@ -210,6 +210,7 @@ pub struct MediaMtxTable {
     #[serde(deserialize_with = "seconds::<_, 10, 3600>")]
     pub lease: Duration,
     pub api: Option<Spanned<UrlText>>,
+    pub webrtc: Option<Spanned<UrlText>>,
     pub api_user: Option<String>,
     pub api_password_file: Option<Spanned<PathBuf>>,
 }
@@ -221,6 +222,7 @@ impl Default for MediaMtxTable {
             read_starts: false,
             lease: LEASE,
             api: None,
+            webrtc: None,
             api_user: None,
             api_password_file: None,
         }

@@ -188,6 +188,10 @@ impl File {
         let share_key = |table: ShareTable| {
             share::key_from_file(&folder.join(table.key_file.get_ref())).at(&table.key_file)
         };
+        let watch = Watch {
+            whep: self.mediamtx.webrtc.is_some(),
+            ..self.watch
+        };
         let directory = directory(self.robots, self.listed)?;
         let webhook = |table: WebhookTable| table.check(folder, &directory);
         Ok(Config {
@@ -204,7 +208,7 @@ impl File {
             mqtt: self.mqtt.check(folder, variable, &directory)?,
             users: users(self.users, &directory)?,
             directory,
-            watch: self.watch,
+            watch,
             proxies: self.trusted_proxies,
             tls: self.tls.map(tls).transpose()?,
             tls_listen,
@@ -246,10 +250,16 @@ impl MediaMtxTable {
             let UrlText(url) = api.get_ref();
             Client::new(url.clone(), login, &TlsFiles::default(), USER_AGENT).at(&api)
         };
+        // It gets the viewers' own credentials.
+        let webrtc = |webrtc: Spanned<UrlText>| {
+            let UrlText(url) = webrtc.get_ref();
+            Client::new(url.clone(), Login::None, &TlsFiles::default(), USER_AGENT).at(&webrtc)
+        };
         Ok(demand::Settings {
             read_starts: self.read_starts,
             lease: self.lease,
             api: self.api.map(api).transpose()?,
+            webrtc: self.webrtc.map(webrtc).transpose()?,
             own,
         })
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Start, stop, key frame: what a viewer may ask of a robot.
+//! Robots as their viewers see them; start, stop, key frame: what they may ask of one.
 
 use std::time::Duration;
 
@@ -28,6 +28,32 @@ use crate::{
     robots::Robot,
     view::{Availability, RobotView},
 };
+
+/// All robots that the user may see.
+pub async fn list(State(bridge): Shared, Extension(user): Caller) -> Json<Value> {
+    let names = bridge.fleet.names();
+    let robots: Vec<Value> = names
+        .iter()
+        .filter(|name| user.may(Right::Look, name))
+        .filter_map(|name| bridge.fleet.directory.robot(name))
+        .map(|robot| bridge.fleet.describe(&robot))
+        .collect();
+    Json(json!({ "robots": robots, "broker": bridge.fleet.broker() }))
+}
+
+/// One robot.
+pub async fn one(
+    State(bridge): Shared,
+    Extension(user): Caller,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, Failure> {
+    let robot = bridge.robot(&user, Right::Look, &name)?;
+    // Right after the connection the retained topics are still on their way.
+    bridge.fleet.settled_view(&robot.name).await;
+    let mut answer = bridge.fleet.describe(&robot);
+    answer["broker"] = bridge.fleet.broker();
+    Ok(Json(answer))
+}
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -11,8 +11,8 @@ mod metrics;
 mod page;
 mod poll;
 mod request;
-mod robots;
 mod share;
+mod whep;
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use axum::{
     },
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{MethodRouter, delete, get, post, put},
+    routing::{MethodRouter, delete, get, patch, post, put},
 };
 use droidrelay_wire::{
     Command,
@@ -43,13 +43,18 @@ fn routes() -> Routes {
     vec![
         ("/stream/start", asking(Command::start())),
         ("/stream/stop", asking(Command::stop())),
-        ("/robots", get(robots::list)),
-        ("/robots/{robot}", get(robots::one)),
+        ("/robots", get(commands::list)),
+        ("/robots/{robot}", get(commands::one)),
         ("/robots/{robot}/stream", get(poll::poll)),
         ("/robots/{robot}/stream/start", asking(Command::start())),
         ("/robots/{robot}/stream/stop", asking(Command::stop())),
         ("/robots/{robot}/stream/keyframe", asking(Command::Keyframe)),
         ("/robots/{robot}/stream/state", put(poll::report)),
+        ("/robots/{robot}/whep", post(whep::whep)),
+        (
+            "/robots/{robot}/whep/{session}",
+            patch(whep::whep).delete(whep::whep),
+        ),
         (
             "/robots/{robot}/share",
             post(share::share).delete(share::revoke),

@@ -47,9 +47,11 @@ fn policy(watch: &Watch) -> String {
             hash_of("<style>", "</style>"),
         )
     });
-    let origins: String = [&watch.webrtc, &watch.hls]
+    // What the bridge hands on is asked of itself.
+    let webrtc = watch.webrtc.as_ref().filter(|_| !watch.whep);
+    let origins: String = webrtc
         .into_iter()
-        .flatten()
+        .chain(&watch.hls)
         .map(|url| format!(" {}", origin(url)))
         .collect();
     format!(
@@ -91,6 +93,7 @@ mod tests {
             rtsp: url("rtsps://media.example:8322/{path}"),
             webrtc: url(webrtc),
             hls: url(hls),
+            whep: false,
         })
     }
 
@@ -106,6 +109,20 @@ mod tests {
         );
         assert!(!policy.contains("rtsps"), "{policy}");
         assert!(!policy.contains("unsafe"), "{policy}");
+    }
+
+    #[test]
+    fn where_the_bridge_hands_whep_on_the_page_reaches_nothing_but_the_bridge() {
+        let url = WatchUrl::try_from("https://media.example:8889/{path}".to_owned());
+        let policy = policy(&Watch {
+            webrtc: url.ok(),
+            whep: true,
+            ..Watch::default()
+        });
+        assert!(
+            policy.contains("connect-src 'self'; media-src 'self' blob:"),
+            "{policy}"
+        );
     }
 
     #[test]

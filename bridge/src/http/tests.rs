@@ -22,7 +22,11 @@ use droidrelay_wire::{
 };
 use http_body_util::BodyExt;
 use tempfile::TempDir;
-use tokio::{runtime::Handle, time::Instant};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    runtime::Handle,
+    time::Instant,
+};
 use tower::ServiceExt;
 
 use crate::{Config, auth::Hash, enroll::invite};
@@ -37,6 +41,10 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::with("")
+    }
+
+    fn with(more: &str) -> Self {
         let broker = TcpListener::bind("127.0.0.1:0").unwrap();
         let sha = |secret: &str| Hash::sha256(&secret.into());
         let text = format!(
@@ -60,6 +68,7 @@ impl Bench {
             name = "admin"
             role = "admin"
             token = "{}"
+            {more}
             "#,
             broker.local_addr().unwrap(),
             sha("hunter2"),
@@ -224,6 +233,77 @@ async fn a_robot_gets_its_bundle_once_in_time_and_guesses_are_limited() {
 }
 
 #[tokio::test]
+async fn whep_is_handed_on_for_viewers_with_their_address_and_a_place_under_the_bridge() {
+    // What comes to the media server, and what it says to that.
+    let media = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let bench = Bench::with(&format!(
+        "[mediamtx]\nwebrtc = \"http://{}\"",
+        media.local_addr().unwrap()
+    ));
+    let (_, described) = bench.as_viewer("GET", "/robots/r1").await;
+    assert_eq!(described["whep"], "robots/r1/whep");
+    let served = tokio::spawn(async move {
+        let mut asked = Vec::new();
+        for answer in [
+            "HTTP/1.1 201 Created\r\nContent-Type: application/sdp\r\nETag: *\r\n\
+             Access-Control-Allow-Origin: *\r\nLocation: /robots/r1/whep/5e55-1\r\n\
+             Content-Length: 6\r\n\r\nanswer",
+            "HTTP/1.1 204 No Content\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        ] {
+            let (mut stream, _) = media.accept().await.unwrap();
+            let mut text = Vec::new();
+            let is_whole = |text: &[u8]| {
+                let text = String::from_utf8_lossy(text);
+                let parts = text.split_once("\r\n\r\n");
+                parts.is_some_and(|(head, body)| {
+                    body == "offer" || !head.contains("content-length: 5")
+                })
+            };
+            while !is_whole(&text) {
+                assert_ne!(stream.read_buf(&mut text).await.unwrap(), 0);
+            }
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            asked.push(String::from_utf8(text).unwrap());
+        }
+        asked
+    });
+    let ask = async |method: &str, path: &str, body: &'static str| {
+        let mut request = viewer(method, path);
+        let sdp = HeaderValue::from_static("application/sdp");
+        request.headers_mut().insert(CONTENT_TYPE, sdp);
+        *request.body_mut() = Body::from(body);
+        bench.send(request).await
+    };
+    assert_eq!(ask("POST", "/robots/r2/whep", "offer").await.0, 403);
+    let nobody = bench.send(request("POST", "/robots/r1/whep", None)).await.0;
+    assert_eq!(nobody, 401);
+    let (status, _, head) = ask("POST", "/robots/r1/whep", "offer").await;
+    assert_eq!(status, 201);
+    assert_eq!(head.headers()["location"], "whep/5e55-1");
+    assert_eq!(head.headers()[CONTENT_TYPE], "application/sdp");
+    assert!(!head.headers().contains_key("access-control-allow-origin"));
+    assert_eq!(ask("DELETE", "/robots/r1/whep/..%2Fx", "").await.0, 404);
+    assert_eq!(ask("PATCH", "/robots/r1/whep/5e55-1", "offer").await.0, 204);
+    assert_eq!(ask("DELETE", "/robots/r1/whep/5e55-1", "").await.0, 200);
+    let asked = served.await.unwrap();
+    for (text, begin) in asked.iter().zip([
+        "POST /robots/r1/whep HTTP",
+        "PATCH /robots/r1/whep/5e55-1 HTTP",
+        "DELETE /robots/r1/whep/5e55-1 HTTP",
+    ]) {
+        assert!(text.starts_with(begin), "{text}");
+        assert!(text.contains("x-forwarded-for: 192.0.2.1\r\n"), "{text}");
+        assert!(text.contains("content-type: application/sdp\r\n"), "{text}");
+    }
+    // It is gone.
+    assert_eq!(ask("POST", "/robots/r1/whep", "offer").await.0, 502);
+    let without = Bench::new();
+    let answer = without.as_viewer("POST", "/robots/r1/whep").await;
+    assert_eq!(answer.0, 404, "{}", answer.1);
+}
+
+#[tokio::test]
 async fn a_viewer_has_the_robots_of_their_list_and_an_admin_all() {
     let bench = Bench::new();
     bench.bridge.fleet.apply(Event::Up(Capabilities::ALL));
@@ -367,7 +447,10 @@ async fn the_openapi_document_tells_every_endpoint_and_no_other() {
             .unwrap_or_else(|| panic!("{path} is not told"));
         let mut told: Vec<_> = methods.as_object().unwrap().keys().cloned().collect();
         // A method that nobody has shows which ones there are.
-        let sample = path.replace("{robot}", "r1").replace("{id}", "0");
+        let sample = path
+            .replace("{robot}", "r1")
+            .replace("{id}", "0")
+            .replace("{session}", "0");
         let (status, _, head) = bench.send(request("BREW", &sample, None)).await;
         assert_eq!(status, 405, "{path}");
         let allowed = head.headers()["allow"].to_str().unwrap().to_lowercase();

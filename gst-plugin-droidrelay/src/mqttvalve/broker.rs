@@ -25,7 +25,7 @@ use super::{
     discovery::{self, Device},
     group::Member,
     identity::ClientId,
-    topics::Topics,
+    identity::Topics,
 };
 use crate::element::io::Io;
 

@@ -11,7 +11,7 @@ use droidrelay_wire::{
 };
 use serde_json::json;
 
-use super::topics::Topics;
+use super::identity::Topics;
 
 /// Payload of Home Assistant's birth message.
 pub const BIRTH: &[u8] = ONLINE.as_bytes();

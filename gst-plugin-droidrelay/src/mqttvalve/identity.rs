@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Names a valve's session at the broker: another one for each machine, topic and element, the
+//! A valve's topics, and the name of its session at the broker: another one for each machine, topic and element, the
 //! same at each start.
 
 use std::{
@@ -14,6 +14,8 @@ use std::{
 };
 
 use parking_lot::Mutex;
+
+use droidrelay_wire::words::topics::{check_distinct, check_topic};
 
 /// Sessions of one machine that would have one name.
 const MAX_TWINS: u32 = 64;
@@ -199,6 +201,29 @@ impl ClientId {
             ));
         }
         Ok(())
+    }
+}
+
+/// Topics of one valve.
+#[derive(Debug, Clone)]
+pub struct Topics {
+    pub command: String,
+    pub state: String,
+    pub availability: String,
+}
+
+impl Topics {
+    /// Says what is wrong with one of them, or with all together.
+    pub fn check(&self) -> Result<(), String> {
+        let named = [
+            ("topic", &*self.command),
+            ("state-topic", &*self.state),
+            ("availability-topic", &*self.availability),
+        ];
+        for (name, topic) in named {
+            check_topic(topic).map_err(|error| format!("{name}: {error}"))?;
+        }
+        check_distinct(&named)
     }
 }
 

@@ -29,7 +29,6 @@ mod silence;
 mod status;
 mod surroundings;
 mod survey;
-mod topics;
 mod upstream;
 
 use glib::prelude::*;

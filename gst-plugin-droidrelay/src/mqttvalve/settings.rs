@@ -19,9 +19,8 @@ use droidrelay_wire::{
 
 use super::{
     discovery::Device,
-    identity::{self, ClientId},
+    identity::{self, ClientId, Topics},
     kept::Keep,
-    topics::Topics,
 };
 use crate::element::{
     files::{Credentials, names},

@@ -33,10 +33,10 @@ use super::common::print_table;
 use droidrelay_testkit::usage::{Cpu, Memory};
 use droidrelay_testkit::{
     artifacts::artifact,
+    certs::{Login, write_private},
     journal::DEADLINE,
     net::http,
     process::{Process, free_port, poll, program_of, text_of},
-    secrets::{Login, write_private},
     servers::mosquitto::{self, Mosquitto, TOPIC},
 };
 

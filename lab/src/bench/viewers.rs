@@ -14,9 +14,9 @@ use clap::Args;
 use super::common::print_table;
 use droidrelay_testkit::usage::{Cpu, Memory};
 use droidrelay_testkit::{
+    certs::write_private,
     clients::rtsp::Viewer,
     robot::{Robot, Runner},
-    secrets::write_private,
     servers::relay::{Event, Kind, PATH, Relay},
     testbed::TEST_PICTURE,
 };

@@ -14,12 +14,12 @@ use droidrelay_wire::{
     words::topics::{OFFLINE, ONLINE},
 };
 
-use super::{Camera, Options, PATIENCE, Robot, spread};
+use super::machine::{Camera, PATIENCE, Robot, spread};
 
 pub struct Case {
     pub name: &'static str,
     pub must: &'static str,
-    pub run: fn(&mut Robot, &Options) -> Result<String>,
+    pub run: fn(&mut Robot, usize) -> Result<String>,
 }
 
 pub const ALL: &[Case] = &[
@@ -31,17 +31,17 @@ pub const ALL: &[Case] = &[
     Case {
         name: "rounds, vivid",
         must: "live and idle each time; the camera closed after each",
-        run: |robot, options| rounds(robot, options, Camera::Vivid),
+        run: |robot, count| rounds(robot, count, Camera::Vivid),
     },
     Case {
         name: "rounds, USB",
         must: "live and idle each time; the camera closed, its light off after each",
-        run: |robot, options| rounds(robot, options, Camera::Usb),
+        run: |robot, count| rounds(robot, count, Camera::Usb),
     },
     Case {
         name: "rounds, libcamera",
         must: "live and idle each time; the camera closed, its light off after each",
-        run: |robot, options| rounds(robot, options, Camera::Libcamera),
+        run: |robot, count| rounds(robot, count, Camera::Libcamera),
     },
     Case {
         name: "unplugged while live",
@@ -109,7 +109,7 @@ fn seconds(time: Duration) -> String {
     format!("{:.1} s", time.as_secs_f64())
 }
 
-fn boot(robot: &mut Robot, _: &Options) -> Result<String> {
+fn boot(robot: &mut Robot, _: usize) -> Result<String> {
     robot.serve(Camera::Vivid, "usb-camera", "")?;
     let mark = robot.mark();
     let begin = Instant::now();
@@ -133,28 +133,28 @@ fn boot(robot: &mut Robot, _: &Options) -> Result<String> {
     ))
 }
 
-fn rounds(robot: &mut Robot, options: &Options, camera: Camera) -> Result<String> {
+fn rounds(robot: &mut Robot, count: usize, camera: Camera) -> Result<String> {
     robot.serve(camera, "usb-camera", "")?;
     let mark = robot.mark();
     let (mut live, mut idle, mut closed) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 0..options.rounds {
-        let count = || format!("round {round}");
-        live.push(robot.open().with_context(count)?);
+    for round in 0..count {
+        let which = || format!("round {round}");
+        live.push(robot.open().with_context(which)?);
         ensure!(robot.is_open(camera)?, "live without the camera");
-        idle.push(robot.close().with_context(count)?);
-        closed.push(robot.wait_closed(camera).with_context(count)?);
+        idle.push(robot.close().with_context(which)?);
+        closed.push(robot.wait_closed(camera).with_context(which)?);
     }
     robot.was_never_offline(mark)?;
     Ok(format!(
         "{} rounds; live {}, idle {}, closed {} later (least/median/greatest)",
-        options.rounds,
+        count,
         spread(live),
         spread(idle),
         spread(closed),
     ))
 }
 
-fn unplugged(robot: &mut Robot, _: &Options) -> Result<String> {
+fn unplugged(robot: &mut Robot, _: usize) -> Result<String> {
     robot.serve(Camera::Usb, "usb-camera", "")?;
     robot.open()?;
     let mark = robot.mark();
@@ -173,7 +173,7 @@ fn unplugged(robot: &mut Robot, _: &Options) -> Result<String> {
     Ok(format!("\"{told}\"; live {} after the plug", seconds(live)))
 }
 
-fn unplugged_idle(robot: &mut Robot, _: &Options) -> Result<String> {
+fn unplugged_idle(robot: &mut Robot, _: usize) -> Result<String> {
     robot.serve(Camera::Usb, "usb-camera", "")?;
     robot.open()?;
     robot.close()?;
@@ -197,7 +197,7 @@ fn unplugged_idle(robot: &mut Robot, _: &Options) -> Result<String> {
     Ok(format!("it came back as {name}; live in {}", seconds(live)))
 }
 
-fn frozen(robot: &mut Robot, _: &Options) -> Result<String> {
+fn frozen(robot: &mut Robot, _: usize) -> Result<String> {
     robot.serve(Camera::Usb, "usb-camera", "")?;
     robot.open()?;
     let mark = robot.mark();
@@ -219,7 +219,7 @@ fn frozen(robot: &mut Robot, _: &Options) -> Result<String> {
     ))
 }
 
-fn streaming_error(robot: &mut Robot, _: &Options) -> Result<String> {
+fn streaming_error(robot: &mut Robot, _: usize) -> Result<String> {
     robot.serve(Camera::Vivid, "usb-camera", "")?;
     robot.open()?;
     let mark = robot.mark();
@@ -237,7 +237,7 @@ fn streaming_error(robot: &mut Robot, _: &Options) -> Result<String> {
     Ok(format!("\"{told}\"; live after {}", seconds(live)))
 }
 
-fn missing(robot: &mut Robot, _: &Options) -> Result<String> {
+fn missing(robot: &mut Robot, _: usize) -> Result<String> {
     robot.machine.usb.tell("unplug")?;
     robot.observer.retain("start")?;
     let mark = robot.mark();
@@ -256,7 +256,7 @@ fn missing(robot: &mut Robot, _: &Options) -> Result<String> {
     Ok(format!("\"{told}\"; live {} after the plug", seconds(live)))
 }
 
-fn wrong_size(robot: &mut Robot, _: &Options) -> Result<String> {
+fn wrong_size(robot: &mut Robot, _: usize) -> Result<String> {
     robot.serve(Camera::Usb, "usb-camera", "WIDTH=1000\nHEIGHT=700")?;
     let mark = robot.mark();
     robot.observer.send("start")?;
@@ -268,7 +268,7 @@ fn wrong_size(robot: &mut Robot, _: &Options) -> Result<String> {
     Ok(format!("\"{}\"", state.last_error.unwrap_or_default()))
 }
 
-fn disk_full(robot: &mut Robot, _: &Options) -> Result<String> {
+fn disk_full(robot: &mut Robot, _: usize) -> Result<String> {
     robot.machine.run(
         "mkdir -p /var/lib/droidrelay/small
          mountpoint -q /var/lib/droidrelay/small || mount -t tmpfs -o size=3m tmpfs /var/lib/droidrelay/small
@@ -326,7 +326,7 @@ fn full(robot: &mut Robot) -> Result<String> {
     ))
 }
 
-fn network_cut(robot: &mut Robot, _: &Options) -> Result<String> {
+fn network_cut(robot: &mut Robot, _: usize) -> Result<String> {
     robot.serve(Camera::Vivid, "usb-camera", "")?;
     robot.open()?;
     robot.machine.set_network(false)?;
@@ -347,7 +347,7 @@ fn network_cut(robot: &mut Robot, _: &Options) -> Result<String> {
     Ok(format!("live {} after it", seconds(took)))
 }
 
-fn bad_line(robot: &mut Robot, _: &Options) -> Result<String> {
+fn bad_line(robot: &mut Robot, _: usize) -> Result<String> {
     robot.serve(Camera::Vivid, "usb-camera", "")?;
     robot
         .machine
@@ -362,7 +362,7 @@ fn bad_line(robot: &mut Robot, _: &Options) -> Result<String> {
     ))
 }
 
-fn killed(robot: &mut Robot, _: &Options) -> Result<String> {
+fn killed(robot: &mut Robot, _: usize) -> Result<String> {
     robot.serve(Camera::Vivid, "usb-camera", "")?;
     robot.open()?;
     let mark = robot.mark();
@@ -377,7 +377,7 @@ fn killed(robot: &mut Robot, _: &Options) -> Result<String> {
     Ok(format!("live after {}", seconds(live)))
 }
 
-fn clock(robot: &mut Robot, _: &Options) -> Result<String> {
+fn clock(robot: &mut Robot, _: usize) -> Result<String> {
     robot.serve(Camera::Vivid, "usb-camera", "")?;
     robot.machine.run(
         "systemctl disable --now systemd-timesyncd; rm -f /var/lib/systemd/timesync/clock; touch -d @0 /usr/lib/clock-epoch",
@@ -398,7 +398,7 @@ fn clock(robot: &mut Robot, _: &Options) -> Result<String> {
     ))
 }
 
-fn power_cut(robot: &mut Robot, _: &Options) -> Result<String> {
+fn power_cut(robot: &mut Robot, _: usize) -> Result<String> {
     robot.serve(Camera::Vivid, "usb-camera", "")?;
     robot.open()?;
     let mark = robot.mark();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! A virtual machine with Debian's kernel, and a USB camera that is a program on this one.
+//! A virtual machine with Debian's kernel, a USB camera that is a program on this one, and the robot
+//! that they are.
 
 use std::{
     fs,
@@ -8,18 +9,31 @@ use std::{
     os::unix::net::{UnixDatagram, UnixStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use droidrelay_testkit::process::{Process, free_port, poll};
+use droidrelay_testkit::{
+    clients::observer::{Observer, Seen},
+    process::{Process, free_port, poll},
+    servers::{
+        mosquitto::{Mosquitto, TOPIC},
+        relay::{Kind, PATH, Relay},
+    },
+};
+use droidrelay_wire::{
+    RobotState, StreamState,
+    words::topics::{OFFLINE, ONLINE},
+};
 use tempfile::TempDir;
 
+/// The processor is emulated, and the machine shared: what does not come within this has failed.
+pub const PATIENCE: Duration = Duration::from_secs(180);
 /// A boot takes half a minute on a quiet machine.
 const BOOT: Duration = Duration::from_secs(600);
 
 /// This machine, as the virtual one sees it.
-pub const HOST: &str = "10.0.2.2";
+const HOST: &str = "10.0.2.2";
 
 /// What `lab/vm.sh` has made.
 pub struct Disk {
@@ -262,4 +276,217 @@ impl UsbCamera {
     pub fn text(&self) -> String {
         self.process.text()
     }
+}
+
+/// One of them, with what it needs around it.
+pub struct Robot {
+    pub machine: Machine,
+    pub observer: Observer,
+    pub relay: Relay,
+    broker: Mosquitto,
+    /// What uses a camera's driver while nobody has the camera open.
+    unused: Vec<(Camera, u32)>,
+}
+
+/// Of the machine's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Camera {
+    Vivid,
+    Usb,
+    /// The USB camera by libcamerasrc.
+    Libcamera,
+}
+
+impl Camera {
+    fn driver(self) -> &'static str {
+        match self {
+            Camera::Vivid => "vivid",
+            Camera::Usb | Camera::Libcamera => "uvcvideo",
+        }
+    }
+
+    fn source(self) -> &'static str {
+        match self {
+            Camera::Vivid => "v4l2src device=/dev/video0",
+            Camera::Usb => {
+                "v4l2src device=/dev/v4l/by-id/usb-Droid_Works_Fake_UVC_Camera_SN0001-video-index0"
+            }
+            Camera::Libcamera => "libcamerasrc",
+        }
+    }
+}
+
+impl Robot {
+    pub fn start(disk: Disk) -> Result<Self> {
+        let broker = Mosquitto::start()?;
+        let kind = match Kind::MediaMtx.notice_if_absent() {
+            true => Kind::Nginx,
+            false => Kind::MediaMtx,
+        };
+        let relay = Relay::start(kind)?;
+        let observer = Observer::start(&broker)?;
+        let mut robot = Robot {
+            machine: Machine::boot(disk)?,
+            observer,
+            relay,
+            broker,
+            unused: Vec::new(),
+        };
+        let (mqtt, rtmp) = (
+            robot.broker.robot.password.clone(),
+            robot.relay.publisher.password.clone(),
+        );
+        for (name, password) in [("mqtt", mqtt), ("rtmp", rtmp)] {
+            let path = format!("/etc/droidrelay/{name}.pass");
+            robot.machine.write(&path, &password, "600", "root")?;
+        }
+        robot.machine.run("udevadm settle")?;
+        for camera in [Camera::Vivid, Camera::Usb] {
+            let users = robot.users(camera)?;
+            robot.unused.push((camera, users));
+        }
+        Ok(robot)
+    }
+
+    /// The driver's users, by the kernel's books.
+    fn users(&self, camera: Camera) -> Result<u32> {
+        let path = format!("/sys/module/{}/refcnt", camera.driver());
+        Ok(self.machine.run(&format!("cat {path}"))?.parse()?)
+    }
+
+    pub fn is_open(&self, camera: Camera) -> Result<bool> {
+        let unused = self
+            .unused
+            .iter()
+            .find(|(known, _)| known.driver() == camera.driver());
+        let (_, unused) = unused.context("no such camera")?;
+        let used = self.users(camera)? > *unused;
+        if camera != Camera::Vivid {
+            ensure!(
+                used || !self.machine.usb.light()?,
+                "the kernel knows no user, and the camera's light is on"
+            );
+        }
+        Ok(used)
+    }
+
+    /// Waits until nobody has the camera open; says how long that took.
+    pub fn wait_closed(&self, camera: Camera) -> Result<Duration> {
+        let begin = Instant::now();
+        let closed = poll(PATIENCE, || (!self.is_open(camera).ok()?).then_some(()));
+        closed.with_context(|| {
+            let who = self
+                .machine
+                .run("fuser -v /dev/video* /dev/media* 2>&1 || true");
+            format!("the camera is not closed: {}", who.unwrap_or_default())
+        })?;
+        Ok(begin.elapsed())
+    }
+
+    /// Plugged in, thawed, nobody asks for anything, the service runs with vivid and is idle.
+    pub fn prepare(&mut self) -> Result<()> {
+        for command in ["plug", "thaw", "stall-commit off", "hang off"] {
+            self.machine.usb.tell(command)?;
+        }
+        self.observer.clear(TOPIC)?;
+        self.machine.set_network(true)
+    }
+
+    /// Runs the service with this camera, a line of `pipelines/` and more variables, anew.
+    pub fn serve(&self, camera: Camera, line: &str, variables: &str) -> Result<()> {
+        let environment = format!(
+            "BROKER=mqtt://{HOST}:{}\nLOCATION=rtmp://{HOST}:{}/{PATH}\nTOPIC={TOPIC}\nMQTT_USER={}\nRTMP_USER={}\nCAMERA={}\n{variables}\n",
+            self.broker.port(),
+            self.relay.rtmp_port(),
+            self.broker.robot.user,
+            self.relay.publisher.user,
+            camera.source(),
+        );
+        self.machine.run("systemctl stop droidrelay@robot1")?;
+        self.machine.run(&format!(
+            "cp /usr/share/droidrelay/pipelines/{line}.launch /etc/droidrelay/robot1.launch"
+        ))?;
+        self.machine
+            .write("/etc/droidrelay/robot1.env", &environment, "600", "root")?;
+        let mark = self.observer.seen().mark();
+        self.machine
+            .run("systemctl enable --now droidrelay@robot1")
+            .with_context(|| self.journal().unwrap_or_default())?;
+        self.wait_available(mark, ONLINE)?;
+        Ok(())
+    }
+
+    pub fn journal(&self) -> Result<String> {
+        self.machine
+            .run("journalctl -q -b -u droidrelay@robot1 -n 40 -o short-monotonic")
+    }
+
+    pub fn mark(&self) -> usize {
+        self.observer.seen().mark()
+    }
+
+    pub fn wait(
+        &self,
+        mark: usize,
+        what: &str,
+        wanted: impl Fn(&RobotState) -> bool,
+    ) -> Result<(Instant, Box<RobotState>)> {
+        let seen = self.observer.seen();
+        let found = seen.try_wait(mark, PATIENCE, |seen| seen.state().is_some_and(&wanted));
+        match found {
+            Some((at, Seen::State(state, _))) => Ok((at, state)),
+            _ => bail!("{what}: not seen; last: {:?}", seen.last()),
+        }
+    }
+
+    pub fn wait_state(&self, mark: usize, wanted: StreamState) -> Result<Instant> {
+        let (at, _) = self.wait(mark, wanted.as_str(), |state| state.state == wanted)?;
+        Ok(at)
+    }
+
+    pub fn wait_available(&self, mark: usize, wanted: &str) -> Result<Instant> {
+        let seen = self.observer.seen();
+        let found = seen.try_wait(mark, PATIENCE, |seen| seen.is_available(wanted));
+        Ok(found.with_context(|| format!("not {wanted}"))?.0)
+    }
+
+    /// Nobody lost the robot since then.
+    pub fn was_never_offline(&self, mark: usize) -> Result<()> {
+        let offline = self
+            .observer
+            .seen()
+            .position(mark, |seen| seen.is_available(OFFLINE));
+        ensure!(
+            offline.is_none(),
+            "it was offline meanwhile: {:?}",
+            self.observer.seen().since(mark)
+        );
+        Ok(())
+    }
+
+    /// Sends `start`; the time to the state `live`.
+    pub fn open(&self) -> Result<Duration> {
+        let mark = self.mark();
+        let sent = self.observer.send("start")?;
+        Ok(self.wait_state(mark, StreamState::Live)? - sent)
+    }
+
+    /// Sends `stop`; the time to the state `idle`.
+    pub fn close(&self) -> Result<Duration> {
+        let mark = self.mark();
+        let sent = self.observer.send("stop")?;
+        Ok(self.wait_state(mark, StreamState::Idle)? - sent)
+    }
+}
+
+/// Least, median and greatest, in seconds.
+pub fn spread(mut times: Vec<Duration>) -> String {
+    times.sort();
+    let at = |index: usize| times.get(index).map_or(0.0, Duration::as_secs_f64);
+    format!(
+        "{:.2}/{:.2}/{:.2} s",
+        at(0),
+        at(times.len() / 2),
+        at(times.len().saturating_sub(1))
+    )
 }

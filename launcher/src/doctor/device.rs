@@ -11,7 +11,7 @@ use std::{
 use droidrelay_camera::node::Node;
 
 use super::report::{Report, forbidden, missing};
-use crate::failure::Failure;
+use droidrelay_wire::exit::Failure;
 
 /// A process that has a device open.
 #[derive(Debug, PartialEq, Eq)]

@@ -14,7 +14,6 @@ use super::{
     server,
 };
 use crate::{
-    failure::Failure,
     file::{
         launchfile::LaunchFile,
         opening::{self, Opened},
@@ -22,6 +21,7 @@ use crate::{
     },
     run::elements::Elements,
 };
+use droidrelay_wire::exit::Failure;
 
 /// Where nothing better is known.
 const DRIVER: &str = "look at the device and its driver (dmesg)";

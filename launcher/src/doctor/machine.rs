@@ -10,7 +10,7 @@ use super::{
     device,
     report::{Report, missing},
 };
-use crate::failure::Failure;
+use droidrelay_wire::exit::Failure;
 
 const ELEMENTS: [&str; 2] = ["mqttvalve", "rtmpauthsink"];
 

@@ -4,9 +4,9 @@
 
 use std::{fmt::Display, io::Write};
 
-use droidrelay_wire::exit;
+use droidrelay_wire::exit::{self, Failure};
 
-use crate::{failure::Failure, log::Log};
+use crate::log::Log;
 
 /// Prints what is seen as it is seen.
 pub struct Report<'a> {

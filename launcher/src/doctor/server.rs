@@ -30,10 +30,8 @@ use tokio::{
 };
 
 use super::report::{Report, failed, forbidden, missing};
-use crate::{
-    failure::Failure,
-    file::{launchfile::LaunchFile, pipeline},
-};
+use crate::file::{launchfile::LaunchFile, pipeline};
+use droidrelay_wire::exit::Failure;
 
 /// For the name, and for its addresses.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);

@@ -16,7 +16,7 @@ use std::{
 use droidrelay_wire::exit;
 
 use super::report::{Report, failed, forbidden, missing};
-use crate::failure::Failure;
+use droidrelay_wire::exit::Failure;
 
 /// Where launch files, environments and passwords of the services are.
 const FOLDER: &str = "/etc/droidrelay";

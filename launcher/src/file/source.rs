@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::{Args, ValueHint};
-use droidrelay_wire::exit;
+use droidrelay_wire::exit::{self, Failure};
 
 use super::{
     commandsrc,
@@ -16,7 +16,7 @@ use super::{
     pipeline,
     variables::Variables,
 };
-use crate::{failure::Failure, log::Log};
+use crate::log::Log;
 
 fn failure(path: &Path, fault: Fault) -> Failure {
     let place = fault.place.map(|at| format!(":{at}")).unwrap_or_default();

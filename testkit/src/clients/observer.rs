@@ -14,10 +14,10 @@ use droidrelay_wire::{
 use tokio::runtime::Runtime;
 
 use crate::{
+    certs::{Login, random_word},
     journal::{DEADLINE, Journal},
     process::poll,
     robot::{Robot, Runner},
-    secrets::{Login, random_word},
     servers::mosquitto::{DISCOVERY_PREFIX, Mosquitto, TOPIC},
 };
 

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{journal::DEADLINE, secrets::Login};
+use crate::{certs::Login, journal::DEADLINE};
 
 pub struct Viewer {
     stream: BufReader<TcpStream>,

@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The network between a robot and a server: a TCP forwarder that can be cut, mended and slow.
+//! The network between a robot and a server: a TCP forwarder that can be cut, mended and slow; many
+//! connections from many addresses.
 
 use std::{
     io::{self, Read, Write},
-    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::Result;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::{Domain, Socket, Type};
 
 /// Forwards connections to its own port, until it is dropped.
 pub struct Proxy {
@@ -204,4 +207,26 @@ fn forward(
     // The other direction ends as well.
     let _ = from.shutdown(Shutdown::Both);
     let _ = writer.join();
+}
+
+/// For one connection to be made.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A connection that comes from this address.
+pub fn connect_from(source: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(source, 0).into())?;
+    socket.connect_timeout(&to.into(), PATIENCE)?;
+    Ok(socket.into())
+}
+
+/// Lets this process have as many files open as it is allowed to; those that it has started
+/// before keep their limit.
+pub fn raise_file_limit() -> io::Result<()> {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let limit = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    Ok(setrlimit(Resource::Nofile, limit)?)
 }

@@ -8,8 +8,8 @@ use anyhow::{Result, ensure};
 use tempfile::TempDir;
 
 use crate::{
+    certs::write_private,
     process::{Process, free_port, on_free_ports, program_of, text_of},
-    secrets::write_private,
 };
 
 const TCP_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";

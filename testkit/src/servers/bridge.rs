@@ -10,10 +10,10 @@ use tempfile::TempDir;
 
 use crate::{
     artifacts::artifact,
+    certs::{Login, write_private},
     journal::{DEADLINE, Journal},
     net::http::{self, Answer},
     process::{Process, poll},
-    secrets::{Login, write_private},
     servers::{
         mosquitto::{Mosquitto, TOPIC},
         relay::{PATH, Relay},

@@ -15,11 +15,11 @@ use tempfile::TempDir;
 
 use crate::{
     artifacts::artifact,
+    certs::{Login, write_private},
     clients::{observer::Observer, rtsp},
     net::http,
     process::{Process, Signal, free_port, on_free_ports, text_of},
     robot::{Robot, Runner},
-    secrets::{Login, write_private},
     servers::{
         mosquitto::{Mosquitto, TOPIC},
         relay::{PATH, find_mediamtx},
@@ -40,6 +40,8 @@ pub const LEASE: u64 = 12;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Media {
     WebRtc,
+    /// As `WebRtc`, handed on by the bridge, and nothing else.
+    HandedOn,
     Hls,
     /// As `WebRtc`, and the media server knows its own users only.
     OwnUsers,
@@ -277,8 +279,13 @@ impl SetUp {
                 "rtsp = \"rtsp://127.0.0.1:{rtsp}/{{path}}\"\n\
                  webrtc = \"http://127.0.0.1:{webrtc}/{{path}}\"\n"
             ),
+            Media::HandedOn => format!("rtsp = \"rtsp://127.0.0.1:{rtsp}/{{path}}\"\n"),
             Media::Hls => format!("hls = \"http://127.0.0.1:{hls}/{{path}}/index.m3u8\"\n"),
             Media::None => String::new(),
+        };
+        let handed_on = match self.media {
+            Media::HandedOn => format!("webrtc = \"http://127.0.0.1:{webrtc}\"\n"),
+            _ => String::new(),
         };
         format!(
             r#"listen = "127.0.0.1:{bridge}"
@@ -299,7 +306,7 @@ path = "live/other"
 key-file = "share.key"
 [mediamtx]
 lease = {LEASE}
-[[user]]
+{handed_on}[[user]]
 name = "{viewer}"
 role = "viewer"
 password = "{viewer_hash}"
@@ -370,6 +377,7 @@ rtmpAddress: "127.0.0.1:{rtmp}"
 hlsAddress: "127.0.0.1:{hls}"
 hlsMuxerCloseAfter: 15s
 webrtcAddress: "127.0.0.1:{webrtc}"
+webrtcTrustedProxies: [127.0.0.1]
 webrtcLocalUDPAddress: "127.0.0.1:{ice}"
 webrtcIPsFromInterfaces: false
 webrtcAdditionalHosts: [127.0.0.1]

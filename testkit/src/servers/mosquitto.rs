@@ -17,10 +17,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    certs::Identity,
+    certs::{Identity, Login, write_private},
     journal::DEADLINE,
     process::{Process, Signal, free_port, on_free_ports, poll, program_of, text_of},
-    secrets::{Login, write_private},
 };
 
 /// The command topic of the one robot.

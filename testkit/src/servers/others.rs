@@ -16,8 +16,8 @@ use tempfile::TempDir;
 
 use super::relay::answers_rtmp;
 use crate::{
+    certs::write_private,
     process::{Process, free_port, on_free_ports, program_of},
-    secrets::write_private,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

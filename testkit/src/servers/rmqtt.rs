@@ -16,9 +16,9 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 use crate::{
+    certs::{Login, random_word, write_private},
     clients::observer::{Observer, Seen},
     process::{Process, on_free_ports, poll, program},
-    secrets::{Login, random_word, write_private},
     servers::mosquitto::answers,
 };
 

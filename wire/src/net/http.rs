@@ -202,7 +202,7 @@ pub struct Query {
     /// Stands behind the URL's own path.
     pub path: String,
     pub headers: HeaderMap,
-    /// JSON, or nothing.
+    /// JSON where no header says otherwise, or nothing.
     pub body: Bytes,
 }
 
@@ -367,7 +367,7 @@ impl Connection {
         let host = HeaderValue::from_str(&client.url.authority()).map_err(|err| err.to_string())?;
         headers.insert(HOST, host);
         headers.insert(USER_AGENT, HeaderValue::from_static(client.agent));
-        if !query.body.is_empty() {
+        if !query.body.is_empty() && !headers.contains_key(CONTENT_TYPE) {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         if let Some(authorization) = &self.authorization {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Whatever goes wrong at whatever step, and how the sink comes back.
+//! Whatever goes wrong at whatever step, and how the sink comes back; servers that differ from most.
 
 use super::*;
 
@@ -185,4 +185,216 @@ fn a_handler_that_does_not_return_holds_up_no_other_session() {
     server.seen().wait(mark, "media", media).unwrap();
     drop(release);
     drop(held);
+}
+
+#[test]
+fn media_starts_at_two_seconds_unless_start_offset_says_otherwise() {
+    let server = Server::start(Access::Everybody);
+    for (more, expected) in [("", 2000), ("start-offset=false", 0)] {
+        let mark = server.seen().mark();
+        let _line = line(&server, more);
+        let first = |seen: &Seen| matches!(seen, Seen::FirstFrame(_));
+        server.seen().wait(mark, "a frame", first).unwrap();
+        let seen = server.seen().since(mark);
+        assert!(seen.contains(&Seen::FirstFrame(expected)), "{seen:?}");
+    }
+}
+
+/// Waits for a second session; gives the mark ahead of it.
+fn begin_anew(line: &Line, server: &Server) -> usize {
+    let mark = server.seen().mark();
+    line.play_anew();
+    // Video of the session before may still be on its way.
+    let again = server.seen().wait(mark, "a second session", publish);
+    again.unwrap();
+    mark
+}
+
+#[test]
+fn a_server_that_takes_no_pipelined_commands_is_published_to_at_once_and_remembered() {
+    for quirk in [
+        Quirk::EatsWithC2,
+        Quirk::ClosesOnHaste(Step::Connect),
+        Quirk::ClosesOnHaste(Step::CreateStream),
+        Quirk::ClosesOnHaste(Step::Publish),
+        Quirk::LosesHaste(Step::Connect),
+        Quirk::LosesHaste(Step::CreateStream),
+        Quirk::CountsFrom(5),
+    ] {
+        let server = Server::quirky(quirk.clone());
+        let line = Line::start(&format!("rtmpauthsink location={} timeout=1", server.url()));
+        let video = |seen: &Seen| *seen == Seen::Video;
+        server.seen().wait(0, "video", video).unwrap();
+        line.wait(State::Publishing);
+        let states: Vec<_> = told(&line).into_iter().map(|told| told.0).collect();
+        assert!(
+            !states
+                .iter()
+                .any(|state| state == "backoff" || state == "refused"),
+            "{quirk:?}: {states:?}"
+        );
+        assert!(server.seen().all().contains(&Seen::Hasty), "{quirk:?}");
+
+        let mark = begin_anew(&line, &server);
+        let seen = server.seen().since(mark);
+        assert!(!seen.contains(&Seen::Hasty), "{quirk:?}: {seen:?}");
+        assert_eq!(connects(&server, mark), 1, "{quirk:?}");
+    }
+}
+
+#[test]
+fn a_server_that_refuses_in_every_manner_is_asked_once_for_each_try_and_is_not_slower_afterwards() {
+    let server = Server::start(Access::Everybody);
+    server.fail(Some((Step::Publish, Fault::Drop)));
+    let line = Line::start(&format!("rtmpauthsink location={}", server.url()));
+    let failed = |seen: &Seen| *seen == Seen::Failed;
+    wait_count(&server, 0, 3, failed);
+    server.fail(None);
+    line.wait(State::Publishing);
+    // The first try in two ways, each other one in one.
+    let refused = told(&line).into_iter().filter(|told| told.0 == "refused");
+    let failures = server.seen().times(0, failed).len();
+    assert_eq!(refused.count(), failures - 1);
+
+    let mark = server.seen().mark();
+    server.set_quirk(Some(Quirk::LosesHaste(Step::Publish)));
+    line.play_anew();
+    let hasty = |seen: &Seen| *seen == Seen::Hasty;
+    server.seen().wait(mark, "pipelined again", hasty).unwrap();
+}
+
+/// Some servers answer late, so that passwords are not tried out: asked in another manner they do
+/// the same, and a wait that is too short never learns of it.
+#[test]
+fn a_server_that_takes_its_time_to_refuse_is_heard_and_asked_once_a_try() {
+    let server = Server::quirky(Quirk::DeniesAfter(Duration::from_secs(3)));
+    let line = Line::start(&format!("rtmpauthsink location={} timeout=1", server.url()));
+    line.wait(State::Refused);
+    assert_eq!(server.seen().times(0, publish).len(), 1);
+    let error = line.error();
+    assert!(error.contains("refuses the credentials"), "{error}");
+    let states: Vec<_> = told(&line).into_iter().map(|told| told.0).collect();
+    assert!(!states.iter().any(|state| state == "backoff"), "{states:?}");
+}
+
+/// What a server gets ahead of its acceptance, and does not accept, the next connection begins with:
+/// neither the first group of pictures nor the end of a stream is lost.
+#[test]
+fn no_frame_is_lost_to_a_connection_that_was_not_accepted() {
+    const FRAMES: usize = 60;
+    for quirk in [
+        Quirk::EatsWithC2,
+        Quirk::ClosesOnHaste(Step::Connect),
+        Quirk::ClosesOnHaste(Step::Publish),
+    ] {
+        for source in ["", "is-live=true"] {
+            let server = Server::quirky(quirk.clone());
+            let line = Line::of(&format!(
+                "videotestsrc num-buffers={FRAMES} {source} \
+                 ! video/x-raw,width=64,height=48,framerate=30/1 \
+                 ! x264enc tune=zerolatency key-int-max=1000 \
+                 ! rtmpauthsink name=sink timeout=1 max-latency=3000000000 location={}",
+                server.url()
+            ));
+            line.play_to_the_end();
+            let ended = |seen: &Seen| *seen == Seen::Ended;
+            server.seen().wait(0, "the end", ended).unwrap();
+            let times = times(&server, 0, TagKind::Video);
+            assert!(times.is_sorted(), "{quirk:?} {source}: {times:?}");
+            assert_eq!(times.len(), FRAMES, "{quirk:?} {source}");
+            assert_eq!(line.count("dropped"), 0, "{quirk:?} {source}");
+        }
+    }
+}
+
+#[test]
+fn h265_is_published_to_a_server_that_does_not_know_its_announcement() {
+    for quirk in [Quirk::ClosesOnFourCcList, Quirk::IgnoresFourCcList] {
+        let server = Server::quirky(quirk.clone());
+        let sink = format!("rtmpauthsink location={} timeout=1", server.url());
+        let line = Line::encoded_by("x265enc tune=zerolatency", &sink);
+        let video = |seen: &Seen| *seen == Seen::Video;
+        server.seen().wait(0, "video", video).unwrap();
+        line.wait(State::Publishing);
+        let mark = begin_anew(&line, &server);
+        assert_eq!(connects(&server, mark), 1, "{quirk:?}");
+    }
+}
+
+#[test]
+fn sessions_that_end_as_soon_as_they_are_accepted_are_a_refusal_after_three() {
+    let server = Server::quirky(Quirk::ClosesOncePublished);
+    let line = Line::start(&format!("rtmpauthsink location={}", server.url()));
+    line.wait(State::Refused);
+    assert_eq!(server.seen().times(0, publish).len(), 3);
+    let error = line.error();
+    assert!(
+        error.contains("3 times in a row") && error.contains("stream key"),
+        "{error}"
+    );
+    server.set_quirk(None);
+    line.wait(State::Publishing);
+
+    let server = Server::quirky(Quirk::ClosesAndFails);
+    let line = Line::start(&format!("rtmpauthsink location={}", server.url()));
+    wait_count(&server, 0, 4, publish);
+    let told = told(&line);
+    assert!(!told.iter().any(|told| told.0 == "refused"), "{told:?}");
+}
+
+#[test]
+fn a_rejected_connection_is_not_always_the_password() {
+    let server = Server::quirky(Quirk::HasNoSuchApplication);
+    let line = Line::start(&format!("rtmpauthsink location={}", server.url()));
+    line.wait(State::Refused);
+    let error = line.error();
+    assert!(
+        error.contains("application (live)") && error.contains("No such scope"),
+        "{error}"
+    );
+    assert!(!error.contains("refuses the credentials"), "{error}");
+}
+
+#[test]
+fn a_redirect_is_followed_once() {
+    let other = Server::start(Access::Everybody);
+    let url = other.url().replace("/live/stream", "/other");
+    let server = Server::quirky(Quirk::Redirects(url));
+    let line = Line::start(&format!("rtmpauthsink location={}?x=1", server.url()));
+    let video = |seen: &Seen| *seen == Seen::Video;
+    other.seen().wait(0, "video", video).unwrap();
+    line.wait(State::Publishing);
+    let seen = other.seen().all();
+    assert!(seen.contains(&Seen::Connect("other".into())), "{seen:?}");
+    assert!(
+        seen.contains(&Seen::Publish("stream?x=1".into())),
+        "{seen:?}"
+    );
+    assert_eq!(connects(&server, 0), 1);
+    drop(line);
+
+    other.set_quirk(Some(Quirk::Redirects(server.url())));
+    let line = Line::start(&format!("rtmpauthsink location={}", server.url()));
+    line.wait(State::Refused);
+    assert!(line.error().contains("redirects again"), "{}", line.error());
+}
+
+#[test]
+fn a_server_that_needs_no_offset_gets_none_once_it_is_known() {
+    for (version, expected) in [
+        (Some("FMS/3,0,1,123"), 0),
+        (Some("LNX 9,0,124,2"), 2000),
+        (None, 2000),
+    ] {
+        let server = Server::start(Access::Everybody);
+        server.call_itself(version);
+        let line = line(&server, "");
+        line.wait(State::Publishing);
+        line.pipeline.set_state(gst::State::Ready).unwrap();
+        let mark = server.seen().mark();
+        line.play();
+        let first = |seen: &Seen| matches!(seen, Seen::FirstFrame(_));
+        let (_, first) = server.seen().wait(mark, "a frame", first).unwrap();
+        assert_eq!(first, Seen::FirstFrame(expected), "{version:?}");
+    }
 }

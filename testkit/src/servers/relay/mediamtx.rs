@@ -13,9 +13,9 @@ use anyhow::{Context, Result};
 
 use super::common::{Event, Options, Ports, answers_rtmp, answers_rtsp};
 use crate::{
+    certs::{Login, write_private},
     journal::Journal,
     process::{Process, program},
-    secrets::{Login, write_private},
 };
 
 /// The program that `MEDIAMTX` names, or `mediamtx` in PATH.

@@ -22,11 +22,10 @@ pub use mediamtx::find as find_mediamtx;
 use common::Ports;
 
 use crate::{
-    certs::Identity,
+    certs::{Identity, Login},
     journal::Journal,
     net::http,
     process::{Process, Signal, free_port, on_free_ports},
-    secrets::Login,
 };
 
 /// Path of the one stream.

@@ -8,10 +8,10 @@ use anyhow::{Context, Result, ensure};
 
 use super::common::{Event, Options, Ports, answers_rtmp};
 use crate::{
+    certs::{Login, write_private},
     journal::Journal,
     net::http::{Query, Server, request},
     process::{Process, program_of, text_of},
-    secrets::{Login, write_private},
 };
 
 const MODULE: &str = "/usr/lib/nginx/modules/ngx_rtmp_module.so";

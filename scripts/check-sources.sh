@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: MPL-2.0
-# Is the oldest Rust that builds Droidrelay (rust-version in Cargo.toml) the one that all files name,
-# and no newer one needed by a crate in Cargo.lock?
-#   scripts/check-msrv.sh [--build]     --build: also builds with that Rust, by rustup
+# Does every source file and script begin with its licence, after a "#!" line if there is one? Is the
+# oldest Rust that builds Droidrelay (rust-version in Cargo.toml) the one that all files name, and no
+# newer one needed by a crate in Cargo.lock?
+#   scripts/check-sources.sh [--build]     --build: also builds with that Rust, by rustup
 # Without --build, what the standard library has only since is found by clippy (incompatible_msrv).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,6 +14,24 @@ fail() {
     echo "$1" >&2
     failed=1
 }
+
+# Scripts without an ending are known by their "#!".
+git ls-files -z --cached --others --exclude-standard | xargs -0 awk '
+    FNR == 1 {
+        is_script = /^#!/
+        if (!is_script && FILENAME !~ /\.(rs|sh|py|yml)$|Dockerfile$|meson\.build$/) nextfile
+        if (is_script) next
+    }
+    {
+        expected = (FILENAME ~ /\.rs$/ ? "//" : "#") " SPDX-License-Identifier: MPL-2.0"
+        if ($0 != expected) {
+            print FILENAME ": does not begin with \"" expected "\""
+            failed = 1
+        }
+        nextfile
+    }
+    END { exit failed }
+' >&2 || failed=1
 
 # What is written beside Cargo.toml, as nothing reads it from there: Debian's packages, documents.
 named=$(git grep -noE 'cargo[^,|]*\(>= [0-9.]+\)|libstd-rust[^,|]*\(>= [0-9.]+\)|Rust [0-9]+\.[0-9]+' -- \
