@@ -402,7 +402,9 @@ impl Robot {
             self.relay.publisher.user,
             camera.source(),
         );
-        self.machine.run("systemctl stop droidrelay@robot1")?;
+        self.machine.run(
+            "systemctl stop droidrelay@robot1; systemctl reset-failed droidrelay@robot1 || true",
+        )?;
         self.machine.run(&format!(
             "cp /usr/share/droidrelay/pipelines/{line}.launch /etc/droidrelay/robot1.launch"
         ))?;
@@ -418,7 +420,7 @@ impl Robot {
 
     pub fn journal(&self) -> Result<String> {
         self.machine
-            .run("journalctl -q -b -u droidrelay@robot1 -n 40 -o short-monotonic")
+            .run("journalctl -q -b -u droidrelay@robot1 -n 200 -o short-monotonic")
     }
 
     pub fn mark(&self) -> usize {
@@ -450,8 +452,12 @@ impl Robot {
         Ok(found.with_context(|| format!("not {wanted}"))?.0)
     }
 
-    /// Nobody lost the robot since then.
+    /// Nobody lost the robot since then; it never died.
     pub fn was_never_offline(&self, mark: usize) -> Result<()> {
+        let died = self
+            .machine
+            .run("systemctl show -P NRestarts droidrelay@robot1")?;
+        ensure!(died == "0", "it died {died} times");
         let offline = self
             .observer
             .seen()
