@@ -429,6 +429,35 @@ fn no_frame_is_held_downstream_when_the_camera_is_closed() {
     end(pipeline);
 }
 
+/// A frame that came while the camera was being stopped, with the valve open, waited in the sink that
+/// the application was just pausing: the application waited for the camera, which waited for the
+/// frame.
+#[test]
+fn a_pause_while_a_failed_camera_is_stopped_hangs_nobody() {
+    let pipeline = launch(
+        "videotestsrc name=camera is-live=true ! video/x-raw,width=16,height=16,framerate=1000/1 \
+         ! mqttvalve name=valve drop=false ! fakesink name=end async=false",
+    );
+    let (passed, _) = count(&pipeline, "end");
+    let camera = pipeline.by_name("camera").unwrap();
+    let valve = pipeline.by_name("valve").unwrap();
+    start(&pipeline);
+    for round in 0..40u64 {
+        let before = passed.load(Ordering::SeqCst);
+        until("frames", || passed.load(Ordering::SeqCst) > before + 5);
+        gst::element_error!(camera, gst::ResourceError::Read, ["as if unplugged"]);
+        // Each time at another moment of its being stopped.
+        std::thread::sleep(std::time::Duration::from_micros(round * 50));
+        pipeline.set_state(gst::State::Paused).unwrap();
+        pipeline.set_state(gst::State::Playing).unwrap();
+        // The next try is due at once after a closing.
+        valve.set_property("drop", true);
+        valve.set_property("drop", false);
+    }
+    drop(valve);
+    end(pipeline);
+}
+
 /// What the stand-in gives before it falls silent.
 const GIVEN: u32 = 30;
 static STARTS: AtomicU32 = AtomicU32::new(0);

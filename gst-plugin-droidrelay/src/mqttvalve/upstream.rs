@@ -490,14 +490,28 @@ impl Upstream {
     }
 
     fn stop(&mut self, valve: &gst::Element, sinkpad: &gst::Pad, now: Duration) {
+        let held_back = self.hold_back(sinkpad);
         self.wait_for_pushes(sinkpad);
         self.elements.stop(|| {
             downstream::drain(valve);
             self.valves.iter().for_each(downstream::drain);
         });
+        drop(held_back);
         self.devices.stopped(&self.all(), now);
         // So that a pipeline-wide EOS reaches what is downstream while no source runs.
         valve.set_element_flags(gst::ElementFlags::SOURCE);
+    }
+
+    /// Lets no frame into a valve until it is dropped, though the valve be open (the camera has
+    /// failed): it could wait below, in a sink that has just been paused.
+    fn hold_back(&self, sinkpad: &gst::Pad) -> HeldBack {
+        let kind = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
+        let hold = |pad: gst::Pad| {
+            let probe = pad.add_probe(kind, |_, _| gst::PadProbeReturn::Drop)?;
+            Some((pad, probe))
+        };
+        let others = self.valves.iter().flat_map(|valve| valve.sink_pads());
+        HeldBack(others.chain([sinkpad.clone()]).filter_map(hold).collect())
     }
 
     /// Stopping an element whose streaming thread is below a valve would wait for it while the
@@ -533,6 +547,17 @@ impl Upstream {
             stray.is_locked_state()
         );
         Some(stray)
+    }
+}
+
+/// See [`Upstream::hold_back`].
+struct HeldBack(Vec<(gst::Pad, gst::PadProbeId)>);
+
+impl Drop for HeldBack {
+    fn drop(&mut self) {
+        for (pad, probe) in self.0.drain(..) {
+            pad.remove_probe(probe);
+        }
     }
 }
 
