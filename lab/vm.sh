@@ -10,12 +10,14 @@
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 . "$root/scripts/env.sh"
-folder=$(realpath -m "${1:?usage: $0 FOLDER [12|13]... [OPTION]...}")
-shift
-[ "$(id -u)" = 0 ] || {
-    echo "lab/vm.sh: debootstrap needs root" >&2
+. "$root/scripts/roots.sh"
+fail() {
+    echo "lab/vm.sh: $*" >&2
     exit 1
 }
+folder=$(realpath -m "${1:?usage: $0 FOLDER [12|13]... [OPTION]...}")
+shift
+[ "$(id -u)" = 0 ] || fail "debootstrap needs root"
 mkdir -p "$folder"
 target=$(realpath -m "${CARGO_TARGET_DIR:-$root/target}")
 "$root/scripts/install-deps.sh" machines
@@ -24,32 +26,16 @@ suite() {
     case $1 in
     12) echo bookworm ;;
     13) echo trixie ;;
-    *) echo "lab/vm.sh: Debian $1: 12 and 13 are known" >&2 && return 1 ;;
+    *) fail "Debian $1: 12 and 13 are known" ;;
     esac
-}
-mirror() {
-    apt-get indextargets --format '$(LABEL) $(REPO_URI)' "Created-By: Packages" |
-        sed -n "s/^$1 //p" | head -n 1
 }
 
 # A root with Debian's own kernel and all that the robot's lines need, but without our packages: kept.
 base() {
     local suite=$1 new=$folder/base-$1
     [ ! -d "$new" ] || return 0
-    rm -rf "$new.part"
-    debootstrap --variant=minbase --include=ca-certificates "$suite" "$new.part" "$(mirror Debian)" >"$folder/$suite.log"
-    cat >"$new.part/etc/apt/sources.list" <<TEXT
-deb $(mirror Debian) $suite main
-deb $(mirror Debian) $suite-updates main
-deb $(mirror Debian-Security) $suite-security main
-TEXT
-    cat /etc/apt/apt.conf.d/* 2>/dev/null | grep '^Acquire::Check-' >"$new.part/etc/apt/apt.conf.d/90this-machine" || true
-    cp /etc/ssl/certs/ca-certificates.crt "$new.part/etc/ssl/certs/ca-certificates.crt"
-    echo force-unsafe-io >"$new.part/etc/dpkg/dpkg.cfg.d/90unsafe-io"
-    printf '#!/bin/sh\nexit 101\n' >"$new.part/usr/sbin/policy-rc.d"
-    chmod 755 "$new.part/usr/sbin/policy-rc.d"
-    within "$new.part" sh -ec '
-        apt-get -q update
+    fresh "base-$suite.part" "$suite-amd64"
+    within "base-$suite.part" sh -ec '
         apt-get -q -y --no-install-recommends install linux-image-amd64 systemd-sysv systemd-timesyncd udev dbus \
             kmod procps openssh-server v4l-utils iproute2 nftables inotify-tools psmisc gstreamer1.0-tools \
             gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly \
@@ -79,15 +65,6 @@ UNIT
     mv "$new.part" "$new"
 }
 
-within() {
-    local at=$1
-    shift
-    unshare --mount --pid --fork --kill-child sh -ec '
-        mount -t proc proc "$0/proc"
-        exec chroot "$0" "$@"
-    ' "$at" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive "$@"
-}
-
 # FOLDER/disk-12.img with kernel-12 and initrd-12: the base and the packages.
 make_disk() {
     local version=$1 suite scratch deb
@@ -99,14 +76,12 @@ make_disk() {
     cp -a --reflink=auto "$folder/base-$suite" "$scratch"
     cp "$folder/key.pub" "$scratch/root/.ssh/authorized_keys"
     for deb in gstreamer1.0-droidrelay droidrelay; do
-        cp "$PACKAGES/${deb}"_*_amd64.deb "$scratch/tmp/" || {
-            echo "lab/vm.sh: no package $deb in $PACKAGES" >&2
-            return 1
-        }
+        cp "$PACKAGES/${deb}"_*_amd64.deb "$scratch/tmp/" ||
+            fail "no package $deb in $PACKAGES"
     done
     printf '#!/bin/sh\nexit 101\n' >"$scratch/usr/sbin/policy-rc.d"
     chmod 755 "$scratch/usr/sbin/policy-rc.d"
-    within "$scratch" sh -ec 'apt-get -q -y --no-install-recommends install /tmp/*.deb; rm -f /tmp/*.deb /usr/sbin/policy-rc.d' \
+    within "root-$version" sh -ec 'apt-get -q -y --no-install-recommends install /tmp/*.deb; rm -f /tmp/*.deb /usr/sbin/policy-rc.d' \
         >>"$folder/$suite.log" 2>&1
     cp "$scratch"/boot/vmlinuz-* "$folder/kernel-$version"
     cp "$scratch"/boot/initrd.img-* "$folder/initrd-$version"

@@ -12,13 +12,12 @@ use std::{
 };
 
 use droidrelay_wire::{
-    exit,
+    exit::{self, Failure},
     words::enroll::{Bundle, Camera, Invitation},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::machine::Found;
-use droidrelay_wire::exit::Failure;
 
 const FOLDER: &str = "etc/droidrelay";
 const GROUP: &str = "droidrelay";

@@ -9,7 +9,7 @@ use std::{
 };
 
 use droidrelay_wire::{
-    exit,
+    exit::{self, Failure},
     net::{
         http::{Answer, Client, Login, Method, Policy, Query, StatusCode, Url},
         tls::TlsFiles,
@@ -18,8 +18,6 @@ use droidrelay_wire::{
 };
 use serde_json::Value;
 use tokio::runtime::Runtime;
-
-use droidrelay_wire::exit::Failure;
 
 /// For an answer.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -16,7 +16,7 @@ use std::{
 use clap::{CommandFactory, Parser};
 use clap_complete::Shell;
 use droidrelay_wire::{
-    exit,
+    exit::{self, Failure},
     net::{
         http::{Client, KeptClient, Login, Policy as UrlPolicy, Url},
         tls::TlsFiles,
@@ -41,7 +41,6 @@ use crate::{
     },
     v4l2,
 };
-use droidrelay_wire::exit::Failure;
 
 /// Runs the command line and returns the exit code.
 pub fn main() -> u8 {

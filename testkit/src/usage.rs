@@ -254,39 +254,6 @@ impl Drop for StallMonitor {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::process::{Process, Signal, poll};
-    use rustix::process::{Pid, kill_process};
-    use std::process::Command;
-
-    #[test]
-    fn a_busy_child_of_a_child_counts() {
-        // The shell stays, for it has something to do afterwards.
-        let script = "sh -c 'while :; do :; done; :'; :";
-        let mut command = Command::new("sh");
-        let mut shell = Process::spawn("sh", command.args(["-c", script])).unwrap();
-        let id = shell.id();
-        let used = || {
-            let cpu = Cpu::of(id).unwrap();
-            (cpu.time > Duration::from_millis(50) && cpu.ticks > 0).then_some(cpu)
-        };
-        assert!(poll(DEADLINE, used).is_some());
-        let members = family(id).unwrap();
-        assert!(members.len() > 1);
-        assert!(clock(id).unwrap() < Duration::from_millis(50));
-        let memory = Memory::of(id).unwrap();
-        assert!(memory.rss >= memory.pss && memory.pss >= memory.anonymous);
-        assert!(memory.anonymous > 0);
-        for member in members[1..].iter().rev() {
-            let member = Pid::from_raw((*member).try_into().unwrap()).unwrap();
-            kill_process(member, Signal::KILL).unwrap();
-        }
-        shell.kill();
-    }
-}
-
 /// What a closed robot uses.
 #[derive(Debug, Clone, Copy)]
 pub struct Usage {
@@ -375,5 +342,38 @@ impl<'a> Trend<'a> {
         let (warm, last) = (median(before, anonymous), median(self.after(), anonymous));
         ensure!(last < warm + slack, "from {warm} to {last} KiB");
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::{Process, Signal, poll};
+    use rustix::process::{Pid, kill_process};
+    use std::process::Command;
+
+    #[test]
+    fn a_busy_child_of_a_child_counts() {
+        // The shell stays, for it has something to do afterwards.
+        let script = "sh -c 'while :; do :; done; :'; :";
+        let mut command = Command::new("sh");
+        let mut shell = Process::spawn("sh", command.args(["-c", script])).unwrap();
+        let id = shell.id();
+        let used = || {
+            let cpu = Cpu::of(id).unwrap();
+            (cpu.time > Duration::from_millis(50) && cpu.ticks > 0).then_some(cpu)
+        };
+        assert!(poll(DEADLINE, used).is_some());
+        let members = family(id).unwrap();
+        assert!(members.len() > 1);
+        assert!(clock(id).unwrap() < Duration::from_millis(50));
+        let memory = Memory::of(id).unwrap();
+        assert!(memory.rss >= memory.pss && memory.pss >= memory.anonymous);
+        assert!(memory.anonymous > 0);
+        for member in members[1..].iter().rev() {
+            let member = Pid::from_raw((*member).try_into().unwrap()).unwrap();
+            kill_process(member, Signal::KILL).unwrap();
+        }
+        shell.kill();
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Reads files that settings name (a password's among them), where nobody waits for a disk: one on a network mount that is
-//! away hangs whoever reads it.
+//! Reads files that settings name (a password's among them), where nobody waits for a disk: one on a
+//! network mount that is away hangs whoever reads it.
 
 use std::{path::PathBuf, sync::mpsc, time::Duration};
 
@@ -40,22 +40,6 @@ pub fn within<T: Send + 'static>(
     done.recv_timeout(DEADLINE).map_err(|_| too_long(files))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::runtime::Builder;
-
-    #[test]
-    fn whoever_asks_waits_no_longer_than_the_deadline() {
-        let io = Builder::new_current_thread().build().unwrap();
-        assert_eq!(within(io.handle(), "a", || 1), Ok(1));
-        let (release, held) = mpsc::channel::<()>();
-        let error = within(io.handle(), "/mnt/away/pass", move || held.recv()).unwrap_err();
-        assert!(error.contains("/mnt/away/pass"), "{error}");
-        drop(release);
-    }
-}
-
 /// User and password as properties, a file and a URL say them.
 #[derive(Debug, Clone, Default)]
 pub struct Credentials {
@@ -79,5 +63,21 @@ impl Credentials {
 
     pub fn username(&self) -> Option<&str> {
         self.user.as_deref().or(self.url.username.as_deref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::runtime::Builder;
+
+    #[test]
+    fn whoever_asks_waits_no_longer_than_the_deadline() {
+        let io = Builder::new_current_thread().build().unwrap();
+        assert_eq!(within(io.handle(), "a", || 1), Ok(1));
+        let (release, held) = mpsc::channel::<()>();
+        let error = within(io.handle(), "/mnt/away/pass", move || held.recv()).unwrap_err();
+        assert!(error.contains("/mnt/away/pass"), "{error}");
+        drop(release);
     }
 }

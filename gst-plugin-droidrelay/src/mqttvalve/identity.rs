@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! A valve's topics, and the name of its session at the broker: another one for each machine, topic and element, the
-//! same at each start.
+//! A valve's topics, and the name of its session at the broker: another one for each machine, topic
+//! and element, the same at each start.
 
 use std::{
     fs, io,

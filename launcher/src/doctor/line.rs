@@ -5,7 +5,7 @@
 use std::{fs, path::Path};
 
 use droidrelay_camera::node::Node;
-use droidrelay_wire::exit;
+use droidrelay_wire::exit::{self, Failure};
 use gst::prelude::*;
 
 use super::{
@@ -21,7 +21,6 @@ use crate::{
     },
     run::elements::Elements,
 };
-use droidrelay_wire::exit::Failure;
 
 /// Where nothing better is known.
 const DRIVER: &str = "look at the device and its driver (dmesg)";

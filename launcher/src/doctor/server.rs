@@ -11,7 +11,8 @@ use std::{
 
 use droidrelay_rtmp::location::Location;
 use droidrelay_wire::{
-    BrokerUrl, FaultKind, PublishPhase, RobotState, Secret, exit,
+    BrokerUrl, FaultKind, PublishPhase, RobotState, Secret,
+    exit::{self, Failure},
     mqtt::session::{Capabilities, Config, Event, RECEIVE_MAXIMUM, Session},
     net::{
         connect::{connect, look_up},
@@ -31,7 +32,6 @@ use tokio::{
 
 use super::report::{Report, failed, forbidden, missing};
 use crate::file::{launchfile::LaunchFile, pipeline};
-use droidrelay_wire::exit::Failure;
 
 /// For the name, and for its addresses.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);

@@ -13,10 +13,9 @@ use std::{
     process::Command,
 };
 
-use droidrelay_wire::exit;
+use droidrelay_wire::exit::{self, Failure};
 
 use super::report::{Report, failed, forbidden, missing};
-use droidrelay_wire::exit::Failure;
 
 /// Where launch files, environments and passwords of the services are.
 const FOLDER: &str = "/etc/droidrelay";

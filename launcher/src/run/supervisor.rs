@@ -633,7 +633,7 @@ impl Supervisor {
         if !self.is_ending() {
             let mut state = seen.robot_state();
             if let Some(state) = state.as_mut().filter(|_| self.recovery.reason.is_some()) {
-                state.is_down();
+                state.set_down();
             }
             self.observer.report(state);
         }

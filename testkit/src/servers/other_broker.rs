@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Brokers other than Mosquitto: one that is old, and those of others, where `tests/brokers.sh` has installed them.
+//! Brokers other than Mosquitto: one that is old, and those of others, where `tests/brokers.sh` has
+//! installed them.
 
 use std::{
     env,

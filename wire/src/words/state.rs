@@ -167,7 +167,7 @@ impl RobotState {
     }
 
     /// The pipeline of this robot does not play, whatever it says of its stream.
-    pub fn is_down(&mut self) {
+    pub fn set_down(&mut self) {
         if self.state != StreamState::Idle {
             self.state = StreamState::Error;
         }
