@@ -81,7 +81,7 @@ impl Machine {
         ensure!(made.success(), "qemu-img: {made}");
         let usb = UsbCamera::start(scratch.path())?;
         let ssh_port = free_port()?;
-        let process = launch(&disk, scratch.path(), ssh_port, usb.port, None)?;
+        let process = launch(&disk, scratch.path(), ssh_port, usb.port)?;
         let machine = Machine {
             disk,
             scratch,
@@ -93,15 +93,14 @@ impl Machine {
         Ok(machine)
     }
 
-    /// The plug is pulled, and put in again; the clock of the board may begin at another time.
-    pub fn power_cut(&mut self, clock: Option<&str>) -> Result<()> {
+    /// The plug is pulled, and put in again.
+    pub fn power_cut(&mut self) -> Result<()> {
         self.process.kill();
         self.process = launch(
             &self.disk,
             self.scratch.path(),
             self.ssh_port,
             self.usb.port,
-            clock,
         )?;
         self.wait_for_ssh()
     }
@@ -163,13 +162,7 @@ impl Machine {
     }
 }
 
-fn launch(
-    disk: &Disk,
-    scratch: &Path,
-    ssh_port: u16,
-    usb_port: u16,
-    clock: Option<&str>,
-) -> Result<Process> {
+fn launch(disk: &Disk, scratch: &Path, ssh_port: u16, usb_port: u16) -> Result<Process> {
     let at = |name: &str| scratch.join(name).display().to_string();
     let _ = fs::remove_file(scratch.join("monitor"));
     let mut command = Command::new("qemu-system-x86_64");
@@ -202,9 +195,6 @@ fn launch(
         .arg(format!("file:{}", at("console")))
         .arg("-monitor")
         .arg(format!("unix:{},server,nowait", at("monitor")));
-    if let Some(clock) = clock {
-        command.args(["-rtc", &format!("base={clock}")]);
-    }
     Process::spawn("machine", &mut command)
 }
 
@@ -381,6 +371,14 @@ impl Robot {
             format!("the camera is not closed: {}", who.unwrap_or_default())
         })?;
         Ok(begin.elapsed())
+    }
+
+    /// Waits until the machine has noticed that the USB camera is unplugged.
+    pub fn wait_gone(&self) -> Result<()> {
+        let gone = poll(PATIENCE, || {
+            self.machine.run("test ! -e /dev/v4l/by-id").ok()
+        });
+        gone.map(|_| ()).context("the device stays")
     }
 
     /// Plugged in, thawed, nobody asks for anything, the service runs with vivid and is idle.

@@ -6,9 +6,9 @@
 mod cases;
 mod machine;
 
-use std::{fmt::Write as _, fs, path::PathBuf, time::Instant};
+use std::{fmt::Write as _, fs, path::PathBuf, thread, time::Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 
 use machine::{Disk, Robot};
@@ -33,57 +33,80 @@ pub struct Options {
     write: Option<PathBuf>,
 }
 
+/// The releases' machines run side by side.
 pub fn run(options: &Options) -> Result<()> {
+    let sections: Vec<Result<(String, usize)>> = thread::scope(|scope| {
+        let machines: Vec<_> = options
+            .debian
+            .iter()
+            .map(|release| scope.spawn(|| on(*release, options)))
+            .collect();
+        let ended = machines.into_iter().map(|machine| machine.join());
+        ended
+            .map(|section| section.unwrap_or_else(|_| bail!("a machine's thread panicked")))
+            .collect()
+    });
     let mut page = String::from(HEAD);
     let mut failed = 0;
-    for release in &options.debian {
-        let mut robot = Robot::start(Disk::new(&options.folder, *release)?)?;
-        let system = robot.machine.run(
-            "uname -r; dpkg-query -W -f '${Version}\n' gstreamer1.0-plugins-good gstreamer1.0-libcamera",
-        )?;
-        let system: Vec<&str> = system.lines().collect();
-        let _ = writeln!(
-            page,
-            "\n## Debian {release}\n\nLinux {}, GStreamer {}, libcamera {}; server: {}.\n\n| case | what must come of it | result |\n|---|---|---|",
-            system.first().unwrap_or(&""),
-            system.get(1).unwrap_or(&""),
-            system.get(2).unwrap_or(&""),
-            robot.relay.kind(),
-        );
-        for case in cases::ALL {
-            if !case.name.contains(&options.only) {
-                continue;
-            }
-            let begin = Instant::now();
-            let result = robot
-                .prepare()
-                .and_then(|()| (case.run)(&mut robot, options.rounds));
-            let text = match result {
-                Ok(text) => format!("PASS, {text}"),
-                Err(err) => {
-                    failed += 1;
-                    eprintln!(
-                        "{err:#}\n{}\n{}",
-                        robot.journal().unwrap_or_default(),
-                        robot.machine.usb.text()
-                    );
-                    format!("FAIL: {}", err.root_cause())
-                }
-            };
-            println!(
-                "Debian {release}: {}: {text} ({:.0} s)",
-                case.name,
-                begin.elapsed().as_secs_f64()
-            );
-            let line = text.lines().next().unwrap_or_default().replace('|', "\\|");
-            let _ = writeln!(page, "| {} | {} | {line} |", case.name, case.must);
-        }
+    for section in sections {
+        let (text, failures) = section?;
+        page += &text;
+        failed += failures;
     }
     if let Some(folder) = &options.write {
         fs::write(folder.join("vm.md"), page)?;
     }
     ensure!(failed == 0, "{failed} cases failed");
     Ok(())
+}
+
+/// The page's section about a release, and how many cases failed there.
+fn on(release: u8, options: &Options) -> Result<(String, usize)> {
+    let mut robot = Robot::start(Disk::new(&options.folder, release)?)?;
+    let system = robot.machine.run(
+        "uname -r; dpkg-query -W -f '${Version}\n' gstreamer1.0-plugins-good gstreamer1.0-libcamera",
+    )?;
+    let system: Vec<&str> = system.lines().collect();
+    let mut text = String::new();
+    let mut failed = 0;
+    let _ = writeln!(
+        text,
+        "\n## Debian {release}\n\nLinux {}, GStreamer {}, libcamera {}; server: {}.\n\n| case | what must come of it | result |\n|---|---|---|",
+        system.first().unwrap_or(&""),
+        system.get(1).unwrap_or(&""),
+        system.get(2).unwrap_or(&""),
+        robot.relay.kind(),
+    );
+    for case in cases::ALL {
+        if !case.name.contains(&options.only) {
+            continue;
+        }
+        let begin = Instant::now();
+        let result = robot
+            .prepare()
+            .and_then(|()| (case.run)(&mut robot, options.rounds));
+        let told = match result {
+            Ok(told) => format!("PASS, {told}"),
+            Err(err) => {
+                failed += 1;
+                eprintln!(
+                    "Debian {release}: {}: {err:#}\n{}\n{}",
+                    case.name,
+                    robot.journal().unwrap_or_default(),
+                    robot.machine.usb.text()
+                );
+                format!("FAIL: {}", err.root_cause())
+            }
+        };
+        println!(
+            "Debian {release}: {}: {told} ({:.0} s)",
+            case.name,
+            begin.elapsed().as_secs_f64()
+        );
+        let line = told.lines().next().unwrap_or_default().replace('|', "\\|");
+        let _ = writeln!(text, "| {} | {} | {line} |", case.name, case.must);
+    }
+    Ok((text, failed))
 }
 
 const HEAD: &str = "# A robot on a real machine
