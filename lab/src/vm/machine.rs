@@ -67,6 +67,8 @@ pub struct Machine {
     scratch: TempDir,
     process: Process,
     ssh_port: u16,
+    /// The connection that all commands share: to make one takes an emulated processor seconds.
+    ssh: Option<Process>,
     pub usb: UsbCamera,
 }
 
@@ -82,11 +84,12 @@ impl Machine {
         let usb = UsbCamera::start(scratch.path())?;
         let ssh_port = free_port()?;
         let process = launch(&disk, scratch.path(), ssh_port, usb.port)?;
-        let machine = Machine {
+        let mut machine = Machine {
             disk,
             scratch,
             process,
             ssh_port,
+            ssh: None,
             usb,
         };
         machine.wait_for_ssh()?;
@@ -95,6 +98,7 @@ impl Machine {
 
     /// The plug is pulled, and put in again.
     pub fn power_cut(&mut self) -> Result<()> {
+        self.ssh = None;
         self.process.kill();
         self.process = launch(
             &self.disk,
@@ -105,26 +109,43 @@ impl Machine {
         self.wait_for_ssh()
     }
 
-    fn wait_for_ssh(&self) -> Result<()> {
+    fn wait_for_ssh(&mut self) -> Result<()> {
         let up = poll(BOOT, || self.run("true").ok());
         up.map(drop).with_context(|| {
             let console = fs::read_to_string(self.scratch.path().join("console"));
             let console = console.unwrap_or_default();
             let end: Vec<&str> = console.lines().rev().take(20).collect();
             format!("the machine does not come up:\n{}", end.join("\n"))
-        })
+        })?;
+        // Outlives a network that is cut.
+        let mut command = self.ssh();
+        command.args(["-MN", "-o", "ServerAliveCountMax=60", "root@127.0.0.1"]);
+        let mut shared = Process::spawn("ssh", &mut command)?;
+        shared.wait_ready(|| self.scratch.path().join("ssh").exists())?;
+        self.ssh = Some(shared);
+        Ok(())
+    }
+
+    /// By the connection that is shared, if there is one.
+    fn ssh(&self) -> Command {
+        let mut command = Command::new("ssh");
+        command
+            .arg("-q")
+            .arg("-i")
+            .arg(self.disk.folder.join("key"))
+            .arg("-S")
+            .arg(self.scratch.path().join("ssh"))
+            .args(["-p", &self.ssh_port.to_string()])
+            .args(["-o", "StrictHostKeyChecking=no"])
+            .args(["-o", "UserKnownHostsFile=/dev/null"])
+            .args(["-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=10"]);
+        command
     }
 
     /// What `script` writes, run by its shell as root.
     pub fn run(&self, script: &str) -> Result<String> {
-        let output = Command::new("ssh")
-            .arg("-q")
-            .arg("-i")
-            .arg(self.disk.folder.join("key"))
-            .args(["-p", &self.ssh_port.to_string()])
-            .args(["-o", "StrictHostKeyChecking=no"])
-            .args(["-o", "UserKnownHostsFile=/dev/null"])
-            .args(["-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=10"])
+        let output = self
+            .ssh()
             .args(["root@127.0.0.1", script])
             .stdin(Stdio::null())
             .output()?;
