@@ -111,6 +111,11 @@ fn a_click_shows_the_robot_by_hls_where_that_is_all_and_stop_ends_it() {
 }
 
 #[test]
+fn a_click_shows_the_robot_by_hls_through_the_bridges_own_address_and_sign_in() {
+    a_click_shows_the_robot_and_stop_ends_it(Media::HlsHandedOn, "HLS, some seconds late");
+}
+
+#[test]
 fn a_viewer_may_have_a_name_that_means_something_to_javascript() {
     if Kind::MediaMtx.notice_if_absent() {
         return;
