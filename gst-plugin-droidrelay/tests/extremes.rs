@@ -215,14 +215,16 @@ fn try_extremes(
         no_panic(pipeline, &format!("{name} in {state:?}"));
     }
     // As it starts with each value; one that is not a text does not keep it from a server.
-    for value in values(spec) {
+    for (number, value) in values(spec).iter().enumerate() {
         go(pipeline, gst::State::Null);
-        element.set_property_from_value(spec.name(), &value);
+        element.set_property_from_value(spec.name(), value);
         go(pipeline, gst::State::Playing);
         if spec.value_type() != String::static_type() {
             play(pipeline, server);
         }
-        no_panic(pipeline, &format!("{name} = {value:?} from the start"));
+        // Not the value itself: GLib does not write a structure that is none.
+        let what = format!("{name} from the start, value {number} of its extremes");
+        no_panic(pipeline, &what);
     }
     go(pipeline, gst::State::Null);
     if let Some(before) = before {

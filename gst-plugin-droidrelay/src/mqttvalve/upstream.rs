@@ -507,7 +507,8 @@ impl Upstream {
     fn hold_back(&self, sinkpad: &gst::Pad) -> HeldBack {
         let kind = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
         let hold = |pad: gst::Pad| {
-            let probe = pad.add_probe(kind, |_, _| gst::PadProbeReturn::Drop)?;
+            // Not `Drop`: GStreamer 1.22 would unref once more what the bindings have let go of.
+            let probe = pad.add_probe(kind, |_, _| gst::PadProbeReturn::Handled)?;
             Some((pad, probe))
         };
         let others = self.valves.iter().flat_map(|valve| valve.sink_pads());

@@ -48,8 +48,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 /// next beginning are never closer than `BACKOFF_MIN` (with jitter).
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(3);
-/// In place of it where somebody else has our session: each try takes it from them, and the longer
-/// that goes on the rarer it is.
+/// In place of it where the broker says that somebody else has our session: each try takes it from
+/// them, and the longer that goes on the rarer it is. Where that is only supposed, the broker may
+/// as well have died, and its return is not to be missed.
 const TAKEN_OVER_MIN: Duration = Duration::from_secs(10);
 const TAKEN_OVER_MAX: Duration = Duration::from_secs(60);
 /// A connection as old as this, and then each time that its age has doubled, says anew what the
@@ -151,7 +152,7 @@ impl<F: FnMut(Event) + Send> Task<F> {
                 continue;
             }
             let fault = self.state.lock().down(fault);
-            let is_taken = fault.kind == FaultKind::TakenOver;
+            let is_taken = fault.reason == Some(Reason::SESSION_TAKEN_OVER);
             (self.on_event)(Event::Down(fault));
             if self.state.lock().connects != connects {
                 tries = 0;
