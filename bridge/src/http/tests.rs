@@ -360,6 +360,7 @@ async fn hls_is_handed_on_to_viewers_and_to_who_has_a_link_and_nothing_of_it_is_
     let key = "k".repeat(32);
     let bench = Bench::with_share(&key, &format!("[mediamtx]\nhls = \"http://{address}\""));
     bench.bridge.fleet.apply(Event::Up(Capabilities::ALL));
+    bench.bridge.fleet.do_without_mark();
     let (_, described) = bench.as_viewer("GET", "/robots/r1").await;
     assert_eq!(described["hls"], "robots/r1/hls/index.m3u8");
     let ask = async |path: &str| bench.send(viewer("GET", path)).await;
@@ -419,16 +420,16 @@ async fn hls_is_handed_on_to_viewers_and_to_who_has_a_link_and_nothing_of_it_is_
         200
     );
     assert_eq!(
-        anybody(&format!("/robots/r1/hls/index.m3u8?share={old}"))
-            .await
-            .0,
-        401
-    );
-    assert_eq!(
         anybody(&format!("/robots/r1/hls/index.m3u8?share={other}"))
             .await
             .0,
         403
+    );
+    assert_eq!(
+        anybody(&format!("/robots/r1/hls/index.m3u8?share={old}"))
+            .await
+            .0,
+        401
     );
     let (status, _, head) =
         anybody(&format!("/robots/r1/hls/seg2.mp4?share={old}&session=no")).await;
