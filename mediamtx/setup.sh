@@ -351,7 +351,6 @@ place() {
 s|%FOLDER%|$folder|g
 s|%HOST%|$HOST|g
 s|%BRIDGE%|$bridge|g
-s|%PAGE%|https://$HOST:8443|g
 s|%LOCAL_MQTT_PORT%|$LOCAL_MQTT_PORT|g
 s|%OWNER-HASH%|$(hash owner)|
 s|%APP-HASH%|$([ "$LIVE_STREAM" = no ] || hash app)|

@@ -29,6 +29,8 @@ pub struct Settings {
     pub api: Option<Client>,
     /// Its WebRTC server, to which WHEP is handed on.
     pub webrtc: Option<Client>,
+    /// Its HLS.
+    pub hls: Option<Client>,
     /// By this the bridge itself is known at the API, where MediaMTX asks the bridge who may.
     pub own: Option<Credentials>,
 }

@@ -161,7 +161,17 @@ impl Fleet {
     /// The share link of this token, if it still lets anybody in; none before what was revoked is
     /// known.
     pub fn check_share(&self, token: &str) -> Option<ShareLink> {
-        let link = self.shares.check(token, self.now().wall)?;
+        self.check_share_at(token, self.now().wall)
+    }
+
+    /// As [`Fleet::check_share`], for who has begun to look: the link may have ended meanwhile, but
+    /// not been revoked.
+    pub fn check_begun_share(&self, token: &str) -> Option<ShareLink> {
+        self.check_share_at(token, Duration::ZERO)
+    }
+
+    fn check_share_at(&self, token: &str, now: Duration) -> Option<ShareLink> {
+        let link = self.shares.check(token, now)?;
         self.was_up.load(Ordering::Relaxed).then_some(link)
     }
 
@@ -461,6 +471,7 @@ impl Fleet {
             "state": view.state.as_deref(),
             "watch": self.watch_urls.fill(robot),
             "whep": self.watch_urls.whep(robot),
+            "hls": self.watch_urls.playlist(robot),
         })
     }
 

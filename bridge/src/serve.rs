@@ -4,7 +4,7 @@
 
 use std::{
     fs, io,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
@@ -56,12 +56,23 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// drops those of the owner as well.
 const BACKLOG: u32 = 4096;
 
-/// Listens at `address`.
+/// Listens at `address`; at `[::]` by IPv4 as well, and by that alone where a machine has no IPv6.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4(),
-        SocketAddr::V6(_) => TcpSocket::new_v6(),
-    }?;
+    let (socket, address) = match address {
+        SocketAddr::V4(_) => (TcpSocket::new_v4()?, address),
+        SocketAddr::V6(_) => match TcpSocket::new_v6() {
+            Err(err) if address.ip().is_unspecified() => {
+                warn!("no IPv6 here ({err}): listening by IPv4 alone");
+                let any = (Ipv4Addr::UNSPECIFIED, address.port());
+                (TcpSocket::new_v4()?, any.into())
+            }
+            socket => (socket?, address),
+        },
+    };
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        // Whatever net.ipv6.bindv6only says.
+        SockRef::from(&socket).set_only_v6(false)?;
+    }
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
@@ -186,6 +197,8 @@ pub async fn serve(
             Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
             accepted = listener.accept() => match accepted {
                 Ok((tcp, peer)) => {
+                    // By IPv4 to a socket for both, it is no other.
+                    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                     let Some(seat) = connections.enter(peer.ip()) else {
                         continue;
                     };

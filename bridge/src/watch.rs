@@ -15,9 +15,16 @@ pub struct Watch {
     pub rtsp: Option<WatchUrl>,
     pub hls: Option<WatchUrl>,
     pub webrtc: Option<WatchUrl>,
-    /// The bridge hands WHEP on.
+    /// What the bridge hands on itself.
     #[serde(skip)]
+    pub own: Own,
+}
+
+/// What the page asks the bridge for, and not the media server.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Own {
     pub whep: bool,
+    pub hls: bool,
 }
 
 impl Watch {
@@ -38,7 +45,14 @@ impl Watch {
 
     /// Where the page begins a WebRTC session with the robot, relative to itself.
     pub fn whep(&self, robot: &Robot) -> Option<String> {
-        self.whep.then(|| format!("robots/{}/whep", robot.name))
+        self.own.whep.then(|| format!("robots/{}/whep", robot.name))
+    }
+
+    /// Where the page finds the robot's playlist, relative to itself.
+    pub fn playlist(&self, robot: &Robot) -> Option<String> {
+        self.own
+            .hls
+            .then(|| format!("robots/{}/hls/index.m3u8", robot.name))
     }
 
     /// The URLs of one robot's stream, by the way to watch it.

@@ -13,15 +13,16 @@ use droidrelay_testkit::{
         reader::Reader,
     },
     journal::DEADLINE,
+    net::http,
     process::poll,
     servers::{
-        cloud::{Cloud, LEASE, Media},
+        cloud::{Cloud, LEASE, Media, ROBOT},
         relay::Kind,
     },
     testbed::TEST_PICTURE,
 };
 use droidrelay_wire::StreamState;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Pictures at which a session has long stopped to ask for key frames by itself.
 const SETTLED: usize = 120;
@@ -87,6 +88,40 @@ fn who_opens_hls_sees_the_robot_and_when_he_leaves_its_camera_is_off() {
     let _robot = cloud.robot(TEST_PICTURE).unwrap();
     let reader = Reader::start(&cloud.hls_url(), None).unwrap();
     cloud.shows(&reader.wait_frames(30).map(drop));
+    drop(reader);
+    wait_idle(&cloud);
+}
+
+/// Nobody but the bridge is asked, and MediaMTX's session goes on when the link's time is over.
+#[test]
+fn who_opens_hls_at_the_bridge_by_a_link_sees_the_robot_and_when_they_leave_its_camera_is_off() {
+    if Kind::MediaMtx.notice_if_absent() {
+        return;
+    }
+    let cloud = Cloud::start(Media::HlsHandedOn).unwrap();
+    let _robot = cloud.robot(TEST_PICTURE).unwrap();
+    let ask = |method, path: &str, login: &str| {
+        http::request(cloud.address(), method, path, login).unwrap()
+    };
+    let stranger = Login {
+        password: "guessed".into(),
+        ..cloud.viewer.clone()
+    };
+    let playlist = format!("/robots/{ROBOT}/hls/index.m3u8");
+    assert_eq!(ask("GET", &playlist, &stranger.basic()).status, 401);
+    let share = format!("/robots/{ROBOT}/share?for=8");
+    let shared = ask("POST", &share, &cloud.viewer.basic());
+    let shared: Value = serde_json::from_str(&shared.body).unwrap();
+    let playlist = format!("{playlist}?share={}", shared["token"].as_str().unwrap());
+    let url = format!("http://{}{playlist}", cloud.address());
+    let reader = Reader::start(&url, None).unwrap();
+    cloud.shows(&reader.wait_frames(30).map(drop));
+    let is_over = poll(DEADLINE, || {
+        (ask("HEAD", &playlist, "").status == 401).then_some(())
+    });
+    assert!(is_over.is_some(), "{}", cloud.bridge().text());
+    let after = reader.frames().mark() + 60;
+    cloud.shows(&reader.wait_frames(after).map(drop));
     drop(reader);
     wait_idle(&cloud);
 }

@@ -8,9 +8,10 @@ use anyhow::Result;
 use droidrelay_testkit::{
     clients::browser::{Browser, Page, Screen},
     journal::DEADLINE,
+    net::http,
     process::poll,
     servers::{
-        cloud::{Cloud, Media, ROBOT},
+        cloud::{Cloud, Media, OTHER, ROBOT},
         relay::Kind,
     },
     testbed::TEST_PICTURE,
@@ -108,6 +109,52 @@ fn a_click_shows_the_robot_through_the_bridges_own_address_and_sign_in() {
 #[test]
 fn a_click_shows_the_robot_by_hls_where_that_is_all_and_stop_ends_it() {
     a_click_shows_the_robot_and_stop_ends_it(Media::Hls, "HLS, some seconds late");
+}
+
+#[test]
+fn a_click_shows_the_robot_by_hls_through_the_bridges_own_address_and_sign_in() {
+    a_click_shows_the_robot_and_stop_ends_it(Media::HlsHandedOn, "HLS, some seconds late");
+}
+
+#[test]
+fn a_link_shows_its_robot_to_who_has_no_name_and_no_other_robot() {
+    if Kind::MediaMtx.notice_if_absent() {
+        return;
+    }
+    let cloud = Cloud::start(Media::HandedOn).unwrap();
+    let _robot = cloud.robot(TEST_PICTURE).unwrap();
+    let path = format!("/robots/{ROBOT}/share?for=60");
+    let shared = http::request(cloud.address(), "POST", &path, &cloud.viewer.basic()).unwrap();
+    let shared: serde_json::Value = serde_json::from_str(&shared.body).unwrap();
+    let token = shared["token"].as_str().unwrap();
+    let browser = Browser::start().unwrap();
+    let url = format!("{}#robot={ROBOT}&share={token}", cloud.url());
+    let page = browser.open(&url, Screen::PHONE).unwrap();
+    page.wait("document.getElementById('off-title').textContent === 'Shared with you'")
+        .unwrap();
+    let mark = cloud.observer.seen().mark();
+    page.click("#go").unwrap();
+    cloud.shows(&page.wait(SHOWS));
+    assert_eq!(page.text("#way").unwrap(), "WebRTC");
+    page.click("#go").unwrap();
+    page.wait(&format!("!{SHOWS}")).unwrap();
+    cloud.observer.wait_state(mark, StreamState::Idle).unwrap();
+    no_complaints(&page);
+
+    // Of another robot, or made up, it shows nothing.
+    for hash in [
+        format!("robot={OTHER}&share={token}"),
+        format!("robot={ROBOT}&share=guessed"),
+    ] {
+        let page = browser
+            .open(&format!("{}#{hash}", cloud.url()), Screen::PHONE)
+            .unwrap();
+        page.click("#go").unwrap();
+        page.wait(
+            "document.getElementById('status').textContent === 'This link is no longer good.'",
+        )
+        .unwrap();
+    }
 }
 
 #[test]

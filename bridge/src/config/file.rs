@@ -211,6 +211,7 @@ pub struct MediaMtxTable {
     pub lease: Duration,
     pub api: Option<Spanned<UrlText>>,
     pub webrtc: Option<Spanned<UrlText>>,
+    pub hls: Option<Spanned<UrlText>>,
     pub api_user: Option<String>,
     pub api_password_file: Option<Spanned<PathBuf>>,
 }
@@ -223,6 +224,7 @@ impl Default for MediaMtxTable {
             lease: LEASE,
             api: None,
             webrtc: None,
+            hls: None,
             api_user: None,
             api_password_file: None,
         }

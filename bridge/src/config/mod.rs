@@ -38,7 +38,7 @@ use crate::{
     robots::{self, Directory, PLACEHOLDER, Robot, TopicTemplate, all_topics},
     serve::Tls,
     share,
-    watch::Watch,
+    watch::{Own, Watch},
     webhook::{self, RobotEvent, Webhook},
 };
 
@@ -189,9 +189,18 @@ impl File {
             share::key_from_file(&folder.join(table.key_file.get_ref())).at(&table.key_file)
         };
         let watch = Watch {
-            whep: self.mediamtx.webrtc.is_some(),
+            own: Own {
+                whep: self.mediamtx.webrtc.is_some(),
+                hls: self.mediamtx.hls.is_some(),
+            },
             ..self.watch
         };
+        if let (Some(hls), None) = (&self.mediamtx.hls, &self.share) {
+            return refuse(
+                hls,
+                "mediamtx.hls needs share.key-file: a browser's HLS player sends no password, and gets a link for it",
+            );
+        }
         let directory = directory(self.robots, self.listed)?;
         let webhook = |table: WebhookTable| table.check(folder, &directory);
         Ok(Config {
@@ -251,15 +260,16 @@ impl MediaMtxTable {
             Client::new(url.clone(), login, &TlsFiles::default(), USER_AGENT).at(&api)
         };
         // It gets the viewers' own credentials.
-        let webrtc = |webrtc: Spanned<UrlText>| {
-            let UrlText(url) = webrtc.get_ref();
-            Client::new(url.clone(), Login::None, &TlsFiles::default(), USER_AGENT).at(&webrtc)
+        let media = |media: Spanned<UrlText>| {
+            let UrlText(url) = media.get_ref();
+            Client::new(url.clone(), Login::None, &TlsFiles::default(), USER_AGENT).at(&media)
         };
         Ok(demand::Settings {
             read_starts: self.read_starts,
             lease: self.lease,
             api: self.api.map(api).transpose()?,
-            webrtc: self.webrtc.map(webrtc).transpose()?,
+            webrtc: self.webrtc.map(media).transpose()?,
+            hls: self.hls.map(media).transpose()?,
             own,
         })
     }

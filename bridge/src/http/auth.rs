@@ -12,27 +12,33 @@ use axum::{
     body::{Body, to_bytes},
     extract::{ConnectInfo, Request, State},
     http::{
-        HeaderMap, HeaderName, HeaderValue, StatusCode,
+        HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
         header::{AUTHORIZATION, HOST, ORIGIN, RETRY_AFTER, WWW_AUTHENTICATE},
+        request::Parts,
         uri::Authority,
     },
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use droidrelay_wire::Secret;
 use http_body_util::LengthLimitError;
 use ipnet::IpNet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use crate::{
-    auth::{Denial, readable},
+    auth::{Denial, Role, User, readable},
     bridge::Bridge,
     connections::Seat,
     failure::Failure,
+    grants::parameter,
+    share::ShareLink,
 };
 
 /// No body that is sent here is longer.
 const MAX_BODY: usize = 16 * 1024;
+/// After the connection to the broker, what was revoked may come so late.
+const REVOKED_IS_LATE: Duration = Duration::from_secs(1);
 /// For a whole body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -43,43 +49,143 @@ pub async fn authenticate(
     request: Request,
     next: Next,
 ) -> Response {
-    if !request.method().is_safe() && is_of_another_site(request.headers()) {
-        return Failure::forbidden("requests from other sites are refused").into_response();
+    let (head, body) = request.into_parts();
+    let is_foreign = !head.method.is_safe() && is_of_another_site(&head.headers);
+    let peer = client(&bridge.proxies, peer.ip(), &head.headers);
+    match user_of(&bridge, &head, peer, is_foreign).await {
+        Ok(user) => admit(&bridge, user, Request::from_parts(head, body), next).await,
+        Err(refused) => refuse_request(&bridge, refused, peer, &head),
     }
-    if bridge.auth.is_open() && !names_this_host(request.headers().get(HOST)) {
-        let reason = "without any [[user]] only requests to localhost or 127.0.0.1 are answered";
-        return Failure::forbidden(reason).into_response();
-    }
-    let peer = client(&bridge.proxies, peer.ip(), request.headers());
-    match bridge
-        .auth
-        .check(request.headers().get(AUTHORIZATION), peer)
-        .await
-    {
-        Ok(user) => {
-            let seat = request.extensions().get::<Arc<Seat>>();
-            let busy = seat.map(Seat::busy);
-            let in_progress = match bridge.requests.begin(&user, busy) {
-                Ok(in_progress) => Arc::new(in_progress),
-                Err(failure) => return failure.into_response(),
-            };
-            let mut request = match whole(request).await {
-                Ok(request) => request,
-                Err(failure) => return failure.into_response(),
-            };
-            request.extensions_mut().insert(user);
-            // An answer that goes on takes its share of it.
-            request.extensions_mut().insert(in_progress.clone());
-            let response = next.run(request).await;
-            drop(in_progress);
-            response
+}
+
+/// As [`authenticate`], for the stream itself: also who has a share link for the robot, as a viewer
+/// of that robot. To look starts it, so that no foreign page may have that done either.
+pub async fn authenticate_looker(
+    State(bridge): State<Arc<Bridge>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let (head, body) = request.into_parts();
+    let peer = client(&bridge.proxies, peer.ip(), &head.headers);
+    let query = head.uri.query().map(Secret::from);
+    let token = query.and_then(|query| parameter(&query, "share"));
+    let user = match token {
+        Some(token) if !bridge.auth.is_open() => guest(&bridge, &head, &token, peer).await,
+        _ => {
+            let is_foreign = is_of_another_site(&head.headers);
+            user_of(&bridge, &head, peer, is_foreign).await
         }
-        Err(denial) => {
+    };
+    match user {
+        Ok(user) => admit(&bridge, user, Request::from_parts(head, body), next).await,
+        Err(refused) => refuse_request(&bridge, refused, peer, &head),
+    }
+}
+
+/// Why somebody is not let in.
+pub enum Refused {
+    Denial(Denial),
+    Failure(Failure),
+}
+
+impl From<Denial> for Refused {
+    fn from(denial: Denial) -> Self {
+        Refused::Denial(denial)
+    }
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Refused::Failure(failure)
+    }
+}
+
+async fn user_of(
+    bridge: &Bridge,
+    head: &Parts,
+    peer: IpAddr,
+    is_foreign: bool,
+) -> Result<Arc<User>, Refused> {
+    if is_foreign {
+        return Err(Failure::forbidden("requests from other sites are refused").into());
+    }
+    if bridge.auth.is_open() && !names_this_host(head.headers.get(HOST)) {
+        let reason = "without any [[user]] only requests to localhost or 127.0.0.1 are answered";
+        return Err(Failure::forbidden(reason).into());
+    }
+    let authorization = head.headers.get(AUTHORIZATION);
+    Ok(bridge.auth.check(authorization, peer).await?)
+}
+
+/// Who holds a link is a viewer of its robot. What has begun goes on when the link has ended; then
+/// MediaMTX knows its session.
+async fn guest(
+    bridge: &Bridge,
+    head: &Parts,
+    token: &Secret,
+    peer: IpAddr,
+) -> Result<Arc<User>, Refused> {
+    let begins = head.method == Method::POST || head.uri.path().ends_with("/index.m3u8");
+    let link = match begins {
+        true => link_of(bridge, token, peer).await?,
+        false => bridge
+            .fleet
+            .check_begun_share(token.expose())
+            .ok_or(Denial::Wrong)?,
+    };
+    Ok(Arc::new(User {
+        name: format!("share {}", link.id),
+        role: Role::Viewer,
+        robots: Some(vec![link.robot]),
+        password: None,
+        token: None,
+    }))
+}
+
+/// The link of this token; a wrong one counts as a wrong password does.
+pub async fn link_of(bridge: &Bridge, token: &Secret, ip: IpAddr) -> Result<ShareLink, Refused> {
+    bridge.auth.admit(ip)?;
+    // What was revoked is still on its way.
+    if !bridge.fleet.settled(Instant::now() + REVOKED_IS_LATE).await {
+        let reason = "which links are revoked is not known yet: try again in a second";
+        return Err(Failure::unavailable(reason).into());
+    }
+    bridge.fleet.check_share(token.expose()).ok_or_else(|| {
+        bridge.auth.charge(ip);
+        Denial::Wrong.into()
+    })
+}
+
+/// Answers `user`, whose request it is.
+async fn admit(bridge: &Bridge, user: Arc<User>, request: Request, next: Next) -> Response {
+    let seat = request.extensions().get::<Arc<Seat>>();
+    let busy = seat.map(Seat::busy);
+    let in_progress = match bridge.requests.begin(&user, busy) {
+        Ok(in_progress) => Arc::new(in_progress),
+        Err(failure) => return failure.into_response(),
+    };
+    let mut request = match whole(request).await {
+        Ok(request) => request,
+        Err(failure) => return failure.into_response(),
+    };
+    request.extensions_mut().insert(user);
+    // An answer that goes on takes its share of it.
+    request.extensions_mut().insert(in_progress.clone());
+    let response = next.run(request).await;
+    drop(in_progress);
+    response
+}
+
+fn refuse_request(bridge: &Bridge, refused: Refused, peer: IpAddr, head: &Parts) -> Response {
+    match refused {
+        Refused::Failure(failure) => failure.into_response(),
+        Refused::Denial(denial) => {
             bridge.metrics.refused(denial);
             if denial != Denial::Missing {
                 warn!(%peer, "refused: {denial:?}");
             }
-            refuse(denial, is_of_a_script(request.headers()))
+            refuse(denial, is_of_a_script(&head.headers))
         }
     }
 }

@@ -15,11 +15,11 @@ use droidrelay_wire::{
     words::hook::{Hook, HookEvent},
 };
 use serde::{Deserialize, Deserializer};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::{
-    auth::refuse,
+    auth::{Refused, link_of, refuse},
     request::{Caller, Payload, Shared, json},
 };
 use crate::{
@@ -36,8 +36,6 @@ use crate::{
 /// A robot that opens by itself may come to the media server before its state comes here. The
 /// server asks one thing at a time, so nobody else is answered meanwhile.
 const STATE_IS_LATE: Duration = Duration::from_millis(300);
-/// After the connection to the broker, what was revoked may come so late.
-const REVOKED_IS_LATE: Duration = Duration::from_secs(1);
 /// From the question whether a viewer may look until it gets the stream.
 const JOINING: Duration = Duration::from_millis(200);
 
@@ -145,23 +143,6 @@ pub async fn auth(
     }
 }
 
-enum Refused {
-    Denial(Denial),
-    Failure(Failure),
-}
-
-impl From<Denial> for Refused {
-    fn from(denial: Denial) -> Self {
-        Refused::Denial(denial)
-    }
-}
-
-impl From<Failure> for Refused {
-    fn from(failure: Failure) -> Self {
-        Refused::Failure(failure)
-    }
-}
-
 /// The name of who may do it.
 async fn answer(
     bridge: &Bridge,
@@ -171,16 +152,7 @@ async fn answer(
 ) -> Result<String, Refused> {
     let robot = bridge.fleet.directory.by_path(&question.path);
     if let (true, Some(token)) = (what == "read", question.parameter("share")) {
-        bridge.auth.admit(ip)?;
-        // What was revoked is still on its way.
-        if !bridge.fleet.settled(Instant::now() + REVOKED_IS_LATE).await {
-            let reason = "which links are revoked is not known yet: try again in a second";
-            return Err(Failure::unavailable(reason).into());
-        }
-        let Some(link) = bridge.fleet.check_share(token.expose()) else {
-            bridge.auth.charge(ip);
-            return Err(Denial::Wrong.into());
-        };
+        let link = link_of(bridge, &token, ip).await?;
         return match robot {
             Some(robot) if robot.name == link.robot => {
                 bridge.grants.give(&question.id, Grant::Link(token));

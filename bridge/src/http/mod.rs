@@ -6,13 +6,13 @@ mod auth;
 mod commands;
 mod enroll;
 mod events;
+mod media;
 mod mediamtx;
 mod metrics;
 mod page;
 mod poll;
 mod request;
 mod share;
-mod whep;
 
 use std::sync::Arc;
 
@@ -50,11 +50,6 @@ fn routes() -> Routes {
         ("/robots/{robot}/stream/stop", asking(Command::stop())),
         ("/robots/{robot}/stream/keyframe", asking(Command::Keyframe)),
         ("/robots/{robot}/stream/state", put(poll::report)),
-        ("/robots/{robot}/whep", post(whep::whep)),
-        (
-            "/robots/{robot}/whep/{session}",
-            patch(whep::whep).delete(whep::whep),
-        ),
         (
             "/robots/{robot}/share",
             post(share::share).delete(share::revoke),
@@ -64,6 +59,18 @@ fn routes() -> Routes {
         (hook::PATH, post(mediamtx::hook)),
         ("/events", get(events::events)),
         ("/metrics", get(metrics::metrics)),
+    ]
+}
+
+/// What needs a credential, or a share link for the robot.
+fn media_routes() -> Routes {
+    vec![
+        ("/robots/{robot}/whep", post(media::whep)),
+        (
+            "/robots/{robot}/whep/{session}",
+            patch(media::whep).delete(media::whep),
+        ),
+        ("/robots/{robot}/hls/{file}", get(media::hls)),
     ]
 }
 
@@ -88,8 +95,13 @@ pub fn app(bridge: Arc<Bridge>) -> Router {
         bridge.clone(),
         auth::authenticate,
     ));
+    let behind_link = router(media_routes()).route_layer(middleware::from_fn_with_state(
+        bridge.clone(),
+        auth::authenticate_looker,
+    ));
     router(open_routes())
         .merge(behind_credential)
+        .merge(behind_link)
         .fallback(async || Failure::not_found("there is nothing at this path"))
         .method_not_allowed_fallback(async || {
             Failure::new(

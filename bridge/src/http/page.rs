@@ -48,10 +48,11 @@ fn policy(watch: &Watch) -> String {
         )
     });
     // What the bridge hands on is asked of itself.
-    let webrtc = watch.webrtc.as_ref().filter(|_| !watch.whep);
+    let webrtc = watch.webrtc.as_ref().filter(|_| !watch.own.whep);
+    let hls = watch.hls.as_ref().filter(|_| !watch.own.hls);
     let origins: String = webrtc
         .into_iter()
-        .chain(&watch.hls)
+        .chain(hls)
         .map(|url| format!(" {}", origin(url)))
         .collect();
     format!(
@@ -86,6 +87,7 @@ fn origin(url: &WatchUrl) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::watch::Own;
 
     fn page(webrtc: &str, hls: &str) -> String {
         let url = |text: &str| WatchUrl::try_from(text.to_owned()).ok();
@@ -93,7 +95,7 @@ mod tests {
             rtsp: url("rtsps://media.example:8322/{path}"),
             webrtc: url(webrtc),
             hls: url(hls),
-            whep: false,
+            own: Own::default(),
         })
     }
 
@@ -112,11 +114,15 @@ mod tests {
     }
 
     #[test]
-    fn where_the_bridge_hands_whep_on_the_page_reaches_nothing_but_the_bridge() {
-        let url = WatchUrl::try_from("https://media.example:8889/{path}".to_owned());
+    fn where_the_bridge_hands_all_on_the_page_reaches_nothing_but_the_bridge() {
+        let url = |port| WatchUrl::try_from(format!("https://media.example:{port}/{{path}}")).ok();
         let policy = policy(&Watch {
-            webrtc: url.ok(),
-            whep: true,
+            webrtc: url(8889),
+            hls: url(8888),
+            own: Own {
+                whep: true,
+                hls: true,
+            },
             ..Watch::default()
         });
         assert!(

@@ -68,7 +68,7 @@ pub async fn share(
     );
     let mut watch = bridge.fleet.watch_urls.fill(&robot);
     for url in watch.values_mut() {
-        let mark = if url.contains('?') { '&' } else { '?' };
+        let mark = if url.contains(['?', '#']) { '&' } else { '?' };
         *url = format!("{url}{mark}share={}", token.expose());
     }
     Ok(Json(json!({

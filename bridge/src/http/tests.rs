@@ -45,8 +45,17 @@ impl Bench {
     }
 
     fn with(more: &str) -> Self {
+        Self::with_share("", more)
+    }
+
+    /// `key` signs links; without one there are none.
+    fn with_share(key: &str, more: &str) -> Self {
         let broker = TcpListener::bind("127.0.0.1:0").unwrap();
         let sha = |secret: &str| Hash::sha256(&secret.into());
+        let share = match key {
+            "" => "",
+            _ => "[share]\nkey-file = \"share.key\"",
+        };
         let text = format!(
             r#"
             [mqtt]
@@ -68,6 +77,7 @@ impl Bench {
             name = "admin"
             role = "admin"
             token = "{}"
+            {share}
             {more}
             "#,
             broker.local_addr().unwrap(),
@@ -76,6 +86,7 @@ impl Bench {
         );
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("enroll")).unwrap();
+        fs::write(folder.path().join("share.key"), key).unwrap();
         let config = Config::parse(&text, &folder.path().join("bridge.toml"), |_| None).unwrap();
         Bench {
             folder,
@@ -303,6 +314,161 @@ async fn whep_is_handed_on_for_viewers_with_their_address_and_a_place_under_the_
     assert_eq!(answer.0, 404, "{}", answer.1);
 }
 
+/// A media server that gives these answers, one to each connection; what it was asked.
+async fn media(answers: Vec<Vec<u8>>) -> (SocketAddr, tokio::task::JoinHandle<Vec<String>>) {
+    let media = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = media.local_addr().unwrap();
+    let served = tokio::spawn(async move {
+        let mut asked = Vec::new();
+        for answer in answers {
+            let (mut stream, _) = media.accept().await.unwrap();
+            let mut text = Vec::new();
+            while !text.ends_with(b"\r\n\r\n") {
+                assert_ne!(stream.read_buf(&mut text).await.unwrap(), 0);
+            }
+            asked.push(String::from_utf8(text).unwrap());
+            stream.write_all(&answer).await.unwrap();
+        }
+        asked
+    });
+    (address, served)
+}
+
+#[tokio::test]
+async fn hls_is_handed_on_to_viewers_and_to_who_has_a_link_and_nothing_of_it_is_kept() {
+    const PLAYLIST: &str = "application/vnd.apple.mpegurl";
+    let playlist = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: {PLAYLIST}\r\nSet-Cookie: session=s3cret\r\nContent-Length: 7\r\n\r\n#EXTM3U"
+    );
+    let longer_than_memory_has = 4 << 20;
+    let piece = [
+        format!("HTTP/1.1 200 OK\r\nContent-Type: video/mp4\r\nContent-Length: {longer_than_memory_has}\r\n\r\n").into_bytes(),
+        vec![7; longer_than_memory_has],
+    ]
+    .concat();
+    let (address, served) = media(vec![
+        b"HTTP/1.1 302 Found\r\nSet-Cookie: cookieCheck=1\r\nLocation: /robots/r1/index.m3u8?cookieCheck=1\r\nContent-Length: 0\r\n\r\n".to_vec(),
+        playlist.clone().into(),
+        b"HTTP/1.1 302 Found\r\nLocation: http://elsewhere.example/index.m3u8?x=1\r\nContent-Length: 0\r\n\r\n".to_vec(),
+        piece,
+        playlist.into(),
+        b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"\r\nContent-Length: 0\r\n\r\n".to_vec(),
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n".to_vec(),
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\ncut".to_vec(),
+    ])
+    .await;
+    let key = "k".repeat(32);
+    let bench = Bench::with_share(&key, &format!("[mediamtx]\nhls = \"http://{address}\""));
+    bench.bridge.fleet.apply(Event::Up(Capabilities::ALL));
+    bench.bridge.fleet.do_without_mark();
+    let (_, described) = bench.as_viewer("GET", "/robots/r1").await;
+    assert_eq!(described["hls"], "robots/r1/hls/index.m3u8");
+    let ask = async |path: &str| bench.send(viewer("GET", path)).await;
+    let anybody = async |path: &str| bench.send(request("GET", path, None)).await;
+
+    // Who may not, and what is none of HLS, never reaches the media server.
+    assert_eq!(ask("/robots/r2/hls/index.m3u8").await.0, 403);
+    assert_eq!(anybody("/robots/r1/hls/index.m3u8").await.0, 401);
+    for wrong in [
+        "index.html",
+        "..%2Findex.m3u8",
+        "x%3F.mp4",
+        "index.m3u8%00.ts",
+    ] {
+        let (status, ..) = ask(&format!("/robots/r1/hls/{wrong}")).await;
+        assert_eq!(status, 404, "{wrong}");
+    }
+    assert_eq!(
+        bench.as_viewer("POST", "/robots/r1/hls/index.m3u8").await.0,
+        405
+    );
+    let mut foreign = viewer("GET", "/robots/r1/hls/index.m3u8");
+    let site = HeaderValue::from_static("cross-site");
+    foreign.headers_mut().insert("sec-fetch-site", site);
+    assert_eq!(bench.send(foreign).await.0, 403);
+    let forged = format!("/robots/r1/hls/index.m3u8?share={}", "A".repeat(90));
+    assert_eq!(anybody(&forged).await.0, 401);
+
+    let (status, _, head) = ask("/robots/r1/hls/index.m3u8").await;
+    assert_eq!(
+        (status, &head.headers()[CONTENT_TYPE]),
+        (StatusCode::OK, &HeaderValue::from_static(PLAYLIST))
+    );
+    assert!(!head.headers().contains_key("set-cookie"));
+    // Only to the same place.
+    let (status, _, head) = ask("/robots/r1/hls/index.m3u8?a=b").await;
+    assert_eq!(status, 302);
+    assert!(!head.headers().contains_key("location"));
+    let (status, _, head) = ask("/robots/r1/hls/seg1.mp4?session=5e55&_HLS_msn=3").await;
+    assert_eq!(
+        (status, &head.headers()["content-length"]),
+        (StatusCode::OK, &HeaderValue::from(longer_than_memory_has))
+    );
+
+    // By a link, also when its time is over, where that has begun before.
+    let shares = &bench.bridge.fleet.shares;
+    let link = |robot: &str, seconds_ago: u64| {
+        let made = bench.bridge.fleet.now().wall - Duration::from_secs(seconds_ago);
+        let (_, token) = shares.make(robot, 60, made).unwrap();
+        token.expose().to_owned()
+    };
+    let (fresh, old, other) = (link("r1", 0), link("r1", 90), link("r2", 0));
+    assert_eq!(
+        anybody(&format!("/robots/r1/hls/index.m3u8?share={fresh}"))
+            .await
+            .0,
+        200
+    );
+    assert_eq!(
+        anybody(&format!("/robots/r1/hls/index.m3u8?share={other}"))
+            .await
+            .0,
+        403
+    );
+    assert_eq!(
+        anybody(&format!("/robots/r1/hls/index.m3u8?share={old}"))
+            .await
+            .0,
+        401
+    );
+    let (status, _, head) =
+        anybody(&format!("/robots/r1/hls/seg2.mp4?share={old}&session=no")).await;
+    assert_eq!(status, 401);
+    assert!(
+        !head.headers().contains_key(WWW_AUTHENTICATE),
+        "no dialogue over a player"
+    );
+    assert_eq!(
+        bench
+            .send(viewer("HEAD", "/robots/r1/hls/index.m3u8"))
+            .await
+            .0,
+        200
+    );
+    // A piece that the media server breaks off is not passed for a whole one.
+    let mut cut = viewer("GET", "/robots/r1/hls/seg3.mp4");
+    let peer = SocketAddr::from(([192, 0, 2, 1], 40000));
+    cut.extensions_mut().insert(ConnectInfo(peer));
+    let answer = app(bench.bridge.clone()).oneshot(cut).await.unwrap();
+    assert!(answer.into_body().collect().await.is_err());
+
+    let asked = served.await.unwrap();
+    for (text, begin) in asked.iter().zip([
+        "GET /robots/r1/index.m3u8 HTTP",
+        "GET /robots/r1/index.m3u8?cookieCheck=1 HTTP",
+        "GET /robots/r1/index.m3u8?a=b HTTP",
+        "GET /robots/r1/seg1.mp4?session=5e55&_HLS_msn=3 HTTP",
+        &format!("GET /robots/r1/index.m3u8?share={fresh} HTTP"),
+        &format!("GET /robots/r1/seg2.mp4?share={old}&session=no HTTP"),
+        "HEAD /robots/r1/index.m3u8 HTTP",
+        "GET /robots/r1/seg3.mp4 HTTP",
+    ]) {
+        assert!(text.starts_with(begin), "{text}");
+        assert!(text.contains("x-forwarded-for: 192.0.2.1\r\n"), "{text}");
+        assert!(!text.contains("cookie:"), "{text}");
+    }
+}
+
 #[tokio::test]
 async fn a_viewer_has_the_robots_of_their_list_and_an_admin_all() {
     let bench = Bench::new();
@@ -436,7 +602,10 @@ async fn what_came_by_tls_says_that_it_always_should() {
 async fn the_openapi_document_tells_every_endpoint_and_no_other() {
     let document: Value = serde_json::from_str(include_str!("../../openapi.json")).unwrap();
     let told = document["paths"].as_object().unwrap();
-    let served: Vec<_> = routes().into_iter().chain(open_routes()).collect();
+    let served: Vec<_> = [routes(), media_routes(), open_routes()]
+        .into_iter()
+        .flatten()
+        .collect();
     let paths: Vec<_> = served.iter().map(|(path, _)| *path).collect();
     let mut unknown = told.keys().filter(|path| !paths.contains(&path.as_str()));
     assert_eq!(unknown.next(), None, "is told and not served");
@@ -450,7 +619,8 @@ async fn the_openapi_document_tells_every_endpoint_and_no_other() {
         let sample = path
             .replace("{robot}", "r1")
             .replace("{id}", "0")
-            .replace("{session}", "0");
+            .replace("{session}", "0")
+            .replace("{file}", "index.m3u8");
         let (status, _, head) = bench.send(request("BREW", &sample, None)).await;
         assert_eq!(status, 405, "{path}");
         let allowed = head.headers()["allow"].to_str().unwrap().to_lowercase();

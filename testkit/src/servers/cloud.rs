@@ -43,6 +43,8 @@ pub enum Media {
     /// As `WebRtc`, handed on by the bridge, and nothing else.
     HandedOn,
     Hls,
+    /// As `Hls`, handed on by the bridge.
+    HlsHandedOn,
     /// As `WebRtc`, and the media server knows its own users only.
     OwnUsers,
     /// There is no media server: for what needs no picture.
@@ -125,9 +127,14 @@ impl Cloud {
         })
     }
 
+    /// Of the bridge.
+    pub fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.set_up.ports.bridge).into()
+    }
+
     /// The bridge's page.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/", self.set_up.ports.bridge)
+        format!("http://{}/", self.address())
     }
 
     pub fn rtsp_url(&self) -> String {
@@ -281,10 +288,11 @@ impl SetUp {
             ),
             Media::HandedOn => format!("rtsp = \"rtsp://127.0.0.1:{rtsp}/{{path}}\"\n"),
             Media::Hls => format!("hls = \"http://127.0.0.1:{hls}/{{path}}/index.m3u8\"\n"),
-            Media::None => String::new(),
+            Media::HlsHandedOn | Media::None => String::new(),
         };
         let handed_on = match self.media {
             Media::HandedOn => format!("webrtc = \"http://127.0.0.1:{webrtc}\"\n"),
+            Media::HlsHandedOn => format!("hls = \"http://127.0.0.1:{hls}\"\n"),
             _ => String::new(),
         };
         format!(
@@ -376,6 +384,7 @@ rtspTransports: [tcp]
 rtmpAddress: "127.0.0.1:{rtmp}"
 hlsAddress: "127.0.0.1:{hls}"
 hlsMuxerCloseAfter: 15s
+hlsTrustedProxies: [127.0.0.1]
 webrtcAddress: "127.0.0.1:{webrtc}"
 webrtcTrustedProxies: [127.0.0.1]
 webrtcLocalUDPAddress: "127.0.0.1:{ice}"

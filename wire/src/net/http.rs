@@ -3,13 +3,13 @@
 //! A small HTTP client: one server, one request at a time, nothing followed, TLS as everywhere
 //! here.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, future::Future, path::PathBuf, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http_body_util::{BodyExt, Full, Limited};
 pub use hyper::{
     Method, StatusCode,
-    body::Bytes,
+    body::{Bytes, Incoming},
     header::{HeaderMap, HeaderValue},
 };
 use hyper::{
@@ -225,10 +225,10 @@ impl Query {
 }
 
 #[derive(Debug, Clone)]
-pub struct Answer {
+pub struct Answer<B = Bytes> {
     pub status: StatusCode,
     pub headers: HeaderMap,
-    pub body: Bytes,
+    pub body: B,
 }
 
 /// A server, and who asks it.
@@ -272,6 +272,31 @@ impl Client {
     /// Asks over a connection of its own; the answer comes within `patience`.
     pub async fn send(&self, query: &Query, patience: Duration) -> Result<Answer, String> {
         KeptClient::new(self.clone()).send(query, patience).await
+    }
+
+    /// As [`Client::send`], without the body: that comes as it is read, however long it is.
+    pub async fn open(
+        &self,
+        query: &Query,
+        patience: Duration,
+    ) -> Result<Answer<Incoming>, String> {
+        let opened = async { self.connect().await?.open(self, query).await };
+        self.in_time(patience, opened).await
+    }
+
+    async fn in_time<T>(
+        &self,
+        patience: Duration,
+        answer: impl Future<Output = Result<T, String>>,
+    ) -> Result<T, String> {
+        let url = &self.url;
+        match timeout(patience, answer).await {
+            Ok(answer) => answer.map_err(|err| format!("{url}: {err}")),
+            Err(_) => {
+                let seconds = patience.as_secs_f64();
+                Err(format!("{url}: no answer within {seconds} s"))
+            }
+        }
     }
 
     fn authorization(&self) -> Result<Option<HeaderValue>, String> {
@@ -324,15 +349,8 @@ impl KeptClient {
     /// Asks over the kept connection, or over a new one where the server has left it meanwhile;
     /// the answer comes within `patience`.
     pub async fn send(&mut self, query: &Query, patience: Duration) -> Result<Answer, String> {
-        let answer = timeout(patience, self.exchange(query)).await;
-        let url = &self.client.url;
-        match answer {
-            Ok(answer) => answer.map_err(|err| format!("{url}: {err}")),
-            Err(_) => {
-                let seconds = patience.as_secs_f64();
-                Err(format!("{url}: no answer within {seconds} s"))
-            }
-        }
+        let client = self.client.clone();
+        client.in_time(patience, self.exchange(query)).await
     }
 
     async fn exchange(&mut self, query: &Query) -> Result<Answer, String> {
@@ -357,6 +375,20 @@ struct Connection {
 
 impl Connection {
     async fn ask(&mut self, client: &Client, query: &Query) -> Result<Answer, String> {
+        let Answer {
+            status,
+            headers,
+            body,
+        } = self.open(client, query).await?;
+        let body = Limited::new(body, MAX_ANSWER).collect().await;
+        Ok(Answer {
+            status,
+            headers,
+            body: body.map_err(|err| err.to_string())?.to_bytes(),
+        })
+    }
+
+    async fn open(&mut self, client: &Client, query: &Query) -> Result<Answer<Incoming>, String> {
         let mut request = Request::builder()
             .method(&query.method)
             .uri(client.url.target(&query.path))
@@ -375,11 +407,10 @@ impl Connection {
         }
         let answer = self.sender.send_request(request).await;
         let (head, body) = answer.map_err(|err| err.to_string())?.into_parts();
-        let body = Limited::new(body, MAX_ANSWER).collect().await;
         Ok(Answer {
             status: head.status,
             headers: head.headers,
-            body: body.map_err(|err| err.to_string())?.to_bytes(),
+            body,
         })
     }
 }
