@@ -76,7 +76,7 @@ const DOC: &[(&str, &str)] = &[
                             which the valves decide on, whichever tracks have one.
       taken out of the line the sink is told at unlinking and at READY, and is then as without a
                             valve: it publishes what comes.
-      a device              that is open 2 s after its element went to NULL is named in a warning
+      a device              that is open 4 s after its element went to NULL is named in a warning
                             and in `still_open`. v4l2src of GStreamer 1.22 does so wherever the
                             driver can orphan buffers, unless GST_V4L2_FORCE_DRAIN=1 stands in the
                             environment: droidrelay run sets it, and puts another process in its

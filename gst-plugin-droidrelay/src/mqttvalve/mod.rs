@@ -8,7 +8,16 @@
 mod age;
 mod announcer;
 mod broker;
-mod cat;
+/// The element's debug category.
+mod cat {
+    pub static CAT: once_cell::sync::Lazy<gst::DebugCategory> = once_cell::sync::Lazy::new(|| {
+        gst::DebugCategory::new(
+            "mqttvalve",
+            gst::DebugColorFlags::empty(),
+            Some("Valve on MQTT messages"),
+        )
+    });
+}
 mod control;
 mod descriptors;
 mod discovery;

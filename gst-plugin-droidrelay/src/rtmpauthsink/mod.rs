@@ -6,7 +6,16 @@
 //! `gst-inspect-1.0 rtmpauthsink` shows.
 
 mod bitrate;
-mod cat;
+/// The element's debug category.
+mod cat {
+    pub static CAT: once_cell::sync::Lazy<gst::DebugCategory> = once_cell::sync::Lazy::new(|| {
+        gst::DebugCategory::new(
+            "rtmpauthsink",
+            gst::DebugColorFlags::empty(),
+            Some("RTMP publisher with credentials"),
+        )
+    });
+}
 mod chain;
 mod connection;
 mod doc;
