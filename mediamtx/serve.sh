@@ -38,6 +38,9 @@ setpriv --reuid=$user --regid=$user --groups="$(id -g $user),$(getent group droi
     --no-new-privs --inh-caps=-all "${server[@]}" &
 child=$!
 trap 'kill -TERM $child' TERM INT
+# By hand it asks for the same. It must end nothing: what a signal ends counts as stopped by hand, and
+# stays down after the next start of the engine.
+trap 'reloads=' HUP
 while kill -0 $child 2>/dev/null; do
     sleep 2 &
     wait $! || true

@@ -27,7 +27,7 @@ if [ "${1:-}" = cluster ]; then
 fi
 needs_rust() { [[ " release machines " != *" ${1:-} "* ]] && ! rust_is_new_enough; }
 if [ "${1:-}" = release ]; then
-    wanted=(apt-utils binfmt-support buildah debootstrap gpg gpg-agent qemu-user-static systemd-container)
+    wanted=(apt-utils binfmt-support buildah chromium-headless-shell debootstrap gpg gpg-agent libnss3-tools qemu-user-static systemd-container)
 fi
 if [ "${1:-}" = machines ]; then
     wanted=(debootstrap e2fsprogs openssh-client python3 qemu-system-x86 qemu-utils)

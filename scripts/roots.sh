@@ -63,7 +63,7 @@ booted() {
     ln -sf ../script.service "$at/etc/systemd/system/default.target.wants/"
     rm -f "$at/usr/sbin/policy-rc.d"
     # A machine without systemd of its own cannot give the container a scope.
-    timeout 600 systemd-nspawn --directory="$at" --boot --register=no $network --quiet \
+    timeout 1200 systemd-nspawn --directory="$at" --boot --register=no $network --quiet \
         $([ -d /run/systemd/system ] || echo --keep-unit) </dev/null >"$at.boot.log" 2>&1 || true
     cat "$at/script.log"
     [ -e "$at/passed" ]

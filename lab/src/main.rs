@@ -23,6 +23,7 @@ enum Lab {
     Pictures(pictures::Options),
     Soak(soak::Options),
     Uplink(uplink::Options),
+    Visit(pictures::Visit),
     Vm(vm::Options),
 }
 
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Lab::Pictures(options) => ("pictures", pictures::run(&options)),
         Lab::Soak(options) => ("soak", soak::run(&options)),
         Lab::Uplink(options) => ("uplink", uplink::run(&options)),
+        Lab::Visit(options) => ("visit", pictures::visit(&options)),
         Lab::Vm(options) => ("vm", vm::run(&options)),
     };
     match result {

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The README's pictures of the page: real servers, a robot that plays a clip, a real browser.
+//! The page in a real browser: the README's pictures, with real servers and a robot that plays a clip;
+//! and a visit to a server that runs, as a person's who trusts its CA.
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf, time::Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use droidrelay_testkit::{
     clients::browser::{Browser, Page, Screen},
@@ -20,6 +21,20 @@ pub struct Options {
     folder: PathBuf,
     /// What the robot sees
     clip: PathBuf,
+}
+
+/// Opens a running server's page and watches robots on it
+#[derive(Args)]
+pub struct Visit {
+    /// The page: https://HOST:8443/
+    url: String,
+    /// The server's CA, which is imported; without it the browser must refuse the page
+    ca: PathBuf,
+    /// File of the password of the user "owner"
+    password: PathBuf,
+    /// Watched one after the other
+    #[arg(required = true)]
+    robots: Vec<String>,
 }
 
 pub fn run(options: &Options) -> Result<()> {
@@ -59,4 +74,43 @@ pub fn run(options: &Options) -> Result<()> {
         page.close()?;
     }
     Ok(())
+}
+
+pub fn visit(options: &Visit) -> Result<()> {
+    let stranger = Browser::strict(None)?;
+    let refused = stranger.open(&options.url, Screen::DESKTOP);
+    let refused = refused.map_or_else(|err| err.to_string(), |_| "opened".to_owned());
+    ensure!(
+        refused.contains("ERR_CERT_AUTHORITY_INVALID"),
+        "{} without its CA: {refused}",
+        options.url
+    );
+
+    let browser = Browser::strict(Some(&options.ca))?;
+    let password = fs::read_to_string(&options.password)
+        .with_context(|| options.password.display().to_string())?;
+    let page = browser.open(&options.url, Screen::PHONE)?;
+    page.wait("!document.getElementById('sign-in').hidden")?;
+    page.fill("#name", "owner")?;
+    page.fill("#password", password.trim_end())?;
+    page.press("Enter")?;
+    for robot in &options.robots {
+        let button = format!("[data-robot=\"{robot}\"] button");
+        page.wait(&format!("document.querySelector('{button}') !== null"))?;
+        page.click(&button)?;
+        page.wait("document.getElementById('state-word').textContent === 'Ready'")?;
+        let begin = Instant::now();
+        page.click("#go")?;
+        page.wait("document.getElementById('video').currentTime > 0 && document.getElementById('screen').classList.contains('shows')")?;
+        let first = begin.elapsed().as_millis();
+        page.wait(
+            "document.getElementById('video').getVideoPlaybackQuality().totalVideoFrames >= 30",
+        )?;
+        let way = page.text("#way")?;
+        println!("{robot}: picture {first} ms after the click, by {way}");
+        page.click("#go")?;
+        page.wait("document.getElementById('state-word').textContent === 'Ready'")?;
+    }
+    ensure!(page.complaints().is_empty(), "{:?}", page.complaints());
+    page.close()
 }

@@ -466,6 +466,58 @@ fn a_mistyped_name_and_lines_that_two_have_changed_change_nothing() {
 }
 
 #[test]
+fn servers_that_do_not_run_with_a_new_name_get_the_old_one_back() {
+    isolated(|_| {
+        let (folder, _) = Kit::set_up();
+        let before = all_files(folder.path());
+        let kit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../mediamtx");
+        // An installation, with a systemd whose servers never answer; nobody waits for them.
+        let lines = format!(
+            r#"
+            mkdir lib run bin
+            mount --bind lib /usr/local/lib
+            mount --bind run /run
+            mkdir -p /run/systemd/system /usr/local/lib/droidrelay
+            cp -r {kit}/. /usr/local/lib/droidrelay/
+            ln -s {bridge} /usr/local/lib/droidrelay/droidrelay-bridge
+            echo {folder} >/usr/local/lib/droidrelay/folder
+            cat >bin/systemctl <<TEXT
+            #!/bin/sh
+            [ "\$1" != restart ] || grep ^HOST= {folder}/server.conf >>$PWD/restarts
+            [ "\$1" != is-active ]
+TEXT
+            sed -i 's/^ *//' bin/systemctl
+            printf '#!/bin/sh\n' >bin/sleep
+            chmod 755 bin/*
+            status=0
+            PATH=$PWD/bin:$PATH /usr/local/lib/droidrelay/install.sh --rename 192.0.2.7 2>&1 || status=$?
+            echo "status $status"
+            cat restarts
+            "#,
+            kit = kit.display(),
+            bridge = artifact("droidrelay-bridge").unwrap().display(),
+            folder = folder.path().display(),
+        );
+        let scratch = tempfile::tempdir().unwrap();
+        let (ran, said) = shell(&scratch, &lines);
+        assert!(ran, "{said}");
+        // What is wrong is said first.
+        assert!(
+            said.contains("broker       wrong  droidrelay-broker is"),
+            "{said}"
+        );
+        assert!(
+            said.contains("do not run as 192.0.2.7: all is as it was\nstatus 70\n"),
+            "{said}"
+        );
+        // They were tried with the new name, and run again with the old one.
+        let restarts = format!("HOST=192.0.2.7\nHOST={HOST}\n");
+        assert!(said.ends_with(&restarts), "{said}");
+        assert!(all_files(folder.path()) == before, "{said}");
+    });
+}
+
+#[test]
 fn a_certificate_that_the_servers_could_not_use_is_refused_before_they_see_it() {
     let (folder, _) = Kit::set_up();
     let other = r#"

@@ -157,6 +157,30 @@ fn a_link_shows_its_robot_to_who_has_no_name_and_no_other_robot() {
     }
 }
 
+/// As a Firefox without its OpenH264 plugin.
+#[test]
+fn a_browser_that_plays_no_h264_says_so() {
+    if Kind::MediaMtx.notice_if_absent() {
+        return;
+    }
+    let cloud = Cloud::start(Media::HandedOn).unwrap();
+    let _robot = cloud.robot(TEST_PICTURE).unwrap();
+    let browser = Browser::start().unwrap();
+    let page = browser.open("about:blank", Screen::DESKTOP).unwrap();
+    let script = "RTCRtpReceiver.getCapabilities = () => ({ codecs: [{ mimeType: 'video/VP8' }] }); \
+                  HTMLMediaElement.prototype.canPlayType = () => ''";
+    let before = serde_json::json!({ "source": script });
+    page.call("Page.addScriptToEvaluateOnNewDocument", before)
+        .unwrap();
+    page.go(&cloud.url()).unwrap();
+    sign_in(&page, &cloud).unwrap();
+    wait_word(&page, "Ready").unwrap();
+    page.click("#go").unwrap();
+    page.wait("document.getElementById('status').textContent.includes('neither H.264 by WebRTC')")
+        .unwrap();
+    no_complaints(&page);
+}
+
 #[test]
 fn a_viewer_may_have_a_name_that_means_something_to_javascript() {
     if Kind::MediaMtx.notice_if_absent() {

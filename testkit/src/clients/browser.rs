@@ -4,13 +4,14 @@
 //! Chrome DevTools Protocol over two pipes.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, BufRead, BufReader, PipeReader, PipeWriter, Write},
     os::{
         fd::{AsRawFd, RawFd},
         unix::process::CommandExt,
     },
-    process::Command,
+    path::Path,
+    process::{Command, Stdio},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -74,7 +75,18 @@ impl Screen {
 }
 
 impl Browser {
+    /// One that takes every certificate: those of the tests are their own.
     pub fn start() -> Result<Self> {
+        Self::trusting(None)
+    }
+
+    /// As a person's: it takes the certificates of the authorities that it knows, and of `authority`,
+    /// which is imported as the kit's documents say.
+    pub fn strict(authority: Option<&Path>) -> Result<Self> {
+        Self::trusting(Some(authority))
+    }
+
+    fn trusting(authorities: Option<Option<&Path>>) -> Result<Self> {
         let profile = tempfile::Builder::new().prefix("browser-").tempdir()?;
         let (theirs_in, commands) = io::pipe()?;
         let (answers, theirs_out) = io::pipe()?;
@@ -88,12 +100,18 @@ impl Browser {
             )
             // Chromium refuses to run as root with it; what it loads here is our own.
             .arg("--no-sandbox")
-            // The tests' own certificates, and the tests' own networks.
-            .args([
-                "--ignore-certificate-errors",
-                "--allow-loopback-in-peer-connection",
-            ])
+            // The tests' own networks.
+            .arg("--allow-loopback-in-peer-connection")
             .arg(format!("--user-data-dir={}", profile.path().display()));
+        match authorities {
+            None => {
+                command.arg("--ignore-certificate-errors");
+            }
+            Some(authority) => {
+                command.env("HOME", profile.path());
+                authority.map_or(Ok(()), |file| import(profile.path(), file))?;
+            }
+        }
         let (from, to) = (theirs_in.as_raw_fd(), theirs_out.as_raw_fd());
         // SAFETY: fcntl, dup2 are async-signal-safe; the descriptors live until the spawn is done.
         unsafe {
@@ -167,6 +185,28 @@ impl Browser {
             None => Ok(answer["result"].clone()),
         }
     }
+}
+
+/// Makes the store of authorities that Chromium reads in this home, with this one in it.
+fn import(home: &Path, authority: &Path) -> Result<()> {
+    let store = home.join(".pki/nssdb");
+    fs::create_dir_all(&store)?;
+    let no_password = home.join("no-password");
+    fs::write(&no_password, "\n")?;
+    let authority = authority.to_str().context("a path that is no text")?;
+    let add = ["-A", "-t", "C,,", "-n", "server", "-i", authority];
+    for words in [&["-N"][..], &add] {
+        let mut command = Command::new(program_of("certutil", "libnss3-tools")?);
+        command.arg("-d").arg(format!("sql:{}", store.display()));
+        command.arg("-f").arg(&no_password).args(words);
+        let done = command.stdin(Stdio::null()).output()?;
+        ensure!(
+            done.status.success(),
+            "{authority}: {}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+    }
+    Ok(())
 }
 
 fn checked(result: i32) -> io::Result<i32> {
@@ -332,7 +372,7 @@ impl Page<'_> {
     }
 
     /// Writes what is seen as PNG.
-    pub fn picture(&self, path: &std::path::Path) -> Result<()> {
+    pub fn picture(&self, path: &Path) -> Result<()> {
         let shot = self.call("Page.captureScreenshot", json!({ "format": "png" }))?;
         let png = STANDARD.decode(shot["data"].as_str().context("no picture")?)?;
         File::create(path)?.write_all(&png)?;
