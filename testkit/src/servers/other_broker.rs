@@ -79,10 +79,11 @@ fn command(kind: Kind, scratch: &Path) -> Result<Option<Command>> {
     let folder = installed()?;
     Ok(match kind {
         Kind::Aedes => {
-            let installed = folder.join("aedes/node_modules/aedes").is_dir();
-            program("node").filter(|_| installed).map(|node| {
+            let script = folder.join("aedes/aedes.mjs");
+            let node = program("node").filter(|_| script.is_file());
+            node.map(|node| {
                 let mut command = Command::new(node);
-                command.arg(folder.join("aedes/aedes.mjs"));
+                command.arg(script);
                 command
             })
         }
@@ -98,14 +99,17 @@ fn command(kind: Kind, scratch: &Path) -> Result<Option<Command>> {
 
 fn java(folder: &Path, broker: &str, scratch: &Path) -> Option<Command> {
     let folder = folder.join(broker);
-    let libraries = folder.join("lib");
-    let java = program("java").filter(|_| libraries.is_dir())?;
+    let (libraries, program_text) = (
+        folder.join("lib"),
+        folder.join(broker).with_extension("java"),
+    );
+    let java = program("java").filter(|_| libraries.is_dir() && program_text.is_file())?;
     let mut command = Command::new(java);
     command
         .arg(format!("-Djava.io.tmpdir={}", scratch.display()))
         .arg("-cp")
         .arg(libraries.join("*"))
-        .arg(folder.join(broker).with_extension("java"))
+        .arg(program_text)
         .current_dir(scratch);
     Some(command)
 }
