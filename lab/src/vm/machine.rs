@@ -117,6 +117,8 @@ impl Machine {
             let end: Vec<&str> = console.lines().rev().take(20).collect();
             format!("the machine does not come up:\n{}", end.join("\n"))
         })?;
+        // Left behind by a machine whose power was cut; ssh takes no place that is taken.
+        let _ = fs::remove_file(self.scratch.path().join("ssh"));
         // Outlives a network that is cut.
         let mut command = self.ssh();
         command.args(["-MN", "-o", "ServerAliveCountMax=60", "root@127.0.0.1"]);
