@@ -66,6 +66,7 @@ fn on(release: u8, options: &Options) -> Result<(String, usize)> {
     let system = robot.machine.run(
         "uname -r; dpkg-query -W -f '${Version}\n' gstreamer1.0-plugins-good gstreamer1.0-libcamera",
     )?;
+    // By name: libcamera's package comes first.
     let system: Vec<&str> = system.lines().collect();
     let mut text = String::new();
     let mut failed = 0;
@@ -73,8 +74,8 @@ fn on(release: u8, options: &Options) -> Result<(String, usize)> {
         text,
         "\n## Debian {release}\n\nLinux {}, GStreamer {}, libcamera {}; server: {}.\n\n| case | what must come of it | result |\n|---|---|---|",
         system.first().unwrap_or(&""),
-        system.get(1).unwrap_or(&""),
         system.get(2).unwrap_or(&""),
+        system.get(1).unwrap_or(&""),
         robot.relay.kind(),
     );
     for case in cases::ALL {
