@@ -22,7 +22,7 @@ use droidrelay_testkit::{
     testbed::TEST_PICTURE,
 };
 use droidrelay_wire::StreamState;
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// Pictures at which a session has long stopped to ask for key frames by itself.
 const SETTLED: usize = 120;
@@ -109,10 +109,7 @@ fn who_opens_hls_at_the_bridge_by_a_link_sees_the_robot_and_when_they_leave_its_
     };
     let playlist = format!("/robots/{ROBOT}/hls/index.m3u8");
     assert_eq!(ask("GET", &playlist, &stranger.basic()).status, 401);
-    let share = format!("/robots/{ROBOT}/share?for=8");
-    let shared = ask("POST", &share, &cloud.viewer.basic());
-    let shared: Value = serde_json::from_str(&shared.body).unwrap();
-    let playlist = format!("{playlist}?share={}", shared["token"].as_str().unwrap());
+    let playlist = format!("{playlist}?share={}", cloud.share(8).unwrap());
     let url = format!("http://{}{playlist}", cloud.address());
     let reader = Reader::start(&url, None).unwrap();
     cloud.shows(&reader.wait_frames(30).map(drop));

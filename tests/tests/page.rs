@@ -8,7 +8,6 @@ use anyhow::Result;
 use droidrelay_testkit::{
     clients::browser::{Browser, Page, Screen},
     journal::DEADLINE,
-    net::http,
     process::poll,
     servers::{
         cloud::{Cloud, Media, OTHER, ROBOT},
@@ -123,10 +122,7 @@ fn a_link_shows_its_robot_to_who_has_no_name_and_no_other_robot() {
     }
     let cloud = Cloud::start(Media::HandedOn).unwrap();
     let _robot = cloud.robot(TEST_PICTURE).unwrap();
-    let path = format!("/robots/{ROBOT}/share?for=60");
-    let shared = http::request(cloud.address(), "POST", &path, &cloud.viewer.basic()).unwrap();
-    let shared: serde_json::Value = serde_json::from_str(&shared.body).unwrap();
-    let token = shared["token"].as_str().unwrap();
+    let token = cloud.share(60).unwrap();
     let browser = Browser::start().unwrap();
     let url = format!("{}#robot={ROBOT}&share={token}", cloud.url());
     let page = browser.open(&url, Screen::PHONE).unwrap();

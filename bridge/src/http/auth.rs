@@ -52,10 +52,8 @@ pub async fn authenticate(
     let (head, body) = request.into_parts();
     let is_foreign = !head.method.is_safe() && is_of_another_site(&head.headers);
     let peer = client(&bridge.proxies, peer.ip(), &head.headers);
-    match user_of(&bridge, &head, peer, is_foreign).await {
-        Ok(user) => admit(&bridge, user, Request::from_parts(head, body), next).await,
-        Err(refused) => refuse_request(&bridge, refused, peer, &head),
-    }
+    let user = user_of(&bridge, &head, peer, is_foreign).await;
+    conclude(&bridge, user, peer, Request::from_parts(head, body), next).await
 }
 
 /// As [`authenticate`], for the stream itself: also who has a share link for the robot, as a viewer
@@ -77,9 +75,27 @@ pub async fn authenticate_looker(
             user_of(&bridge, &head, peer, is_foreign).await
         }
     };
+    conclude(&bridge, user, peer, Request::from_parts(head, body), next).await
+}
+
+/// Answers who is let in, and says to others why they are not.
+async fn conclude(
+    bridge: &Bridge,
+    user: Result<Arc<User>, Refused>,
+    peer: IpAddr,
+    request: Request,
+    next: Next,
+) -> Response {
     match user {
-        Ok(user) => admit(&bridge, user, Request::from_parts(head, body), next).await,
-        Err(refused) => refuse_request(&bridge, refused, peer, &head),
+        Ok(user) => admit(bridge, user, request, next).await,
+        Err(Refused::Failure(failure)) => failure.into_response(),
+        Err(Refused::Denial(denial)) => {
+            bridge.metrics.refused(denial);
+            if denial != Denial::Missing {
+                warn!(%peer, "refused: {denial:?}");
+            }
+            refuse(denial, is_of_a_script(request.headers()))
+        }
     }
 }
 
@@ -175,19 +191,6 @@ async fn admit(bridge: &Bridge, user: Arc<User>, request: Request, next: Next) -
     let response = next.run(request).await;
     drop(in_progress);
     response
-}
-
-fn refuse_request(bridge: &Bridge, refused: Refused, peer: IpAddr, head: &Parts) -> Response {
-    match refused {
-        Refused::Failure(failure) => failure.into_response(),
-        Refused::Denial(denial) => {
-            bridge.metrics.refused(denial);
-            if denial != Denial::Missing {
-                warn!(%peer, "refused: {denial:?}");
-            }
-            refuse(denial, is_of_a_script(&head.headers))
-        }
-    }
 }
 
 /// A browser adds its user's credentials to requests that other sites make it send. It says which

@@ -124,9 +124,7 @@ fn boot(robot: &mut Robot, _: usize) -> Result<String> {
          awk -v ready=$ready '$1 > ready && $2 ~ /OPEN/' /run/opened",
     )?;
     ensure!(opened.is_empty(), "opened: {opened}");
-    let status = robot
-        .machine
-        .run("systemctl show -P StatusText droidrelay@robot1")?;
+    let status = robot.status()?;
     Ok(format!(
         "idle {} after the power came; systemctl says \"{status}\"",
         seconds(took)
@@ -258,11 +256,7 @@ fn missing(robot: &mut Robot, _: usize) -> Result<String> {
     robot.machine.usb.tell("plug")?;
     let back = Instant::now();
     let live = robot.wait_state(online, StreamState::Live)? - back;
-    let offline = robot
-        .observer
-        .seen()
-        .position(online, |seen| seen.is_available(OFFLINE));
-    ensure!(offline.is_none(), "it was offline meanwhile");
+    robot.was_online(online)?;
     robot.close()?;
     robot.wait_closed(Camera::Usb)?;
     Ok(format!("\"{told}\"; live {} after the plug", seconds(live)))
@@ -346,14 +340,7 @@ fn network_cut(robot: &mut Robot, _: usize) -> Result<String> {
     thread::sleep(Duration::from_secs(30));
     robot.machine.set_network(true)?;
     let back = Instant::now();
-    let live = poll(PATIENCE, || {
-        let up = robot
-            .machine
-            .run("systemctl show -P StatusText droidrelay@robot1")
-            .ok()?;
-        up.starts_with("live").then_some(())
-    });
-    live.context("not live again")?;
+    robot.wait_live_status()?;
     let took = back.elapsed();
     robot.close()?;
     Ok(format!("live {} after it", seconds(took)))
@@ -414,12 +401,7 @@ fn obeys_by_a_wrong_clock(robot: &Robot, mark: usize) -> Result<String> {
     let mark = robot.mark();
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     robot.machine.run(&format!("date -s @{now}"))?;
-    let streams = poll(PATIENCE, || {
-        let status = "systemctl show -P StatusText droidrelay@robot1";
-        let status = robot.machine.run(status).ok()?;
-        status.starts_with("live").then_some(())
-    });
-    streams.context("not live by the right clock")?;
+    robot.wait_live_status()?;
     let idle = robot.close()?;
     robot.was_never_offline(mark)?;
     robot.wait_closed(Camera::Vivid)?;

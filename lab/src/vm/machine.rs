@@ -479,6 +479,11 @@ impl Robot {
             .machine
             .run("systemctl show -P NRestarts droidrelay@robot1")?;
         ensure!(died == "0", "it died {died} times");
+        self.was_online(mark)
+    }
+
+    /// Nobody lost the robot since then.
+    pub fn was_online(&self, mark: usize) -> Result<()> {
         let offline = self
             .observer
             .seen()
@@ -489,6 +494,20 @@ impl Robot {
             self.observer.seen().since(mark)
         );
         Ok(())
+    }
+
+    /// What systemd shows of the service.
+    pub fn status(&self) -> Result<String> {
+        self.machine
+            .run("systemctl show -P StatusText droidrelay@robot1")
+    }
+
+    /// Waits until systemd shows the service as live, whatever is told by MQTT.
+    pub fn wait_live_status(&self) -> Result<()> {
+        let live = poll(PATIENCE, || {
+            self.status().ok()?.starts_with("live").then_some(())
+        });
+        live.context("systemd does not show it as live")
     }
 
     /// Sends `start`; the time to the state `live`.

@@ -132,6 +132,15 @@ impl Cloud {
         ([127, 0, 0, 1], self.set_up.ports.bridge).into()
     }
 
+    /// The token of a link that lets anybody look at the robot for so many seconds.
+    pub fn share(&self, seconds: u32) -> Result<String> {
+        let path = format!("/robots/{ROBOT}/share?for={seconds}");
+        let shared = http::request(self.address(), "POST", &path, &self.viewer.basic())?;
+        let shared: serde_json::Value = serde_json::from_str(&shared.body)?;
+        let token = shared["token"].as_str();
+        Ok(token.context("no token in the answer")?.to_owned())
+    }
+
     /// The bridge's page.
     pub fn url(&self) -> String {
         format!("http://{}/", self.address())

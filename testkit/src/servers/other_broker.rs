@@ -80,8 +80,8 @@ fn command(kind: Kind, scratch: &Path) -> Result<Option<Command>> {
     Ok(match kind {
         Kind::Aedes => {
             let script = folder.join("aedes/aedes.mjs");
-            let node = program("node").filter(|_| script.is_file());
-            node.map(|node| {
+            let installed = folder.join("aedes/node_modules/aedes").is_dir() && script.is_file();
+            program("node").filter(|_| installed).map(|node| {
                 let mut command = Command::new(node);
                 command.arg(script);
                 command
@@ -99,17 +99,15 @@ fn command(kind: Kind, scratch: &Path) -> Result<Option<Command>> {
 
 fn java(folder: &Path, broker: &str, scratch: &Path) -> Option<Command> {
     let folder = folder.join(broker);
-    let (libraries, program_text) = (
-        folder.join("lib"),
-        folder.join(broker).with_extension("java"),
-    );
-    let java = program("java").filter(|_| libraries.is_dir() && program_text.is_file())?;
+    let libraries = folder.join("lib");
+    let source = folder.join(broker).with_extension("java");
+    let java = program("java").filter(|_| libraries.is_dir() && source.is_file())?;
     let mut command = Command::new(java);
     command
         .arg(format!("-Djava.io.tmpdir={}", scratch.display()))
         .arg("-cp")
         .arg(libraries.join("*"))
-        .arg(program_text)
+        .arg(source)
         .current_dir(scratch);
     Some(command)
 }
